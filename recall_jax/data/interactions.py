@@ -1,7 +1,6 @@
 """A log of who met what and when, its filters, and its splits into parts."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -79,3 +78,158 @@ def factorize(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     rank = np.empty(len(order), np.int32)
     rank[order] = np.arange(len(order), dtype=np.int32)
     return rank[codes], distinct[order]
+
+
+def min_count_filter(log: Interactions, *, users: int, items: int) -> Interactions:
+    """Drop users with fewer than `users` events and items with fewer than `items`,
+    again and again until all that is left has enough (the k-core of the log)."""
+    while True:
+        user_count = np.bincount(log.user, minlength=len(log.users))
+        item_count = np.bincount(log.item, minlength=len(log.items))
+        keep = (user_count[log.user] >= users) & (item_count[log.item] >= items)
+        if keep.all():
+            return log
+        log = log.select(keep)
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """A log sorted by user, then time, and where each user's parts begin.
+
+    User u's events are start[u]:start[u + 1]: training up to valid[u], validation up
+    to test[u], test from there on. Whatever stands before a target may be its history.
+    """
+
+    log: Interactions
+    start: np.ndarray  # [U + 1] int64
+    valid: np.ndarray  # [U] int64
+    test: np.ndarray  # [U] int64
+    protocol: str  # one line for people: what was held out, how ties were broken
+
+
+def leave_one_out(log: Interactions, *, ties: str, seed: int) -> Split:
+    """The last event of a user tests, the last but one validates, the rest trains.
+
+    Users with fewer than three events only train. `ties` says what decides between
+    events of one user in the same second: "file", their order in the file, or
+    "shuffled", a random order from `seed`.
+    """
+    log, start, tied = _sorted(log, ties=ties, seed=seed)
+    stop, long = start[1:], np.diff(start) >= 3
+    if not long.any():
+        raise InputError(
+            "no user has three events, and leave_one_out needs one to train, one to "
+            "validate, one to test; lower --config.data.min_item_events or bring a "
+            "longer log"
+        )
+    told = {"file": "ties in file order", "shuffled": f"ties shuffled by seed {seed}"}
+    return Split(
+        log,
+        start,
+        valid=np.where(long, stop - 2, stop),
+        test=np.where(long, stop - 1, stop),
+        protocol=f"leave_one_out, {told[ties]} ({tied:.0%} of test items share their "
+        "time with the event before)",
+    )
+
+
+def temporal(
+    log: Interactions, *, ties: str, seed: int, valid_share: float, test_share: float
+) -> Split:
+    """One global cut in time: the last `test_share` of all events test, the
+    `valid_share` before them validates. Each user's events after a cut are his
+    targets, together, and his history ends at the cut."""
+    if log.time is None:
+        raise InputError(
+            "protocol temporal needs a time column; name it with --config.data.time"
+        )
+    if not (0 < valid_share and 0 < test_share and valid_share + test_share < 1):
+        raise InputError(
+            f"valid_share {valid_share} and test_share {test_share} must be positive "
+            "and leave something to train on"
+        )
+    log, start, _ = _sorted(log, ties=ties, seed=seed)
+    shares = [1 - test_share - valid_share, 1 - test_share]
+    cuts = np.quantile(log.time, shares, method="higher")
+    user_of = np.repeat(np.arange(len(start) - 1), np.diff(start))
+    counts = [
+        np.bincount(user_of[log.time < cut], minlength=len(start) - 1) for cut in cuts
+    ]
+    told = ", ".join(str(np.datetime64(int(cut), "s")) for cut in cuts)
+    return Split(
+        log,
+        start,
+        valid=start[:-1] + counts[0],
+        test=start[:-1] + counts[1],
+        protocol=f"temporal, cut at {told}",
+    )
+
+
+def _sorted(
+    log: Interactions, *, ties: str, seed: int
+) -> tuple[Interactions, np.ndarray, float]:
+    """The log by user, then time, where users begin, and how many last events tie."""
+    if ties not in ("file", "shuffled"):
+        raise InputError(f'data.ties must be "file" or "shuffled", not {ties!r}')
+    time = np.zeros(len(log), np.int8) if log.time is None else log.time
+    position = np.arange(len(log))
+    if ties == "shuffled":
+        if log.time is None:
+            raise InputError(
+                "data.ties=shuffled needs times: without a time column the order in "
+                "the file is all the order there is"
+            )
+        position = np.random.default_rng([seed, len(log)]).permutation(position)
+    order = np.lexsort((position, time, log.user))
+    log = log.select(order)
+    count = np.bincount(log.user, minlength=len(log.users))
+    start = np.concatenate([[0], np.cumsum(count)])
+    last = start[1:][count >= 2] - 1
+    if log.time is None or not len(last):
+        return log, start, 0.0
+    return log, start, float(np.mean(log.time[last] == log.time[last - 1]))
+
+
+@dataclasses.dataclass
+class Config:
+    """How a log is filtered and split. Each source's Config adds its own fields."""
+
+    protocol: str = "leave_one_out"  # or "temporal"
+    ties: str = "file"  # events in one second: "file" order or "shuffled"
+    ties_seed: int = 0
+    min_user_events: int = 0  # k-core; 0 keeps everybody
+    min_item_events: int = 0
+    valid_share: float = 0.1  # of all events, for protocol "temporal"
+    test_share: float = 0.1
+
+    def baselines(self, data, part) -> dict:
+        """Rows that only this source can add to a table: name -> search."""
+        return {}
+
+
+def split(log: Interactions, *, config: Config) -> Split:
+    """Filter and split a log as its config says."""
+    if not len(log):
+        raise InputError(f"{log.source}: no events are left after the filters")
+    log = min_count_filter(
+        log, users=config.min_user_events, items=config.min_item_events
+    )
+    if not len(log):
+        raise InputError(
+            f"{log.source}: nothing is left with min_user_events="
+            f"{config.min_user_events} and min_item_events={config.min_item_events}; "
+            "lower them"
+        )
+    if config.protocol == "leave_one_out":
+        return leave_one_out(log, ties=config.ties, seed=config.ties_seed)
+    if config.protocol == "temporal":
+        return temporal(
+            log,
+            ties=config.ties,
+            seed=config.ties_seed,
+            valid_share=config.valid_share,
+            test_share=config.test_share,
+        )
+    raise InputError(
+        f"unknown data.protocol {config.protocol!r}; there are: leave_one_out, temporal"
+    )

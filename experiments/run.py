@@ -1,0 +1,327 @@
+"""Train, evaluate, report: the main command.
+
+    python -m experiments.run --config=dssm_ml1m
+    python -m experiments.run --config=dssm_ml1m --config.loss.temperature=0.1
+        --workdir=runs/dssm_ml1m_t01 --seed=1
+
+A run folder with the same config resumes; one with another config is refused.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+import time
+from typing import Any, NamedTuple
+
+import jax
+from absl import flags
+from flax import nnx
+from ml_collections import config_flags
+
+from experiments import cli
+from recall_jax import (
+    baselines,
+    checkpoint,
+    evaluate,
+    features,
+    fit,
+    logs,
+    objective,
+    retrieval,
+    train,
+)
+from recall_jax import config as config_lib
+from recall_jax.config import Experiment
+from recall_jax.data import dataset, interactions
+from recall_jax.data.dataset import Data
+from recall_jax.types import InputError
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    config = flags.FLAGS.config
+    if flags.FLAGS.seed is not None:
+        config.seed = flags.FLAGS.seed
+    workdir = pathlib.Path(flags.FLAGS.workdir or f"runs/{config.name}")
+    run(config, workdir)
+
+
+def run(config: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
+    """Train and evaluate in `workdir`, resuming what is there; returns results.json.
+
+    With data.ties=both a second model is trained on the split with shuffled ties, in
+    `workdir`/ties_shuffled: the split moves a quarter of the targets and puts some of
+    the old ones into training, so the first model's weights say nothing about it.
+    """
+    config_lib.check_types(config)
+    if config.data.ties != "both":
+        return _run_one(config, workdir)
+    first, second = (
+        dataclasses.replace(config, data=dataclasses.replace(config.data, ties=ties))
+        for ties in ("file", "shuffled")
+    )
+    shuffled = _run_one(second, workdir / "ties_shuffled")
+    results = _run_one(first, workdir)
+    results["test_ties_shuffled"] = shuffled["test"]
+    _write_json(workdir / "results.json", results)
+    return results
+
+
+def _run_one(config: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
+    workdir.mkdir(parents=True, exist_ok=True)
+    with checkpoint.lock(workdir):
+        _claim(config, workdir)
+        print(json.dumps(config_lib.as_dict(config), indent=1))
+        done = workdir / "results.json"
+        if done.exists():
+            results = json.loads(done.read_text())
+            print(f"{workdir} is finished; these are its results.")
+        else:
+            results = _train_and_evaluate(config, workdir)
+            _write_json(done, results)
+    _report(results, workdir)
+    return results
+
+
+def _claim(config: Experiment, workdir: pathlib.Path) -> None:
+    """Write config.json, or make sure that the one there is the same."""
+    path, content = workdir / "config.json", config_lib.as_dict(config)
+    if path.exists():
+        there = json.loads(path.read_text())
+        differing = list(_differences(there, json.loads(json.dumps(content))))
+        if differing:
+            raise InputError(
+                f"{workdir} holds a run of another config ({'; '.join(differing[:5])}); "
+                "name another folder with --workdir"
+            )
+    _write_json(path, content)
+
+
+def _differences(there: Any, here: Any, *, path: str = ""):
+    if isinstance(there, dict) and isinstance(here, dict):
+        for name in sorted(there.keys() | here.keys()):
+            yield from _differences(
+                there.get(name), here.get(name), path=f"{path}.{name}".strip(".")
+            )
+    elif there != here:
+        yield f"{path}: {there!r} there, {here!r} asked"
+
+
+def _write_json(path: pathlib.Path, content: Any) -> None:
+    checkpoint.write_atomically(path, json.dumps(content, indent=1) + "\n")
+
+
+class Prepared(NamedTuple):
+    """A data set, and the same with ties broken by chance where that matters."""
+
+    data: Data
+    shuffled: Data | None
+
+
+def prepare(config: Experiment) -> Prepared:
+    """Load, filter, split and lay out the data of an experiment."""
+    log = config.data.load()
+    make = functools.partial(
+        dataset.prepare,
+        history_length=config.model.history_length,
+        min_history=config.model.min_history,
+    )
+    data = make(interactions.split(log, config=config.data))
+    shuffled = None
+    if config.data.protocol == "leave_one_out" and log.time is not None:
+        other = dataclasses.replace(config.data, ties="shuffled")
+        shuffled = make(interactions.split(log, config=other))
+    return Prepared(data, shuffled)
+
+
+def _train_and_evaluate(config: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
+    start = time.perf_counter()
+    prepared = prepare(config)
+    data = prepared.data
+    evaluate.check(config.evaluate, data)
+    seconds = {"data": time.perf_counter() - start}
+    _describe(config, data)
+    checkpoint.write_atomically(
+        workdir / "vocabularies.json", features.dump_vocabularies(data.vocabularies)
+    )
+    graph, fitted = train_model(config, data, workdir)
+    encoder = evaluate.make_encoder(graph)
+    start = time.perf_counter()
+    rows = measure_rows(config, prepared, encoder, evaluate.params_of(fitted.state))
+    seconds |= fitted.seconds
+    seconds["evaluate"] = seconds.get("evaluate", 0) + time.perf_counter() - start
+    return {
+        "config": config.name,
+        "seed": config.seed,
+        "protocol": data.protocol,
+        "seen": "removed" if evaluate.removes_seen(config.evaluate, data) else "kept",
+        **rows,
+        "test_ties_shuffled": None,
+        "best_step": fitted.progress.best_step,
+        "steps": fitted.steps,
+        "examples_per_second": fitted.examples_per_second,
+        "seconds": seconds,
+        "num_params": sum(
+            leaf.size for leaf in jax.tree.leaves(evaluate.params_of(fitted.state))
+        ),
+        "device": str(jax.devices()[0].device_kind),
+    }
+
+
+def _describe(config: Experiment, data: Data) -> None:
+    users, items = (data.vocabularies[name] for name in ("user", "item"))
+    seen = "removed" if evaluate.removes_seen(config.evaluate, data) else "kept"
+    print(f"data       {data.source}")
+    print(
+        f"counts     {len(users.ids):,} users, {len(items.ids):,} items, "
+        f"{len(data.items):,} events; {data.num_examples:,} training examples, "
+        f"{len(data.valid):,} users validate, {len(data.test):,} test"
+    )
+    if len(items.ids) > items.known:
+        print(
+            f"           {len(items.ids) - items.known:,} items have no training event"
+        )
+    print(
+        f"protocol   {data.protocol}; the whole catalogue is ranked, seen items {seen}"
+    )
+
+
+def train_model(
+    config: Experiment, data: Data, workdir: pathlib.Path
+) -> tuple[train.Graph, fit.Fitted]:
+    """Train, or go on training, the model of an experiment."""
+    plan = fit.make_plan(config.train, num_examples=data.num_examples)
+    keys = jax.random.split(jax.random.key(config.seed), 3)
+    model, tables = config.model.make(data.schema, nnx.Rngs(keys[0]))
+    goal = objective.make_objective(config.loss, config.negatives)
+    optimizer = train.make_optimizer(config.optim)
+    graph, state = train.init_state(model, tables, optimizer=optimizer, key=keys[1])
+    encoder = evaluate.make_encoder(graph)
+
+    def validate(state: train.TrainState) -> dict[str, float]:
+        return evaluate.measure_model(
+            encoder,
+            evaluate.params_of(state),
+            data=data,
+            part=data.valid,
+            config=config.evaluate,
+            index="exact",
+        ).means()
+
+    folder = workdir / "checkpoints"
+    after = checkpoint.latest_step(folder) or 0
+    with logs.RunLog(workdir, after=after) as log:
+        loop = fit.Loop(
+            step=train.make_step(graph, objective=goal, optimizer=optimizer),
+            source=objective.make_source(data, config.negatives),
+            hypers=train.make_hypers(
+                config.optim, config.loss, config.negatives, num_steps=plan.num_steps
+            ),
+            plan=plan,
+            config=config.train,
+            order_key=keys[2],
+            validate=validate,
+            select_by=config.evaluate.select_by,
+            folder=folder,
+            log=log,
+        )
+        return graph, fit.fit(loop, state)
+
+
+def measure_rows(
+    config: Experiment, prepared: Prepared, encoder: evaluate.Encoder, params: Any
+) -> dict[str, Any]:
+    """The validation and test figures of the model and of the baselines beside it."""
+    data, settings = prepared.data, config.evaluate
+    by_model = functools.partial(
+        evaluate.measure_model, encoder, params, data=data, config=settings
+    )
+    valid = by_model(part=data.valid, index="exact")
+    test = by_model(part=data.test, index="exact")
+    compared = {
+        name: evaluate.measure(search, data=data, part=data.test, config=settings)
+        for name, search in _baselines(config, data).items()
+    }
+    if prepared.shuffled is not None and config.data.ties == "file":
+        other = prepared.shuffled
+        compared["bigram_ties_shuffled"] = evaluate.measure(
+            baselines.bigram(other, other.test),
+            data=other,
+            part=other.test,
+            config=settings,
+        )
+    results = {"test": test, **compared}
+    scann = None
+    if "scann" in settings.indexes and retrieval.scann_is_installed():
+        results["scann"] = by_model(part=data.test, index="scann")
+        rate = len(data.test) / results["scann"].seconds
+        scann = {**results["scann"].means(), "queries_per_second": rate}
+    return {
+        "valid": valid.means(),
+        "test": test.means(),
+        "scann": scann,
+        "baselines": {name: result.means() for name, result in compared.items()},
+        "intervals": {name: result.intervals() for name, result in results.items()},
+    }
+
+
+def _baselines(config: Experiment, data: Data) -> dict[str, evaluate.Search]:
+    return {
+        "popularity": baselines.popularity(data, data.test),
+        "bigram": baselines.bigram(data, data.test),
+        **config.data.baselines(data, data.test),
+    }
+
+
+def _report(results: dict[str, Any], workdir: pathlib.Path) -> None:
+    """The table of results, how it was measured, and where everything lies."""
+    rows = {name.replace("_", " "): name for name in results["baselines"]}
+    means = {**results["baselines"], "test": results["test"]}
+    rows[f"{results['config']}, test"] = "test"
+    if results["scann"]:
+        rows["  the same through scann"], means["scann"] = "scann", results["scann"]
+    if results["test_ties_shuffled"]:
+        rows["  trained and tested, ties shuffled"] = "shuffled"
+        means["shuffled"] = results["test_ties_shuffled"]
+    rows["  on validation"], means["valid"] = "valid", results["valid"]
+    table = [
+        {"": label}
+        | {
+            metric: _cell(means[row][metric], results["intervals"].get(row, {}), metric)
+            for metric in results["test"]
+        }
+        for label, row in rows.items()
+    ]
+    print(logs.table(table, ["", *results["test"]]))
+    print(f"protocol   {results['protocol']}")
+    print(
+        f"           whole catalogue ranked, seen items {results['seen']}, ties in score "
+        "count against the model; +- is half a 95 % bootstrap interval over users"
+    )
+    if not results["scann"]:
+        print("           no scann row: it is not installed or not in evaluate.indexes")
+    speed, seconds = results["examples_per_second"], results["seconds"]
+    if speed:
+        print(f"speed      {speed:,.0f} training examples/s on {results['device']}")
+    print("seconds    " + ", ".join(f"{k} {v:.1f}" for k, v in seconds.items()))
+    print(
+        f"written    {workdir}/results.json, config.json, metrics.jsonl, checkpoints/,"
+    )
+    print(f"           vocabularies.json; tensorboard --logdir={workdir}")
+
+
+def _cell(mean: float, intervals: dict[str, list[float]], metric: str) -> str:
+    if metric not in intervals:
+        return f"{mean:.4f}"
+    low, high = intervals[metric]
+    return f"{mean:.4f} +-{(high - low) / 2:.4f}"
+
+
+if __name__ == "__main__":
+    config_flags.DEFINE_config_file(
+        "config", str(cli.config_path(cli.DEFAULT)), "a config's name, or a path"
+    )
+    flags.DEFINE_string("workdir", None, "run folder; default runs/NAME")
+    flags.DEFINE_integer("seed", None, "overrides the config's seed")
+    cli.start(main)

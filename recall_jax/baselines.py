@@ -1,0 +1,94 @@
+"""What a model must beat before it is worth reading about: counts, no training."""
+
+import numpy as np
+
+from recall_jax import retrieval
+from recall_jax.data.dataset import Data, Part
+from recall_jax.evaluate import Search
+
+BLOCK = 1 << 22  # scores held at a time
+
+
+def popularity(data: Data, part: Part) -> Search:
+    """The items with the most training events, the same list for everybody."""
+    score = data.popularity[1:].astype(np.int64)
+    return _search(lambda rows: np.tile(score, (len(rows), 1)), part=part)
+
+
+def bigram(data: Data, part: Part) -> Search:
+    """What followed the last item most often in training, then training popularity.
+
+    Scores are integers, count * (P + 1) + popularity with P the largest popularity, so
+    that neither swallows the other.
+    """
+    num_items, popularity = data.dataset.num_items, data.popularity[1:].astype(np.int64)
+    starts, pairs, counts = _followers(data)
+    some = part.start > data.offsets[part.user]
+    last = np.where(some, data.items[np.maximum(part.start - 1, 0)], 0)
+    weight = popularity.max() + 1
+
+    def score(rows: np.ndarray) -> np.ndarray:
+        block = np.tile(popularity, (len(rows), 1))
+        begin, stop = starts[last[rows]], starts[last[rows] + 1]
+        lengths = stop - begin
+        row = np.repeat(np.arange(len(rows)), lengths)
+        ends = np.cumsum(lengths)
+        index = np.arange(len(row)) + np.repeat(begin - (ends - lengths), lengths)
+        block[row, pairs[index] % num_items] += weight * counts[index]
+        return block
+
+    return _search(score, part=part)
+
+
+def _followers(data: Data) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Training pairs (item, next item), coded item * V + (next - 1), sorted, with their
+    counts, and where each item's begin [V + 2]."""
+    num_items = data.dataset.num_items
+    users = np.arange(1, len(data.train_stop))
+    lengths = data.train_stop[1:] - data.offsets[users]
+    inside = np.zeros(len(data.items) + 1, np.int64)
+    some = lengths >= 2
+    np.add.at(inside, data.offsets[users][some], 1)
+    np.add.at(inside, data.train_stop[1:][some] - 1, -1)
+    first = np.flatnonzero(np.cumsum(inside[:-1]) > 0)
+    codes = data.items[first].astype(np.int64) * num_items + data.items[first + 1] - 1
+    pairs, counts = np.unique(codes, return_counts=True)
+    starts = np.searchsorted(pairs, np.arange(num_items + 2) * num_items)
+    return starts, pairs, counts
+
+
+def _search(score, *, part: Part) -> Search:
+    """A `Search` over a dense function of query positions, a block at a time."""
+
+    def search(k: int, exclude: retrieval.Exclude | None) -> retrieval.Found:
+        size = max(1, BLOCK // score(np.arange(1)).shape[1])
+        found = [
+            _top(score(rows), rows, k=k, exclude=exclude)
+            for rows in np.array_split(
+                np.arange(len(part)), max(1, -(-len(part) // size))
+            )
+        ]
+        ids, scores = (np.concatenate(x) for x in zip(*found, strict=True))
+        return retrieval.Found(ids, scores)
+
+    return search
+
+
+def _top(
+    scores: np.ndarray,
+    rows: np.ndarray,
+    *,
+    k: int,
+    exclude: retrieval.Exclude | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k best of each row, excluded ones as id -1."""
+    if exclude is not None:
+        begin, stop = exclude.offsets[rows[0]], exclude.offsets[rows[-1] + 1]
+        lengths = np.diff(exclude.offsets[rows[0] : rows[-1] + 2])
+        scores[np.repeat(np.arange(len(rows)), lengths), exclude.ids[begin:stop]] = -1
+    kept = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+    kept.sort(axis=1)  # ties by the lower id
+    values = np.take_along_axis(scores, kept, 1)
+    order = np.argsort(-values, axis=1, kind="stable")
+    ids, values = (np.take_along_axis(x, order, 1) for x in (kept, values))
+    return np.where(values < 0, -1, ids).astype(np.int32), values.astype(np.float64)

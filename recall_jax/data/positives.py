@@ -1,0 +1,85 @@
+"""Which events of a log are positives, and whether what is left can train a model."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from recall_jax.data.interactions import Interactions
+from recall_jax.types import InputError
+
+
+def filter_positives(
+    log: Interactions,
+    *,
+    actions: Sequence[str | int] = (),
+    min_rating: float | None = None,
+    min_weight: float | None = None,
+    min_dwell: float | None = None,
+) -> Interactions:
+    """The events that pass every filter given; entities stay.
+
+    Reads the event columns `action`, `rating` and `dwell`, and the log's weight. A
+    missing (NaN) rating or dwell time fails its filter. Whoever wants the rest, such
+    as exposures for hard negatives, takes it from `log` itself.
+    """
+    keep = np.ones(len(log), bool)
+    if actions:
+        keep &= is_one_of(event_column(log, "action"), values=actions)
+    bounds = {"rating": min_rating, "weight": min_weight, "dwell": min_dwell}
+    for name, least in bounds.items():
+        if least is not None:
+            keep &= event_column(log, name) >= least
+    if not keep.any():
+        asked = {name: least for name, least in bounds.items() if least is not None}
+        raise InputError(
+            f"none of the {len(log):,} events has an action in {list(actions)} and at "
+            f"least {asked}; lower a bound or name other actions"
+        )
+    return log if keep.all() else log.select(keep)
+
+
+def event_column(log: Interactions, name: str) -> np.ndarray:
+    column = log.weight if name == "weight" else log.events.get(name)
+    if not isinstance(column, np.ndarray):
+        there = ["weight"] * (log.weight is not None) + sorted(log.events)
+        raise InputError(
+            f"this filter needs a {name!r} column of events; the log from "
+            f"{log.source or 'nowhere named'} has {', '.join(there) or 'none'}. In "
+            f"Parquet or CSV, --config.data.{name}=COLUMN names it"
+        )
+    return column
+
+
+def is_one_of(column: np.ndarray, *, values: Sequence[str | int]) -> np.ndarray:
+    """Mask of rows; a value that no row has raises, for it is most often a typo."""
+    masks = [column == as_kind(value, column=column) for value in values]
+    for value, mask in zip(values, masks):
+        if not mask.any():
+            there = ", ".join(str(name) for name in np.unique(column)[:20])
+            raise InputError(f"no event has the action {value!r}; there are {there}")
+    return np.logical_or.reduce(masks)
+
+
+def as_kind(value: str | int, *, column: np.ndarray) -> np.generic | None:
+    """'4' as 4 where the column holds integers, 4 as '4' where it holds strings."""
+    try:
+        return column.dtype.type(value)
+    except (ValueError, OverflowError):
+        return None
+
+
+def check_usable(log: Interactions, *, min_events: int = 3) -> None:
+    """Raises where leave-one-out has nothing to do: it needs users with an event each
+    to train, validate and test on, and others to compare them with."""
+    counts = np.bincount(log.user)
+    if (counts > 0).sum() < 2:
+        raise InputError(
+            f"all {len(log):,} events of {log.source or 'the log'} are one user's: is "
+            "the user column the right one?"
+        )
+    if counts.max() < min_events:
+        raise InputError(
+            f"no user of {log.source or 'the log'} has {min_events} events (the most "
+            f"is {counts.max()}): leave-one-out needs one each to train, validate and "
+            "test; loosen the filters or use another protocol"
+        )

@@ -1,0 +1,230 @@
+"""From a trained model and a protocol to metrics: encode, search, rank, compare."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from recall_jax import metrics, retrieval
+from recall_jax.data.dataset import Data, Dataset, Part
+from recall_jax.train import Graph, TrainState
+from recall_jax.types import InputError
+
+
+@dataclasses.dataclass
+class Config:
+    """What is measured, and how seen items are treated."""
+
+    metrics: tuple[str, ...] = ("hr@10", "ndcg@10", "recall@20", "ndcg@20", "mrr@20")
+    select_by: str = "ndcg@10"  # the validation metric that chooses the checkpoint
+    seen: str = "auto"  # "removed", "kept"; auto removes unless users repeat items
+    indexes: tuple[str, ...] = ("exact", "scann")  # a row of the table each
+    batch_size: int = 1024  # users and items encoded at a time
+
+
+def cutoff(config: Config) -> int:
+    """The largest k of the metrics."""
+    return max(metrics.parse(name)[1] for name in config.metrics)
+
+
+def check(config: Config, data: Data) -> None:
+    """Raise on what would fail after training: k, names, an empty part, a leak."""
+    k = cutoff(config)
+    if k > data.dataset.num_items:
+        raise InputError(
+            f"evaluate.metrics asks for k={k}, but the catalogue has only "
+            f"{data.dataset.num_items} items; lower k"
+        )
+    if config.select_by not in config.metrics:
+        raise InputError(
+            f"evaluate.select_by {config.select_by!r} is not among evaluate.metrics: "
+            + ", ".join(config.metrics)
+        )
+    for name in config.indexes:
+        if name not in INDEXES:
+            raise InputError(
+                f"unknown evaluate.indexes {name!r}; there are: " + ", ".join(INDEXES)
+            )
+    for name, part in (("validation", data.valid), ("test", data.test)):
+        if not len(part):
+            raise InputError(f"{data.source}: the {name} part is empty")
+        check_leak(data, part, seen=removes_seen(config, data))
+
+
+def removes_seen(config: Config, data: Data) -> bool:
+    """Whether items of a user's history are removed from his list."""
+    choices = {"auto": not data.repeats, "removed": True, "kept": False}
+    if config.seen not in choices:
+        raise InputError(
+            f"unknown evaluate.seen {config.seen!r}; there are: " + ", ".join(choices)
+        )
+    return choices[config.seen]
+
+
+class Targets(NamedTuple):
+    """What each query of a part should find, and what it must not return."""
+
+    positions: np.ndarray  # [q, t] int32 row positions (catalogue id - 1), -1 padding
+    count: np.ndarray  # [q] distinct targets
+    exclude: retrieval.Exclude | None
+
+
+def targets(data: Data, part: Part, *, seen: bool) -> Targets:
+    """The distinct targets of each query; with `seen`, its history to be removed."""
+    lengths = part.stop - part.start
+    column = np.arange(lengths.max())
+    filled = column < lengths[:, None]
+    index = np.where(filled, part.start[:, None] + column, 0)
+    rows = np.where(filled, data.items[index] - 1, -1).astype(np.int32)
+    if rows.shape[1] > 1:
+        rows = -np.sort(-rows, axis=1)
+        rows[:, 1:][rows[:, 1:] == rows[:, :-1]] = -1
+    exclude = None
+    if seen:
+        begin = data.offsets[part.user]
+        lengths = part.start - begin
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        flat = np.arange(offsets[-1]) + np.repeat(begin - offsets[:-1], lengths)
+        exclude = retrieval.Exclude(offsets, data.items[flat] - 1)
+    return Targets(rows, (rows >= 0).sum(1), exclude)
+
+
+def check_leak(data: Data, part: Part, *, seen: bool) -> None:
+    """A target's leak into its own history is an error, never a better figure.
+
+    No event of a history may be later than the targets; and where seen items are
+    removed, a target among them could not be found, so the log must not hold one.
+    """
+    if data.times is not None:
+        some = part.start > data.offsets[part.user]
+        before = data.times[np.maximum(part.start - 1, 0)]
+        late = some & (before > data.times[part.start])
+        if late.any():
+            user = data.vocabularies["user"].ids[part.user[late][0] - 1]
+            raise InputError(f"user {user!r}: history holds an event after the target")
+    if not seen:
+        return
+    found = targets(data, part, seen=True)
+    query = np.repeat(np.arange(len(part)), np.diff(found.exclude.offsets))
+    pairs = query * data.dataset.num_items + found.exclude.ids
+    rows = np.arange(len(part))[:, None] * data.dataset.num_items + found.positions
+    leaked = np.isin(rows[found.positions >= 0], pairs)
+    if leaked.any():
+        raise InputError(
+            f"{int(leaked.sum())} targets stand in their own user's history, which "
+            "evaluate.seen=removed takes out of the list; the log repeats items: set "
+            "evaluate.seen=kept"
+        )
+
+
+class Encoder(NamedTuple):
+    """Jitted towers of a graph; `params` is (tables, dense)."""
+
+    query: Callable[[Any, Dataset, jax.Array, jax.Array], jax.Array]
+    item: Callable[[Any, Dataset, jax.Array], jax.Array]
+
+
+def make_encoder(graph: Graph) -> Encoder:
+    """Both towers as they are used, compiled once for a batch size."""
+
+    @jax.jit
+    def query(params, dataset: Dataset, user, position):
+        return graph.model(*params).query(dataset.query(user, position))
+
+    @jax.jit
+    def item(params, dataset: Dataset, ids):
+        return graph.model(*params).item(dataset.item(ids))
+
+    return Encoder(query, item)
+
+
+def params_of(state: TrainState) -> tuple[Any, Any]:
+    """What an encoder reads of a training state."""
+    return state.tables, state.dense
+
+
+def encode_items(encoder: Encoder, params, *, data: Data, batch_size: int):
+    """Vectors float32 [V, d] of catalogue ids 1..V."""
+    ids = np.arange(1, data.dataset.num_items + 1, dtype=np.int32)
+    return _in_batches(
+        lambda ids: encoder.item(params, data.dataset, ids), ids, batch_size=batch_size
+    )
+
+
+def encode_queries(
+    encoder: Encoder, params, *, data: Data, part: Part, batch_size: int
+):
+    """Vectors float32 [q, d] of a part's users, as of where their history ends."""
+    return _in_batches(
+        lambda user, position: encoder.query(params, data.dataset, user, position),
+        part.user,
+        part.start.astype(np.int32),
+        batch_size=batch_size,
+    )
+
+
+def _in_batches(encode, *arrays: np.ndarray, batch_size: int) -> np.ndarray:
+    """Blocks of one static size; the last is padded with 0, which is padding too."""
+    n = len(arrays[0])
+    size = min(batch_size, n)
+    blocks = []
+    for start in range(0, n, size):
+        block = [array[start : start + size] for array in arrays]
+        padded = [np.pad(array, (0, size - len(array))) for array in block]
+        blocks.append(encode(*jax.device_put(padded)))
+    return jnp.concatenate(blocks)[:n]
+
+
+class Result(NamedTuple):
+    """Per-query values of each metric, and what was found."""
+
+    values: dict[str, np.ndarray]
+    found: retrieval.Found
+    seconds: float  # of the search alone
+
+    def means(self) -> dict[str, float]:
+        return {name: float(value.mean()) for name, value in self.values.items()}
+
+    def intervals(self, *, seed: int = 0) -> dict[str, list[float]]:
+        """95 % bootstrap intervals over users."""
+        return {
+            name: [float(x) for x in metrics.bootstrap_interval(value, seed=seed)]
+            for name, value in self.values.items()
+        }
+
+
+Search = Callable[[int, retrieval.Exclude | None], retrieval.Found]
+
+
+def measure(search: Search, *, data: Data, part: Part, config: Config) -> Result:
+    """Search with k + 1, so that a tie across the cut-off shows, and rank."""
+    aim = targets(data, part, seen=removes_seen(config, data))
+    k = min(cutoff(config) + 1, data.dataset.num_items)
+    start = time.perf_counter()
+    found = search(k, aim.exclude)
+    seconds = time.perf_counter() - start
+    ranks = metrics.target_ranks(found.ids, found.scores, targets=aim.positions)
+    values = metrics.metric_table(ranks, aim.count, config.metrics)
+    return Result(values, found, seconds)
+
+
+INDEXES = {"exact": retrieval.Exact, "scann": retrieval.Scann}
+
+
+def measure_model(
+    encoder: Encoder, params, *, data: Data, part: Part, config: Config, index: str
+) -> Result:
+    """A model's metrics on a part through one index over all items."""
+    items = encode_items(encoder, params, data=data, batch_size=config.batch_size)
+    queries = encode_queries(
+        encoder, params, data=data, part=part, batch_size=config.batch_size
+    )
+    built = INDEXES[index].build(items)
+    return measure(
+        functools.partial(built.search, queries), data=data, part=part, config=config
+    )

@@ -1,0 +1,127 @@
+"""Which columns exist, their vocabularies, and which table each id column reads."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from recall_jax.types import InputError
+
+
+class Vocabulary(NamedTuple):
+    """Raw ids in the order of their inner ids: ids[j] has inner id j + 1.
+
+    The first `known` were seen in training, by falling frequency there, ties by first
+    appearance in the log; a table for them has a padding row, `known` rows and one
+    unknown row that all others share.
+    """
+
+    ids: np.ndarray  # [V] raw ids, strings or integers
+    known: int
+
+    @property
+    def rows(self) -> int:
+        """Rows of a table read by these ids: padding, the known, the unknown."""
+        return self.known + 2
+
+    def encode(self, raw: Iterable) -> np.ndarray:
+        """Inner ids int32 of raw ids; len(ids) + 1, an unknown id, for strangers."""
+        inner = {value: j + 1 for j, value in enumerate(self.ids.tolist())}
+        stranger = len(self.ids) + 1
+        return np.array([inner.get(value, stranger) for value in raw], np.int32)
+
+    def lookup(self, inner: np.ndarray) -> np.ndarray:
+        """Look-up ids int32: whatever has no training events reads the unknown row."""
+        return np.minimum(inner, self.known + 1).astype(np.int32)
+
+
+def frequency_order(codes: np.ndarray, *, num: int) -> tuple[np.ndarray, int]:
+    """Codes 0..num-1 by falling frequency in `codes`, and how many occur at all.
+
+    Ties, the ones that never occur among them, keep the order of their codes.
+    """
+    count = np.bincount(codes, minlength=num)
+    return np.argsort(-count, kind="stable"), int(np.count_nonzero(count))
+
+
+def dump_vocabularies(vocabularies: dict[str, Vocabulary]) -> str:
+    """The JSON text that `load_vocabularies` reads."""
+    return json.dumps(
+        {
+            name: {"known": vocabulary.known, "ids": vocabulary.ids.tolist()}
+            for name, vocabulary in vocabularies.items()
+        },
+        ensure_ascii=False,
+    )
+
+
+def load_vocabularies(path: pathlib.Path) -> dict[str, Vocabulary]:
+    """Vocabularies by name, as a run folder holds them."""
+    content = json.loads(pathlib.Path(path).read_text("utf-8"))
+    return {
+        name: Vocabulary(np.array(entry["ids"]), entry["known"])
+        for name, entry in content.items()
+    }
+
+
+class Column(NamedTuple):
+    """A column that a tower may read."""
+
+    name: str
+    vocabulary: str  # of its ids; "" for a dense feature
+    rows: int  # of a table that it reads; 0 for a dense feature
+    width: int  # values of a multi-valued field (the history too); 0 if single
+
+
+@dataclasses.dataclass(frozen=True)
+class Schema:
+    """The columns of each side, as the data set offers them to a model."""
+
+    query: tuple[Column, ...]
+    item: tuple[Column, ...]
+
+    def __post_init__(self):
+        names = [column.name for column in self.query + self.item]
+        for name in names:
+            if names.count(name) > 1:
+                raise InputError(
+                    f'the column "{name}" stands on both sides; rename one, so that '
+                    "it is plain which tower reads which"
+                )
+
+    def pick(self, names: Sequence[str], *, side: str) -> tuple[Column, ...]:
+        """Columns of a side ("query" or "item") by name, in the order of `names`."""
+        columns = {column.name: column for column in getattr(self, side)}
+        for name in names:
+            if name not in columns:
+                raise InputError(
+                    f'the data has no {side} column "{name}"; there are: '
+                    + ", ".join(columns)
+                )
+        return tuple(columns[name] for name in names)
+
+
+class Table(NamedTuple):
+    """An embedding table and the columns that read it."""
+
+    name: str
+    rows: int
+    width: int
+    reads: tuple[str, ...]  # column names
+
+
+def tables_of(columns: Iterable[tuple[Column, str, int]]) -> tuple[Table, ...]:
+    """Tables from (column, table name, width); columns may share a table."""
+    tables: dict[str, Table] = {}
+    for column, name, width in columns:
+        table = tables.setdefault(name, Table(name, column.rows, width, ()))
+        if (table.rows, table.width) != (column.rows, width):
+            raise InputError(
+                f'column "{column.name}" ({column.rows} rows of {width}) cannot share '
+                f'the table "{name}" ({table.rows} rows of {table.width})'
+            )
+        tables[name] = table._replace(reads=table.reads + (column.name,))
+    return tuple(tables.values())

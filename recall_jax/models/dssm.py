@@ -1,0 +1,45 @@
+"""DSSM: a tower a side over all of its features (Huang et al. 2013; Yi et al. 2019)."""
+
+import dataclasses
+
+from flax import nnx
+from jaxtyping import Array, Float
+
+from recall_jax import layers
+from recall_jax.features import Schema, Table
+from recall_jax.models import tower
+from recall_jax.types import Columns
+
+
+@dataclasses.dataclass
+class Config(tower.Config):
+    """What `tower.Config` has, and an item side of the same kind."""
+
+    item: tuple[str, ...] = ()  # item columns; () takes all that the data has
+    item_hidden: tuple[int, ...] = (128,)
+
+    def make(self, schema: Schema, rngs: nnx.Rngs) -> tuple["DSSM", tuple[Table, ...]]:
+        """The model and the tables it reads."""
+        query = tower.columns(self.query, schema=schema, side="query")
+        item = tower.columns(self.item, schema=schema, side="item")
+        reads = tower.tables(self, query + item)
+        return DSSM(self, query=query, item=item, tables=reads, rngs=rngs), reads
+
+
+class DSSM(nnx.Module):
+    """Both towers end in the same width, L2-normalised unless the config says not."""
+
+    def __init__(self, config: Config, *, query, item, tables, rngs: nnx.Rngs):
+        self.tables = layers.embeds(tables, scale=config.init_scale, rngs=rngs)
+        self.query_tower = tower.QueryTower(config, query, rngs=rngs)
+        self.item_columns = tower.reads(config, item)
+        widths = (tower.width(config, item), *config.item_hidden, config.width)
+        self.item_mlp = tower.mlp(config, widths, rngs=rngs)
+        self.finish = tower.normalization(config.normalize)
+
+    def query(self, batch: Columns) -> Float[Array, "... d"]:
+        return self.finish(self.query_tower(batch, self.tables))
+
+    def item(self, items: Columns) -> Float[Array, "... d"]:
+        x = layers.concat_columns(items, self.tables, reads=self.item_columns)
+        return self.finish(self.item_mlp(x))

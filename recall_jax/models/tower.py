@@ -1,0 +1,119 @@
+"""What the two-tower models share: the user tower and how columns become tables."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from recall_jax import layers
+from recall_jax.features import Column, Schema, Table, tables_of
+from recall_jax.types import Columns, InputError
+
+
+@dataclasses.dataclass
+class Config:
+    """A user tower: pooled history and profile through an MLP."""
+
+    query: tuple[str, ...] = ()  # query columns; () takes all that the data has
+    history: tuple[str, ...] = ("mean", "recency")  # layers.HistoryPool.KINDS
+    history_length: int = 50
+    history_table: str = "own"  # or "shared" with the items
+    min_history: int = 1  # events that must stand before a training example
+    id_width: int = 64  # of user, item and history embeddings
+    feature_width: int = 16  # of all other embeddings
+    hidden: tuple[int, ...] = (128,)
+    width: int = 64  # d, of the vectors
+    activation: str = "relu"
+    dropout: float = 0.0
+    normalize: str = "l2"  # or "none"
+    init_scale: float = 0.05  # standard deviation of the tables at the start
+
+
+Plan = tuple[tuple[Column, str], ...]  # a column and the table it reads
+
+
+def columns(names: Sequence[str], *, schema: Schema, side: str) -> tuple[Column, ...]:
+    """The named columns of a side, or all of them."""
+    every = tuple(column.name for column in getattr(schema, side))
+    return schema.pick(tuple(names) or every, side=side)
+
+
+def reads(config: Config, columns: Sequence[Column]) -> Plan:
+    """Which table each column reads: its vocabulary's, the history perhaps its own."""
+    if config.history_table not in ("own", "shared"):
+        raise InputError(
+            'model.history_table must be "own" or "shared", not '
+            f"{config.history_table!r}"
+        )
+    own = {"history": "history"} if config.history_table == "own" else {}
+    return tuple((c, own.get(c.name, c.vocabulary)) for c in columns)
+
+
+def column_width(config: Config, column: Column) -> int:
+    """Of a column's embedding; a dense feature is one number."""
+    if not column.vocabulary:
+        return 1
+    ids = column.vocabulary in ("user", "item")
+    return config.id_width if ids else config.feature_width
+
+
+def tables(
+    config: Config, columns: Sequence[Column], *, widths: dict[str, int] | None = None
+) -> tuple[Table, ...]:
+    """The tables of a model; `widths` overrides the config's by column name."""
+    widths = widths or {}
+    return tables_of(
+        (column, table, widths.get(column.name, column_width(config, column)))
+        for column, table in reads(config, columns)
+        if column.vocabulary
+    )
+
+
+def width(config: Config, columns: Sequence[Column]) -> int:
+    """Of the concatenated columns."""
+    return sum(column_width(config, column) for column in columns)
+
+
+def mlp(config: Config, widths: Sequence[int], *, rngs: nnx.Rngs) -> layers.MLP:
+    """An MLP with the config's activation and dropout."""
+    return layers.MLP(
+        widths,
+        activation=layers.activation(config.activation),
+        dropout=config.dropout,
+        rngs=rngs,
+    )
+
+
+def normalization(name: str) -> Callable[[Array], Array]:
+    """ "l2" or "none"."""
+    kinds = {"l2": layers.l2_normalize, "none": lambda x: x}
+    if name not in kinds:
+        raise InputError(f'model.normalize must be "l2" or "none", not {name!r}')
+    return kinds[name]
+
+
+class QueryTower(nnx.Module):
+    """The history by its pools, every other column embedded, side by side, an MLP."""
+
+    def __init__(self, config: Config, columns: Sequence[Column], *, rngs: nnx.Rngs):
+        plan = reads(config, columns)
+        self.profile = tuple(pair for pair in plan if pair[0].name != "history")
+        self.past = tuple(pair for pair in plan if pair[0].name == "history")
+        pooled = 0
+        if self.past:
+            (history, _), *_ = self.past
+            self.pool = layers.HistoryPool(config.history, length=history.width)
+            pooled = len(config.history) * column_width(config, history)
+        inputs = pooled + width(config, [column for column, _ in self.profile])
+        self.mlp = mlp(config, (inputs, *config.hidden, config.width), rngs=rngs)
+
+    def __call__(self, batch: Columns, tables: nnx.Dict) -> Float[Array, "b d"]:
+        parts = []
+        for column, table in self.past:
+            ids = batch[column.name]
+            parts.append(self.pool(tables[table](ids), ids != 0))
+        if self.profile:
+            parts.append(layers.concat_columns(batch, tables, reads=self.profile))
+        return self.mlp(jnp.concatenate(parts, axis=-1))

@@ -1,0 +1,257 @@
+"""Indexes: the rows of a matrix with the largest inner product with each query.
+
+`Exact`, `Approx` and `Scann` share one interface: `build(vectors)`, then
+`search(queries, k, exclude)`, which gives `Found`. For cosine or Euclidean order,
+normalise the vectors first: all three orders agree there.
+"""
+
+import dataclasses
+import functools
+import importlib.util
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32, Int32, Int64
+
+from recall_jax.types import InputError
+
+BLOCK_BYTES = 8 << 20
+"""Scores held at a time: a larger block leaves a CPU's cache."""
+BLOCK_ROWS = 32
+"""Fewer queries than these at a time would read a large catalogue too often."""
+
+Vectors = Float[Array | np.ndarray, "n d"]
+Queries = Float[Array | np.ndarray, "q d"]
+
+
+class MissingPackage(ImportError):
+    """An optional package is not installed; the text says how to install it."""
+
+
+class Exclude(NamedTuple):
+    """Rows that a query may not get: query i has ids[offsets[i]:offsets[i + 1]]."""
+
+    offsets: Int64[np.ndarray, "q+1"]
+    ids: Int32[np.ndarray, "total"]  # rows 0..n-1, in any order, repeats allowed
+
+
+class Found(NamedTuple):
+    """The best rows of each query, best first, equal scores by lower row."""
+
+    ids: Int32[np.ndarray, "q k"]  # rows 0..n-1; -1 where no candidate is left
+    scores: Float32[np.ndarray, "q k"]  # -inf where no candidate is left
+
+
+class Index(Protocol):
+    """What evaluation asks of an index. Raises `InputError` for k outside 1..n or
+    exclusions that do not fit, `FloatingPointError` where a score is not a number."""
+
+    def search(
+        self, queries: Queries, k: int, exclude: Exclude | None = None
+    ) -> Found: ...
+
+
+def inner_product(
+    queries: Float[Array, "b d"], vectors: Float[Array, "n d"]
+) -> Float[Array, "b n"]:
+    """s[i, j] = queries[i] . vectors[j], at full float32 precision on every device."""
+    return jnp.matmul(queries, vectors.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def blocked_top_k(
+    score: Callable[[Any, Any], Float[Array, "b n"]],
+    queries: Any,
+    *,
+    operands: Any = (),
+    k: int,
+    num_items: int,
+    exclude: Exclude | None = None,
+    select: Callable = jax.lax.top_k,
+) -> Found:
+    """The k best of all items for every query, a block of queries at a time.
+
+    `score(queries of a block, operands)` gives [b, num_items]. It is traced, once for
+    all blocks and searches of a shape as long as it is the same function object.
+    `queries` is an array, or a tree of arrays with leading axis q. An item whose score
+    is -inf is not returned. `select(scores, k)` gives (values, positions).
+    """
+    queries = jax.device_get(queries)
+    total = len(jax.tree.leaves(queries)[0])
+    exclude = _fitting(exclude, k=k, num_queries=total, num_items=num_items)
+    size = max(1, min(total, max(BLOCK_ROWS, BLOCK_BYTES // (4 * num_items))))
+    # The last block reaches back into the one before it, so that all have one shape.
+    starts = np.minimum(np.arange(0, total, size), total - size)
+    blocks = []
+    for start, pairs in zip(starts, _padded_pairs(exclude, starts=starts, size=size)):
+        block = jax.tree.map(lambda x: x[start : start + size], queries)
+        block, pairs = jax.device_put((block, pairs))
+        blocks.append(_search_block(block, pairs, operands, score, k, select))
+    return _joined(jax.device_get(blocks), starts=starts, shape=(total, k))
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+def _search_block(queries, pairs, operands, score, k, select):
+    scores = score(queries, operands).astype(jnp.float32)
+    is_nan = jnp.isnan(scores).any(axis=1)
+    # top_k holds -0.0 to be less than 0.0, but equal scores go by lower row.
+    scores = jnp.where(scores == 0, 0.0, scores)
+    rows, columns = pairs
+    scores = scores.at[rows, columns].set(-jnp.inf, mode="drop")
+    values, ids = select(scores, k)
+    return jnp.where(values == -jnp.inf, -1, ids), values, is_nan
+
+
+def _padded_pairs(exclude, *, starts, size):
+    """Each block's exclusions as (row in the block, item), all of one length.
+
+    The length is a power of two, so that another search seldom needs another program.
+    Pairs, not a row for every query: one query may exclude far more than the rest.
+    """
+    most = (exclude.offsets[starts + size] - exclude.offsets[starts]).max(initial=0)
+    for start in starts:
+        offsets = exclude.offsets[start : start + size + 1]
+        count = offsets[-1] - offsets[0]
+        rows = np.full(_power_of_two(most), size, np.int32)  # out of range: dropped
+        columns = np.zeros_like(rows)
+        rows[:count] = np.repeat(np.arange(size), np.diff(offsets))
+        columns[:count] = exclude.ids[offsets[0] : offsets[-1]]
+        yield rows, columns
+
+
+def _joined(blocks, *, starts, shape):
+    found, is_nan = _nothing(shape), np.zeros(shape[0], bool)
+    for start, (ids, scores, nan) in zip(starts, blocks):
+        rows = slice(start, start + len(ids))
+        found.ids[rows], found.scores[rows], is_nan[rows] = ids, scores, nan
+    _refuse_nan(is_nan, what="queries")
+    return found
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Exact:
+    """Every inner product, and the k largest."""
+
+    vectors: Float[Array, "n d"]
+
+    @classmethod
+    def build(cls, vectors: Vectors) -> "Exact":
+        return cls(jnp.asarray(_checked(vectors), jnp.float32))
+
+    def search(
+        self, queries: Queries, k: int, exclude: Exclude | None = None
+    ) -> Found:
+        return _dense_search(self.vectors, queries, k, exclude, jax.lax.top_k)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Approx:
+    """Every inner product, and `jax.lax.approx_max_k`, which is faster on a TPU.
+
+    There it may miss rows, also where exclusions leave fewer than k; elsewhere it is
+    as exact and as slow as `Exact`. (Chern et al., TPU-KNN, 2022)
+    """
+
+    vectors: Float[Array, "n d"]
+    select: Callable
+
+    @classmethod
+    def build(cls, vectors: Vectors, *, recall_target: float = 0.95) -> "Approx":
+        vectors = jnp.asarray(_checked(vectors), jnp.float32)
+        return cls(vectors, _approx_max_k(recall_target))
+
+    def search(
+        self, queries: Queries, k: int, exclude: Exclude | None = None
+    ) -> Found:
+        return _dense_search(self.vectors, queries, k, exclude, self.select)
+
+
+@functools.cache
+def _approx_max_k(recall_target):
+    """One object a target, because another object would compile once more."""
+    return functools.partial(jax.lax.approx_max_k, recall_target=recall_target)
+
+
+def _dense_search(vectors, queries, k, exclude, select):
+    return blocked_top_k(
+        inner_product,
+        _checked(queries, width=vectors.shape[1]),
+        operands=vectors,
+        k=k,
+        num_items=len(vectors),
+        exclude=exclude,
+        select=select,
+    )
+
+
+class ScannSettings(NamedTuple):
+    """How far ScaNN approximates: fewer leaves and rows rescored are faster."""
+
+    leaves: int  # parts of the tree; 0: no tree
+    leaves_to_search: int
+    reorder: int  # rows rescored exactly, beyond those asked for; 0: brute force
+    dimensions_per_block: int = 2
+    anisotropic_threshold: float = 0.2
+
+
+def scann_settings(num_items: int) -> ScannSettings:
+    """ScaNN's rules of thumb: brute force under 20,000 rows, then about sqrt(n) leaves,
+    a tenth of them searched, asymmetric hashing, and reordering."""
+    if num_items < 20_000:
+        return ScannSettings(leaves=0, leaves_to_search=0, reorder=0)
+    leaves = math.isqrt(num_items)
+    return ScannSettings(leaves, leaves_to_search=-(-leaves // 10), reorder=200)
+
+
+def scann_is_installed() -> bool:
+    """Whether `Scann` can be built here; ScaNN is packaged for Linux alone."""
+    return importlib.util.find_spec("scann") is not None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scann:
+    """ScaNN: a tree of parts, hashed scores, exact scores for the best of these.
+
+    Rows may be missed, but exclusions never shorten an answer: more is asked for, in
+    the end everything. (Guo et al., Accelerating large-scale inference with
+    anisotropic vector quantization, 2020)
+    """
+
+    searcher: Any
+    settings: ScannSettings
+    shape: tuple[int, int]  # n, d
+    largest_norm: float
+
+    @classmethod
+    def build(
+        cls, vectors: Vectors, *, settings: ScannSettings | None = None
+    ) -> "Scann":
+        vectors = np.ascontiguousarray(jax.device_get(_checked(vectors)), np.float32)
+        norms = _norms(vectors)
+        _refuse_nan(~np.isfinite(norms), what="vectors")
+        settings = settings or scann_settings(len(vectors))
+        searcher = _scann_searcher(vectors, settings)
+        return cls(searcher, settings, vectors.shape, norms.max())
+
+    def search(
+        self, queries: Queries, k: int, exclude: Exclude | None = None
+    ) -> Found:
+        queries = jax.device_get(_checked(queries, width=self.shape[1]))
+        queries = np.ascontiguousarray(queries, np.float32)
+        # ScaNN drops a row whose score is not a number; norms like these have none.
+        overflows = _norms(queries) * self.largest_norm >= np.finfo(np.float32).max
+        _refuse_nan(overflows | ~np.isfinite(_norms(queries)), what="queries")
+        total, num_items = len(queries), self.shape[0]
+        exclude = _fitting(exclude, k=k, num_queries=total, num_items=num_items)
+        keys, counts = _distinct_pairs(exclude, num_items=num_items)
+        found = _nothing((total, k))
+        # A group for each power of two: one long history does not slow the others.
+        extra = np.array([_power_of_two(count) for count in counts], int)
+        for more in np.unique(extra):
+            rows, ask, leaves = np.flatnonzero(extra == more), k + more, 1
+            while len(rows):
+                ...
+        return found

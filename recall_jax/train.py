@@ -1,0 +1,249 @@
+"""One training step as a pure function, many of them in one dispatch, and `fit`."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from recall_jax import tables as tables_lib
+from recall_jax.features import Table
+from recall_jax.objective import Objective, Source
+from recall_jax.tables import RowState, TableParam
+from recall_jax.types import Columns, Hypers, InputError, Key, Model
+
+
+@dataclasses.dataclass
+class OptimConfig:
+    """Adam for the dense parameters, a row rule for the tables."""
+
+    learning_rate: float = 2e-3
+    tables: str = "lazy_adam"  # or rowwise_adagrad, sgd
+    tables_lr_scale: float = 1.0  # the tables' learning rate over the dense one's
+    weight_decay: float = 0.0  # decoupled; on touched rows and dense parameters
+    schedule: str = "constant"  # "cosine": to zero over train.epochs
+
+
+class TrainState(NamedTuple):
+    """All that a step changes, and all that a checkpoint holds."""
+
+    step: Int[Array, ""]
+    key: Array  # raw key data; the step's randomness is fold_in(key, step)
+    tables: dict[str, Float[Array, "V d"]]
+    table_states: dict[str, RowState]
+    slots: dict[str, Int[Array, "V"]]  # scratch of `tables.compact`, zero between steps
+    dense: Any  # the model's other parameters
+    dense_state: optax.OptState
+
+
+class Graph(NamedTuple):
+    """A model's definition apart from its parameters, for training and for use."""
+
+    train: nnx.GraphDef
+    use: nnx.GraphDef
+    random: Any  # the state of dropout's streams, overwritten each step
+    tables: tuple[Table, ...]
+
+    def model(self, tables: dict[str, Array], dense: Any) -> Model:
+        """The model as it is used: no dropout."""
+        return nnx.merge(self.use, _nest(tables), dense, self.random)
+
+    def training_model(self, tables: dict[str, Array], dense: Any, key: Key) -> Model:
+        """The model as it is trained: dropout draws from `key`."""
+        leaves, treedef = jax.tree.flatten(self.random)
+        fresh = [
+            jax.random.fold_in(key, j)
+            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            else jnp.zeros_like(leaf)
+            for j, leaf in enumerate(leaves)
+        ]
+        random = jax.tree.unflatten(treedef, fresh)
+        return nnx.merge(self.train, _nest(tables), dense, random)
+
+
+def _nest(tables: dict[str, Array]) -> dict:
+    return {"tables": {name: {"table": table} for name, table in tables.items()}}
+
+
+def make_graph(model: nnx.Module, tables: tuple[Table, ...]) -> tuple[Graph, Any, Any]:
+    """The graph, the tables by name and the dense parameters of a fresh model."""
+    model.train()
+    parts = nnx.split(model, TableParam, nnx.Param, ...)
+    train, nested, dense, random = parts[0], *(nnx.as_pure(part) for part in parts[1:])
+    model.eval()
+    use = nnx.graphdef(model)
+    rows = {name: leaf["table"] for name, leaf in nested["tables"].items()}
+    return Graph(train, use, random, tables), rows, dense
+
+
+class Optimizer(NamedTuple):
+    rule: tables_lib.RowRule
+    dense: optax.GradientTransformation
+    schedule: Callable[[Array], Array]  # share of training done -> factor
+
+
+def make_optimizer(config: OptimConfig) -> Optimizer:
+    """The optimizer a config names; learning rate and decay stay traced."""
+    schedules = {
+        "constant": jnp.ones_like,
+        "cosine": lambda done: 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(done, 1.0))),
+    }
+    if config.schedule not in schedules:
+        raise InputError(
+            f"unknown optim.schedule {config.schedule!r}; there are: "
+            + ", ".join(schedules)
+        )
+    return Optimizer(
+        tables_lib.row_rule(config.tables),
+        optax.scale_by_adam(),
+        schedules[config.schedule],
+    )
+
+
+def init_state(
+    model: nnx.Module, tables: tuple[Table, ...], *, optimizer: Optimizer, key: Key
+) -> tuple[Graph, TrainState]:
+    """The graph and the state before the first step."""
+    graph, rows, dense = make_graph(model, tables)
+    state = TrainState(
+        step=jnp.zeros((), jnp.int32),
+        key=jax.random.key_data(key),
+        tables=rows,
+        table_states={name: optimizer.rule.init(table) for name, table in rows.items()},
+        slots={
+            name: jnp.zeros(table.shape[0], jnp.int32) for name, table in rows.items()
+        },
+        dense=dense,
+        dense_state=optimizer.dense.init(dense),
+    )
+    return graph, state
+
+
+Step = Callable[
+    [TrainState, Hypers, Source, Int[Array, "b"]], tuple[TrainState, Columns]
+]
+
+
+def make_step(graph: Graph, *, objective: Objective, optimizer: Optimizer) -> Step:
+    """A pure (state, hypers, source, examples) -> (state, metrics)."""
+
+    def step(state: TrainState, hypers: Hypers, source: Source, example):
+        batch = source.dataset.batch(example)
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        draw_key, model_key = jax.random.split(key)
+        ids = objective.ids(batch, draw_key, source)
+        items = source.dataset.item(ids)
+        touch = _touch_rows(graph, state, columns={**batch.query, **items})
+
+        def loss_of(params):
+            model = graph.training_model(*params, key=model_key)
+            query = model.query({name: touch.columns[name] for name in batch.query})
+            item = model.item({name: touch.columns[name] for name in items})
+            logits = objective.score(
+                query, item, ids=ids, batch=batch, source=source, hypers=hypers
+            )
+            return _weighted_mean(objective.loss(logits), batch.weight)
+
+        params = (touch.tables, state.dense)
+        loss, gradients = jax.value_and_grad(loss_of)(params)
+        state = _apply(
+            state, gradients, touch=touch, hypers=hypers, optimizer=optimizer
+        )
+        return state, {"loss": loss}
+
+    return step
+
+
+def _weighted_mean(values: Float[Array, "b"], weight: Float[Array, "b"]) -> Array:
+    return jnp.sum(values * weight) / jnp.maximum(jnp.sum(weight), 1e-12)
+
+
+class _Touch(NamedTuple):
+    columns: Columns  # look-ups rewritten to point into `tables`
+    tables: dict[str, Array]
+    touched: dict[str, tables_lib.Touched]
+    slots: dict[str, Array]
+
+
+def _touch_rows(graph: Graph, state: TrainState, *, columns: Columns) -> _Touch:
+    touch = _Touch(dict(columns), {}, {}, {})
+    for table in graph.tables:
+        ids = tables_lib.lookups_of(table, columns)
+        rows, ids, touched, slot = tables_lib.compact(
+            state.tables[table.name], ids, slot=state.slots[table.name]
+        )
+        touch.columns.update(tables_lib.rewrite(columns, ids, table=table))
+        touch.tables[table.name] = rows
+        touch.touched[table.name] = touched
+        touch.slots[table.name] = slot
+    return touch
+
+
+def _apply(
+    state: TrainState, gradients, *, touch: _Touch, hypers: Hypers, optimizer: Optimizer
+) -> TrainState:
+    table_gradients, dense_gradients = gradients
+    done = state.step / hypers["num_steps"]
+    rate = hypers["learning_rate"] * optimizer.schedule(done)
+    table_hypers = {**hypers, "learning_rate": rate * hypers["tables_lr_scale"]}
+    rows = {
+        name: tables_lib.update(
+            state.tables[name],
+            gradient,
+            state=state.table_states[name],
+            touched=touch.touched[name],
+            rule=optimizer.rule,
+            hypers=table_hypers,
+        )
+        for name, gradient in table_gradients.items()
+    }
+    updates, dense_state = optimizer.dense.update(
+        dense_gradients, state.dense_state, state.dense
+    )
+    decay = hypers["weight_decay"]
+    dense = jax.tree.map(
+        lambda value, update: value - rate * (update + decay * value),
+        state.dense,
+        updates,
+    )
+    return state._replace(
+        step=state.step + 1,
+        tables={name: table for name, (table, _) in rows.items()},
+        table_states={name: table_state for name, (_, table_state) in rows.items()},
+        slots=touch.slots,
+        dense=dense,
+        dense_state=dense_state,
+    )
+
+
+def make_hypers(optim: OptimConfig, loss, negatives, *, num_steps: int) -> Hypers:
+    """The traced floats of a run."""
+    values = {
+        "learning_rate": optim.learning_rate,
+        "tables_lr_scale": optim.tables_lr_scale,
+        "weight_decay": optim.weight_decay,
+        "temperature": loss.temperature,
+        "strength": negatives.strength,
+        "num_steps": num_steps,
+    }
+    return {name: jnp.asarray(value, jnp.float32) for name, value in values.items()}
+
+
+def scan_steps(step: Step):
+    """Many steps in one dispatch: (state, hypers, source, examples [steps, b]) ->
+    (state, metrics [steps]), the state donated."""
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def run(state, hypers, source, examples):
+        return jax.lax.scan(
+            lambda state, example: step(state, hypers, source, example),
+            state,
+            examples,
+        )
+
+    return run

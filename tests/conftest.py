@@ -1,0 +1,87 @@
+"""Tests run with shapes checked, rank promotion an error, and a tiny log at hand."""
+
+import os
+import pathlib
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+from jaxtyping import install_import_hook
+
+CHECKED = ("layers", "losses", "objective", "sampling", "scores", "tables")
+install_import_hook([f"recall_jax.{name}" for name in CHECKED], "beartype.beartype")
+
+import jax
+import numpy as np
+import pytest
+
+from recall_jax.data import dataset, interactions
+from recall_jax.data.interactions import Bag, Entities, Interactions
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+DATA_DIR = pathlib.Path(
+    os.environ.get(
+        "RECALL_DATA_DIR", pathlib.Path(__file__).parents[2] / "shared" / "data"
+    )
+)
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: minutes; run with -m slow")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("-m"):
+        return
+    skip = pytest.mark.skip(reason="slow; run with -m slow")
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture
+def ml_1m() -> pathlib.Path:
+    """The folder of MovieLens 1M, or a skip."""
+    if not (DATA_DIR / "ml-1m" / "ratings.dat").exists():
+        pytest.skip(f"no {DATA_DIR}/ml-1m; name its parent in RECALL_DATA_DIR")
+    return DATA_DIR / "ml-1m"
+
+
+def make_log(
+    *, users: int = 30, items: int = 20, events: int = 400, seed: int = 0
+) -> Interactions:
+    """A random log without repeats, with a feature of every kind and tied times."""
+    rng = np.random.default_rng(seed)
+    pairs = rng.permutation(users * items)[:events]
+    lengths = rng.integers(0, 4, items)
+    tags = Bag(
+        rng.integers(0, 6, lengths.sum()).astype(str),
+        np.concatenate([[0], np.cumsum(lengths)]),
+    )
+    return Interactions(
+        user=(pairs // items).astype(np.int32),
+        item=(pairs % items).astype(np.int32),
+        users=Entities(
+            np.array([f"u{j}" for j in range(users)]),
+            {"gender": rng.choice(["f", "m"], users)},
+        ),
+        items=Entities(
+            np.arange(100, 100 + items),
+            {"tags": tags, "price": rng.normal(size=items).astype(np.float32)},
+        ),
+        time=rng.integers(0, events // 2, events).astype(np.int64),
+        source="a random log",
+    )
+
+
+def make_data(*, history_length: int = 5, min_history: int = 1, **sizes):
+    """That log under leave_one_out."""
+    split = interactions.split(make_log(**sizes), config=interactions.Config())
+    return dataset.prepare(
+        split, history_length=history_length, min_history=min_history
+    )
+
+
+@pytest.fixture
+def data():
+    return make_data()

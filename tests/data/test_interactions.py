@@ -1,0 +1,140 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from conftest import make_log
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recall_jax.data import interactions
+from recall_jax.data.interactions import Bag, Config, Entities, Interactions
+from recall_jax.types import InputError
+
+
+def log_of(*events, source="test") -> Interactions:
+    """A log from (user, item, time) triples."""
+    user, item, time = (np.array(column) for column in zip(*events, strict=True))
+    return Interactions(
+        user.astype(np.int32),
+        item.astype(np.int32),
+        Entities(np.arange(user.max() + 1)),
+        Entities(np.arange(item.max() + 1)),
+        time=time.astype(np.int64),
+        source=source,
+    )
+
+
+def test_factorize_numbers_by_first_appearance():
+    codes, distinct = interactions.factorize(np.array(["b", "a", "b", "c"]))
+    assert codes.tolist() == [0, 1, 0, 2]
+    assert distinct.tolist() == ["b", "a", "c"]
+
+
+def test_take_of_a_bag_keeps_rows_whole():
+    bag = Bag(np.array([1, 2, 3, 4]), np.array([0, 2, 2, 4]))
+    taken = interactions.take(bag, np.array([2, 1, 0, 2]))
+    assert taken.values.tolist() == [3, 4, 1, 2, 3, 4]
+    assert taken.offsets.tolist() == [0, 2, 2, 4, 6]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), min_size=1, max_size=60),
+    st.integers(0, 4),
+    st.integers(0, 4),
+)
+def test_what_the_k_core_keeps_has_enough_and_is_the_most_that_can(pairs, users, items):
+    log = log_of(*[(u, i, 0) for u, i in pairs])
+    kept = interactions.min_count_filter(log, users=users, items=items)
+    for codes, least in ((kept.user, users), (kept.item, items)):
+        assert (np.bincount(codes)[codes] >= least).all()
+    # Greedy by hand: drop one offending event at a time until none is left.
+    rest = list(pairs)
+    while True:
+        bad = [
+            (u, i)
+            for u, i in rest
+            if sum(v == u for v, _ in rest) < users
+            or sum(j == i for _, j in rest) < items
+        ]
+        if not bad:
+            break
+        rest.remove(bad[0])
+    assert sorted(zip(kept.user.tolist(), kept.item.tolist(), strict=True)) == sorted(
+        rest
+    )
+
+
+def test_leave_one_out_by_hand():
+    """User 0's events out of order with a tie; user 1 has too few to hold out."""
+    log = log_of((0, 5, 30), (1, 1, 1), (0, 3, 10), (0, 4, 30), (1, 2, 2), (0, 6, 20))
+    split = interactions.leave_one_out(log, ties="file", seed=0)
+    assert split.log.item.tolist() == [3, 6, 5, 4, 1, 2]
+    assert split.start.tolist() == [0, 4, 6]
+    assert split.valid.tolist() == [2, 6]
+    assert split.test.tolist() == [3, 6]
+    assert "ties in file order (50% of test items" in split.protocol
+
+
+def test_shuffled_ties_move_ties_only_and_follow_the_seed():
+    log = make_log(events=500)
+    one, same, other, plain = (
+        interactions.leave_one_out(log, ties=ties, seed=seed).log
+        for ties, seed in [
+            ("shuffled", 1),
+            ("shuffled", 1),
+            ("shuffled", 2),
+            ("file", 0),
+        ]
+    )
+    np.testing.assert_array_equal(one.item, same.item)
+    assert (one.item != other.item).any() and (one.item != plain.item).any()
+    np.testing.assert_array_equal(one.time, plain.time)
+    np.testing.assert_array_equal(one.user, plain.user)
+
+
+def test_temporal_cuts_everybody_at_the_same_two_moments():
+    log = make_log(events=500)
+    split = interactions.temporal(
+        log, ties="file", seed=0, valid_share=0.1, test_share=0.2
+    )
+    part = np.empty(len(log), int)
+    for u in range(len(split.start) - 1):
+        part[split.start[u] : split.valid[u]] = 0
+        part[split.valid[u] : split.test[u]] = 1
+        part[split.test[u] : split.start[u + 1]] = 2
+    time = split.log.time
+    assert time[part == 0].max() < time[part == 1].min()
+    assert time[part == 1].max() < time[part == 2].min()
+    assert 0.15 < np.mean(part == 2) < 0.25
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"protocol": "leave_two_out"}, "leave_one_out, temporal"),
+        ({"ties": "random"}, "shuffled"),
+        ({"min_user_events": 1000}, "lower them"),
+        ({"protocol": "temporal", "test_share": 1.5}, "test_share 1.5"),
+    ],
+)
+def test_a_wrong_split_is_named(changes, told):
+    with pytest.raises(InputError, match=told):
+        interactions.split(make_log(), config=dataclasses.replace(Config(), **changes))
+
+
+def test_without_times_only_file_order_is_left():
+    log = dataclasses.replace(make_log(), time=None)
+    split = interactions.split(log, config=Config())
+    np.testing.assert_array_equal(
+        split.log.item[: split.start[1]], log.item[log.user == 0]
+    )
+    for changes in ({"ties": "shuffled"}, {"protocol": "temporal"}):
+        with pytest.raises(InputError, match="time"):
+            interactions.split(log, config=dataclasses.replace(Config(), **changes))
+
+
+def test_no_user_of_three_events_is_said_plainly():
+    log = log_of((0, 0, 0), (0, 1, 1), (1, 0, 0))
+    with pytest.raises(InputError, match="no user has three events"):
+        interactions.split(log, config=Config())

@@ -1,0 +1,88 @@
+"""Which events are positives."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from recall_jax.data import positives
+from recall_jax.data.interactions import Entities, Interactions
+from recall_jax.types import InputError
+
+
+def make_log(**events: np.ndarray) -> Interactions:
+    return Interactions(
+        user=np.array([0, 0, 1, 1, 1], np.int32),
+        item=np.array([0, 1, 0, 1, 2], np.int32),
+        users=Entities(np.array([7, 8])),
+        items=Entities(np.array(["a", "b", "c"])),
+        weight=np.array([1, 2, 0, 3, 1], np.float32),
+        events=events,
+        source="a test",
+    )
+
+
+ACTIONS = np.array(["show", "click", "show", "buy", "click"])
+NAN = np.float32(np.nan)
+
+
+def test_without_filters_the_log_is_left_alone():
+    log = make_log()
+    assert positives.filter_positives(log) is log
+
+
+def test_keeps_the_actions_named():
+    log = make_log(action=ACTIONS)
+    kept = positives.filter_positives(log, actions=("click", "buy"))
+    assert kept.item.tolist() == [1, 1, 2]
+    assert kept.events["action"].tolist() == ["click", "buy", "click"]
+    assert len(kept.items) == 3
+
+
+@pytest.mark.parametrize("actions", [(4,), ("4",)])
+@pytest.mark.parametrize("kind", [np.int64, str])
+def test_an_action_code_is_the_same_as_a_string_or_a_number(actions, kind):
+    log = make_log(action=np.array([1, 4, 1, 4, 2]).astype(kind))
+    kept = positives.filter_positives(log, actions=actions)
+    assert kept.item.tolist() == [1, 1]
+
+
+def test_every_bound_holds_and_a_missing_value_fails_it():
+    rating = np.array([5, NAN, 4, 3, 5], np.float32)
+    dwell = np.array([9, 9, 9, 9, NAN], np.float32)
+    log = make_log(rating=rating, dwell=dwell)
+    kept = positives.filter_positives(log, min_rating=4.0)
+    assert kept.item.tolist() == [0, 0, 2]
+    kept = positives.filter_positives(log, min_rating=4.0, min_dwell=5.0)
+    assert kept.item.tolist() == [0, 0]
+    kept = positives.filter_positives(log, min_rating=4.0, min_weight=1.0)
+    assert kept.item.tolist() == [0, 2]
+
+
+def test_a_filter_without_its_column_names_both():
+    with pytest.raises(InputError, match=r"needs a 'dwell' column.*weight, action"):
+        positives.filter_positives(make_log(action=ACTIONS), min_dwell=1.0)
+    bare = dataclasses.replace(make_log(), weight=None)
+    with pytest.raises(InputError, match=r"needs a 'weight' column.* has none"):
+        positives.filter_positives(bare, min_weight=1.0)
+
+
+@pytest.mark.parametrize("action", ["cilck", 3])
+def test_an_action_that_never_occurs_is_refused(action):
+    log = make_log(action=ACTIONS)
+    with pytest.raises(InputError, match=f"{action!r}; there are buy, click, show"):
+        positives.filter_positives(log, actions=("buy", action))
+
+
+def test_filters_that_leave_nothing_are_refused():
+    with pytest.raises(InputError, match="none of the 5 events"):
+        positives.filter_positives(make_log(), min_weight=4.0)
+
+
+def test_leave_one_out_needs_two_users_and_three_events_of_one():
+    log = make_log()
+    positives.check_usable(log)
+    with pytest.raises(InputError, match=r"no user of a test has 3.*most is 2"):
+        positives.check_usable(log.select(np.arange(4)))
+    with pytest.raises(InputError, match="are one user's"):
+        positives.check_usable(log.select(log.user == 1))
