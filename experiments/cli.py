@@ -1,6 +1,7 @@
 """What the commands share: a config by name, its overrides checked, plain errors."""
 
 import importlib.util
+import logging
 import os
 import pathlib
 import sys
@@ -78,6 +79,8 @@ def start(main: Callable[[list[str]], None]) -> None:
             raise InputError(f"what is {argv[1]!r}? Options start with --")
         main(argv)
 
+    # Which accelerators JAX did not find is no news to somebody without any.
+    logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
     try:
         app.run(plain, argv=checked_arguments(sys.argv))
     except (InputError, SaveError, Diverged) as problem:

@@ -72,7 +72,7 @@ def _run_one(config: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
     workdir.mkdir(parents=True, exist_ok=True)
     with checkpoint.lock(workdir):
         _claim(config, workdir)
-        print(json.dumps(config_lib.as_dict(config), indent=1))
+        print("\n".join(config_lib.as_flags(config)))
         done = workdir / "results.json"
         if done.exists():
             results = json.loads(done.read_text())

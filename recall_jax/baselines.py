@@ -1,5 +1,7 @@
 """What a model must beat before it is worth reading about: counts, no training."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from recall_jax import retrieval
@@ -12,7 +14,7 @@ BLOCK = 1 << 22  # scores held at a time
 def popularity(data: Data, part: Part) -> Search:
     """The items with the most training events, the same list for everybody."""
     score = data.popularity[1:].astype(np.int64)
-    return _search(lambda rows: np.tile(score, (len(rows), 1)), part=part)
+    return dense_search(lambda rows: np.tile(score, (len(rows), 1)), part=part)
 
 
 def bigram(data: Data, part: Part) -> Search:
@@ -37,7 +39,7 @@ def bigram(data: Data, part: Part) -> Search:
         block[row, pairs[index] % num_items] += weight * counts[index]
         return block
 
-    return _search(score, part=part)
+    return dense_search(score, part=part)
 
 
 def _followers(data: Data) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -57,8 +59,8 @@ def _followers(data: Data) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return starts, pairs, counts
 
 
-def _search(score, *, part: Part) -> Search:
-    """A `Search` over a dense function of query positions, a block at a time."""
+def dense_search(score: Callable[[np.ndarray], np.ndarray], *, part: Part) -> Search:
+    """A `Search` over scores [rows, V] >= 0 of query positions, a block at a time."""
 
     def search(k: int, exclude: retrieval.Exclude | None) -> retrieval.Found:
         size = max(1, BLOCK // score(np.arange(1)).shape[1])
@@ -91,4 +93,8 @@ def _top(
     values = np.take_along_axis(scores, kept, 1)
     order = np.argsort(-values, axis=1, kind="stable")
     ids, values = (np.take_along_axis(x, order, 1) for x in (kept, values))
-    return np.where(values < 0, -1, ids).astype(np.int32), values.astype(np.float64)
+    gone = values < 0
+    return (
+        np.where(gone, -1, ids).astype(np.int32),
+        np.where(gone, -np.inf, values.astype(np.float64)),
+    )

@@ -5,7 +5,7 @@ import difflib
 import importlib
 from typing import Any, get_origin
 
-from recall_jax import evaluate
+from recall_jax.evaluate import EvaluateConfig
 from recall_jax.fit import TrainConfig
 from recall_jax.objective import LossConfig, NegativesConfig
 from recall_jax.train import OptimConfig
@@ -25,7 +25,7 @@ class Experiment:
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
-    evaluate: evaluate.Config = dataclasses.field(default_factory=evaluate.Config)
+    evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
 
 
 def as_dict(config: Any) -> Any:
@@ -38,6 +38,19 @@ def as_dict(config: Any) -> Any:
         for field in dataclasses.fields(config)
     }
     return {"type": f"{kind.__module__}:{kind.__qualname__}", **fields}
+
+
+def as_flags(config: Any, *, path: str = "--config") -> list[str]:
+    """Every field as the flag that would set it."""
+    if dataclasses.is_dataclass(config):
+        return [
+            line
+            for field in dataclasses.fields(config)
+            for line in as_flags(
+                getattr(config, field.name), path=f"{path}.{field.name}"
+            )
+        ]
+    return [f"{path}={config}"]
 
 
 def from_dict(content: Any) -> Any:

@@ -17,7 +17,7 @@ from recall_jax.types import InputError
 
 
 @dataclasses.dataclass
-class Config:
+class EvaluateConfig:
     """What is measured, and how seen items are treated."""
 
     metrics: tuple[str, ...] = ("hr@10", "ndcg@10", "recall@20", "ndcg@20", "mrr@20")
@@ -27,12 +27,12 @@ class Config:
     batch_size: int = 1024  # users and items encoded at a time
 
 
-def cutoff(config: Config) -> int:
+def cutoff(config: EvaluateConfig) -> int:
     """The largest k of the metrics."""
     return max(metrics.parse(name)[1] for name in config.metrics)
 
 
-def check(config: Config, data: Data) -> None:
+def check(config: EvaluateConfig, data: Data) -> None:
     """Raise on what would fail after training: k, names, an empty part, a leak."""
     k = cutoff(config)
     if k > data.dataset.num_items:
@@ -56,7 +56,7 @@ def check(config: Config, data: Data) -> None:
         check_leak(data, part, seen=removes_seen(config, data))
 
 
-def removes_seen(config: Config, data: Data) -> bool:
+def removes_seen(config: EvaluateConfig, data: Data) -> bool:
     """Whether items of a user's history are removed from his list."""
     choices = {"auto": not data.repeats, "removed": True, "kept": False}
     if config.seen not in choices:
@@ -192,16 +192,15 @@ class Result(NamedTuple):
 
     def intervals(self, *, seed: int = 0) -> dict[str, list[float]]:
         """95 % bootstrap intervals over users."""
-        return {
-            name: [float(x) for x in metrics.bootstrap_interval(value, seed=seed)]
-            for name, value in self.values.items()
-        }
+        columns = np.stack(list(self.values.values()), axis=1)
+        bounds = np.stack(metrics.bootstrap_interval(columns, seed=seed), axis=1)
+        return dict(zip(self.values, bounds.tolist(), strict=True))
 
 
 Search = Callable[[int, retrieval.Exclude | None], retrieval.Found]
 
 
-def measure(search: Search, *, data: Data, part: Part, config: Config) -> Result:
+def measure(search: Search, *, data: Data, part: Part, config: EvaluateConfig) -> Result:
     """Search with k + 1, so that a tie across the cut-off shows, and rank."""
     aim = targets(data, part, seen=removes_seen(config, data))
     k = min(cutoff(config) + 1, data.dataset.num_items)
@@ -217,7 +216,7 @@ INDEXES = {"exact": retrieval.Exact, "scann": retrieval.Scann}
 
 
 def measure_model(
-    encoder: Encoder, params, *, data: Data, part: Part, config: Config, index: str
+    encoder: Encoder, params, *, data: Data, part: Part, config: EvaluateConfig, index: str
 ) -> Result:
     """A model's metrics on a part through one index over all items."""
     items = encode_items(encoder, params, data=data, batch_size=config.batch_size)

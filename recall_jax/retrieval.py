@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import importlib.util
 import math
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -87,8 +88,8 @@ def blocked_top_k(
     starts = np.minimum(np.arange(0, total, size), total - size)
     blocks = []
     for start, pairs in zip(starts, _padded_pairs(exclude, starts=starts, size=size)):
-        block = jax.tree.map(lambda x: x[start : start + size], queries)
-        block, pairs = jax.device_put((block, pairs))
+        rows = operator.itemgetter(slice(start, start + size))
+        block, pairs = jax.device_put((jax.tree.map(rows, queries), pairs))
         blocks.append(_search_block(block, pairs, operands, score, k, select))
     return _joined(jax.device_get(blocks), starts=starts, shape=(total, k))
 
@@ -141,9 +142,7 @@ class Exact:
     def build(cls, vectors: Vectors) -> "Exact":
         return cls(jnp.asarray(_checked(vectors), jnp.float32))
 
-    def search(
-        self, queries: Queries, k: int, exclude: Exclude | None = None
-    ) -> Found:
+    def search(self, queries: Queries, k: int, exclude: Exclude | None = None) -> Found:
         return _dense_search(self.vectors, queries, k, exclude, jax.lax.top_k)
 
 
@@ -163,9 +162,7 @@ class Approx:
         vectors = jnp.asarray(_checked(vectors), jnp.float32)
         return cls(vectors, _approx_max_k(recall_target))
 
-    def search(
-        self, queries: Queries, k: int, exclude: Exclude | None = None
-    ) -> Found:
+    def search(self, queries: Queries, k: int, exclude: Exclude | None = None) -> Found:
         return _dense_search(self.vectors, queries, k, exclude, self.select)
 
 
@@ -234,24 +231,142 @@ class Scann:
         _refuse_nan(~np.isfinite(norms), what="vectors")
         settings = settings or scann_settings(len(vectors))
         searcher = _scann_searcher(vectors, settings)
-        return cls(searcher, settings, vectors.shape, norms.max())
+        return cls(searcher, settings, vectors.shape, float(norms.max()))
 
-    def search(
-        self, queries: Queries, k: int, exclude: Exclude | None = None
-    ) -> Found:
+    def search(self, queries: Queries, k: int, exclude: Exclude | None = None) -> Found:
         queries = jax.device_get(_checked(queries, width=self.shape[1]))
         queries = np.ascontiguousarray(queries, np.float32)
-        # ScaNN drops a row whose score is not a number; norms like these have none.
-        overflows = _norms(queries) * self.largest_norm >= np.finfo(np.float32).max
-        _refuse_nan(overflows | ~np.isfinite(_norms(queries)), what="queries")
+        # ScaNN drops a row whose score is not a number; small norms have no such score.
+        small = _norms(queries) * max(1, self.largest_norm) < np.finfo(np.float32).max
+        _refuse_nan(~small, what="queries")
         total, num_items = len(queries), self.shape[0]
         exclude = _fitting(exclude, k=k, num_queries=total, num_items=num_items)
         keys, counts = _distinct_pairs(exclude, num_items=num_items)
         found = _nothing((total, k))
+        need = np.minimum(k, num_items - counts)
         # A group for each power of two: one long history does not slow the others.
-        extra = np.array([_power_of_two(count) for count in counts], int)
+        extra = _power_of_two(counts)
         for more in np.unique(extra):
-            rows, ask, leaves = np.flatnonzero(extra == more), k + more, 1
-            while len(rows):
-                ...
+            rows = np.flatnonzero(extra == more)
+            self._fill(found, queries, rows=rows, ask=k + more, need=need, keys=keys)
         return found
+
+    def _fill(self, found, queries, *, rows, ask, need, keys):
+        """Answer `rows`, asking for more as long as too little is found."""
+        num_items, leaves = self.shape[0], self.settings.leaves_to_search
+        while len(rows):
+            ask, leaves = min(ask, num_items), min(leaves, self.settings.leaves)
+            for block in _blocks(rows, width=ask):
+                ids, scores = self._ask(queries[block], ask=ask, leaves=leaves)
+                codes = block[:, None] * num_items + ids
+                gone = np.isnan(scores) | (keys[np.searchsorted(keys, codes)] == codes)
+                best = _first_kept(ids, scores, gone=gone, k=found.ids.shape[1])
+                found.ids[block], found.scores[block] = best
+            if ask == num_items and leaves == self.settings.leaves:
+                return
+            rows = rows[(found.ids[rows] >= 0).sum(axis=1) < need[rows]]
+            ask, leaves = 4 * ask, 4 * leaves
+
+    def _ask(self, queries, *, ask, leaves):
+        """Rows and scores [q, ask], best first; score NaN where ScaNN has no more."""
+        ids, scores = self.searcher.search_batched_parallel(
+            queries,
+            final_num_neighbors=int(ask),
+            pre_reorder_num_neighbors=int(
+                min(ask + self.settings.reorder, self.shape[0])
+            ),
+            leaves_to_search=leaves or None,
+        )
+        return ids.astype(np.int32), scores + np.float32(0)  # and no -0.0
+
+
+def _scann_searcher(vectors, settings):
+    try:
+        from scann import scann_ops_pybind
+    except ImportError as error:
+        raise MissingPackage("ScaNN is not installed: pip install scann") from error
+    builder = scann_ops_pybind.builder(vectors, 1, "dot_product")
+    if settings.leaves:
+        builder = builder.tree(settings.leaves, settings.leaves_to_search)
+    if not settings.reorder:
+        return builder.score_brute_force().build()
+    threshold = settings.anisotropic_threshold
+    builder = builder.score_ah(
+        settings.dimensions_per_block, anisotropic_quantization_threshold=threshold
+    )
+    return builder.reorder(settings.reorder).build()
+
+
+def _distinct_pairs(exclude, *, num_items):
+    """Exclusions as sorted codes query * n + row, closed by one larger than all, and
+    how many each query has."""
+    total = len(exclude.offsets) - 1
+    queries = np.repeat(np.arange(total), np.diff(exclude.offsets))
+    keys = np.sort(queries * num_items + exclude.ids)
+    keys = keys[np.diff(keys, prepend=-1) > 0]  # np.unique is ten times slower here
+    counts = np.bincount(keys // num_items, minlength=total)
+    return np.append(keys, np.iinfo(np.int64).max), counts
+
+
+def _blocks(rows, *, width):
+    """`rows` in parts whose answers of `width` entries stay within the budget."""
+    size = max(1, BLOCK_BYTES // (8 * width))
+    return np.split(rows, np.arange(size, len(rows), size))
+
+
+def _first_kept(ids, scores, *, gone, k):
+    """The first k not gone of answers sorted by score, ties then by lower row."""
+    kept = np.argsort(gone, axis=1, kind="stable")[:, :k]
+    ids = np.take_along_axis(np.where(gone, -1, ids), kept, axis=1)
+    scores = np.take_along_axis(np.where(gone, -np.inf, scores), kept, axis=1)
+    order = np.lexsort((ids, -scores), axis=1)
+    return (np.take_along_axis(x, order, axis=1) for x in (ids, scores))
+
+
+def _power_of_two(count):
+    """The least power of two that holds `count`; 0 for 0."""
+    return np.where(count > 0, 1 << np.frexp(np.maximum(count, 1) - 1)[1], 0)
+
+
+def _norms(vectors):
+    return np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
+
+
+def _nothing(shape):
+    return Found(np.full(shape, -1, np.int32), np.full(shape, -np.inf, np.float32))
+
+
+def _checked(vectors, *, width=None):
+    wanted = "[n, d], neither 0" if width is None else f"[q, {width}], as the index"
+    fits = vectors.ndim == 2 and vectors.shape[1] == (width or vectors.shape[1])
+    if not fits or (width is None and 0 in vectors.shape):
+        raise InputError(f"expected vectors {wanted}; got {list(vectors.shape)}")
+    return vectors
+
+
+def _fitting(exclude, *, k, num_queries, num_items):
+    """`exclude`, empty for None, once it and k are known to fit the search."""
+    if not 1 <= k <= num_items:
+        raise InputError(f"k={k} is not within 1..{num_items}, the rows of the index")
+    if exclude is None:
+        return Exclude(np.zeros(num_queries + 1, np.int64), np.zeros(0, np.int32))
+    offsets, ids = exclude
+    if len(offsets) != num_queries + 1 or offsets[-1] != len(ids):
+        raise InputError(
+            f"exclude has {len(offsets)} offsets up to {offsets[-1]} for {len(ids)} ids; "
+            f"{num_queries} queries need {num_queries + 1}, the last equal to the ids"
+        )
+    if len(ids) and not 0 <= ids.min() <= ids.max() < num_items:
+        raise InputError(
+            f"exclude has ids {ids.min()}..{ids.max()}; the index has rows "
+            f"0..{num_items - 1}"
+        )
+    return exclude
+
+
+def _refuse_nan(is_nan, *, what):
+    if is_nan.any():
+        raise FloatingPointError(
+            f"{is_nan.sum()} of {len(is_nan)} {what}, the first at {is_nan.argmax()}, "
+            "give scores that are not numbers; did the training diverge?"
+        )

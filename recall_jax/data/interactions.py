@@ -190,7 +190,7 @@ def _sorted(
     return log, start, float(np.mean(log.time[last] == log.time[last - 1]))
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class Config:
     """How a log is filtered and split. Each source's Config adds its own fields."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recall_jax.data import positives, shards
+from recall_jax.data import interactions, positives, shards
 from recall_jax.data.interactions import Bag, Entities, Interactions
 from recall_jax.types import InputError
 
@@ -23,7 +23,7 @@ ISO_FORMATS = ("%F %T%.f", "%F %T%.f%#z", "%F", "%F %H:%M")
 
 
 @dataclasses.dataclass
-class Config:
+class Config(interactions.Config):
     """Where a log is, what its columns are called ('' none), and what is positive.
 
     A path is a .csv, .tsv (both may be gzipped) or .parquet file, a folder of such

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from recall_jax.data import interactions
 from recall_jax.data.interactions import Bag, Entities, Interactions
 from recall_jax.types import InputError
 
@@ -71,7 +72,7 @@ LAYOUTS = {
 
 
 @dataclasses.dataclass
-class Config:
+class Config(interactions.Config):
     """Which MovieLens, and where it lies.
 
     `dir` is a folder or a zip. Empty: ml-1m (ml-100k) or ml-1m.zip in

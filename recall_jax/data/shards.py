@@ -136,7 +136,7 @@ def read_shard(
         # A quoted '' is as empty as one without quotes; lines at the end may be blank.
         rows = rows.with_columns(polars.all().replace("", None)).select(names)
         filled = rows.select(polars.any_horizontal(polars.all().is_not_null()))
-        return rows; rows.head(len(rows) - (filled.to_series().reverse().arg_max() or 0))
+        return rows.head(len(rows) - (filled.to_series().reverse().arg_max() or 0))
 
 
 def read_text(

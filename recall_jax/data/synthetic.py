@@ -23,19 +23,22 @@ from typing import NamedTuple
 
 import numpy as np
 
+from recall_jax import baselines
+from recall_jax.data import interactions, reactions
+from recall_jax.data.dataset import Data, Part
 from recall_jax.data.interactions import Bag, Entities, Interactions
+from recall_jax.evaluate import Search
 from recall_jax.types import InputError
 
 ACTIONS = ("shown", "click", "like", "save", "share", "buy")  # names of action codes
 START, DAY, SESSION_GAP = 1_577_836_800, 86_400, 3_600  # seconds; 2020-01-01 UTC
 MIN_EVENTS = 5  # positive ones of a user
-MAX_SHOWN = 4  # exposures after an event, a second each: less than the shortest pause
 KINDS, BRANDS, PRICES, TAGS, NOISES, REGIONS, DEVICES = 6, 60, 10, 40, 20, 8, 4
-BLOCK = 2**26  # users * items drawn together; bounds the memory
+BLOCK = 2**28  # users * items drawn together; bounds the memory
 
 
 @dataclasses.dataclass
-class Config:
+class Config(interactions.Config):
     """Sizes and habits. Strengths are standard deviations of an item's logit."""
 
     num_users: int = 6_000
@@ -64,7 +67,25 @@ class Config:
         return min(self.max_events_per_user, self.num_items // 3)
 
     def load(self) -> Interactions:
-        return generate(self).log
+        """The positives; `generate(config).log` has the exposures too."""
+        log = generate(self).log
+        return log.select(log.events["action"] > 0)
+
+    def baselines(self, data: Data, part: Part) -> dict[str, Search]:
+        """The oracle's row: nobody who does not know the generator can beat it. Only
+        under leave_one_out without filters does it know what the last event was."""
+        if (
+            self.protocol != "leave_one_out"
+            or self.min_user_events + self.min_item_events
+        ):
+            return {}
+        oracle, from_end = generate(self).oracle, 1 if part is data.test else 2
+
+        def score(rows: np.ndarray) -> np.ndarray:
+            users = data.user_codes[part.user[rows] - 1]
+            return oracle.scores(users, from_end=from_end)[:, data.item_codes]
+
+        return {"oracle": baselines.dense_search(score, part=part)}
 
 
 class Catalogue(NamedTuple):
@@ -143,7 +164,7 @@ def generate(config: Config) -> Synthetic:
     users, taste = _make_users(config, rngs[1])
     walk = _plan(config, rngs[2])
     _fill(config, rngs[3], items, taste=taste, walk=walk)
-    log = _make_log(config, rngs[4], items, users=users, walk=walk)
+    log = reactions.make_log(config, rngs[4], items, users=users, walk=walk)
     return Synthetic(log, Oracle(config, items, walk))
 
 
@@ -232,8 +253,10 @@ def _plan(config: Config, rng) -> Walk:
     user = np.repeat(np.arange(len(length), dtype=np.int32), length)
     begins = rng.random(len(user)) * config.session_length < 1
     begins[start[:-1]] = True
-    pause = np.minimum(rng.lognormal(3.5, 1.0, len(user)), 600) + MAX_SHOWN + 2
-    pause = np.where(begins, SESSION_GAP + MAX_SHOWN + 1, pause)
+    pause = (
+        np.minimum(rng.lognormal(3.5, 1.0, len(user)), 600) + reactions.MAX_SHOWN + 2
+    )
+    pause = np.where(begins, SESSION_GAP + reactions.MAX_SHOWN + 1, pause)
     # What is left of the span falls between sessions, in random parts.
     part = rng.exponential(size=len(user)) * begins
     parts = np.bincount(user, part) + rng.exponential(size=len(length))
@@ -309,80 +332,6 @@ def _draw(rng, chances):
     """A column of each row; in float64 the threshold stays below the total."""
     total = np.cumsum(chances, axis=1)
     return (total > rng.random((len(total), 1)) * total[:, -1:]).argmax(axis=1)
-
-
-def _make_log(config: Config, rng, items: Catalogue, *, users, walk) -> Interactions:
-    """Rows: every positive event, followed by what was shown after it."""
-    after, passed_over = _exposures(config, rng, items, walk)
-    source = np.append(np.arange(len(walk.user)), after)
-    order = np.argsort(source, kind="stable")
-    source, shown = source[order], order >= len(walk.user)
-    item = np.append(walk.item, passed_over)[order]
-    place = np.arange(len(source)) - np.searchsorted(source, source)
-    reactions = _reactions(config, rng, items, walk)
-    queries = _searches(config, rng, items, walk)
-    lengths = np.where(shown, 0, np.diff(queries.offsets)[source])
-    events = {name: np.where(shown, 0, x[source]) for name, x in reactions.items()}
-    events["session"] = np.cumsum(walk.begins)[source]
-    events["market"] = items.seen.columns["market"][item]
-    events["query"] = Bag(queries.values, np.append(0, np.cumsum(lengths)))
-    user, time = walk.user[source], walk.time[source] + place
-    return Interactions(
-        user, item, users, items.seen, time=time, events=events, source="synthetic"
-    )
-
-
-def _exposures(config: Config, rng, items: Catalogue, walk: Walk):
-    """Events [e] and popular items [e] of their markets, born then and not yet met."""
-    count = rng.poisson(config.exposures_per_event, len(walk.user))
-    event = np.repeat(np.arange(len(count)), np.minimum(count, MAX_SHOWN))
-    market, start = items.market[walk.item[event]], items.start
-    weight = np.append(0, np.cumsum(np.exp(items.popularity, dtype=np.float64)))
-    low, high = weight[start[market]], weight[start[market + 1]]
-    item = np.searchsorted(weight, rng.uniform(low, high, (8, len(event)))) - 1
-    row = walk.user * np.int64(len(items.market))
-    met, key = row + walk.item, row[event] + item
-    order = np.argsort(met)
-    found = order[np.searchsorted(met, key, sorter=order) % len(met)]
-    free = (met[found] != key) | (found > event)
-    free &= items.birth_day[item] <= walk.day[event]
-    item = item[free.argmax(axis=0), np.arange(len(event))]  # the first free of 8
-    return event[free.any(axis=0)], item[free.any(axis=0)].astype(np.int32)
-
-
-def _reactions(config: Config, rng, items: Catalogue, walk: Walk) -> dict:
-    """What positive events show: all of it follows how well the item matched."""
-    match = np.einsum("nd,nd->n", walk.wish, items.own[walk.item])
-    match = (match - match.mean()) / (match.std() + 1e-6)
-    size = len(match)
-    # Careless taps fall more often on what is liked less.
-    careless = rng.random(size) < 2 * config.accident_share
-    careless &= rng.logistic(size=size) > match
-    did = rng.logistic([0.5, 1.5, 2.5], size=(size, 3)) < match[:, None]
-    did[careless] = False  # like, save, share
-    eager = rng.normal(-0.5, 1.0, config.num_markets)[walk.intent]
-    bought = rng.logistic(size=size) < match + eager
-    bought &= np.append(walk.begins[1:], True) & ~careless
-    bought &= items.market[walk.item] == walk.intent
-    deepest = np.where(did, [2, 3, 4], 1).max(axis=1)
-    dwell = np.exp(3.4 + 0.6 * match + 0.5 * rng.standard_normal(size))
-    dwell = np.where(careless, rng.uniform(0.3, 2.0, size), dwell)
-    return {
-        "action": np.where(bought, 5, deepest),
-        "grade": np.minimum(1 + did.sum(axis=1) + bought, 4),
-        "dwell": dwell.astype(np.float32),
-        "conversion": bought.astype(int),
-    }
-
-
-def _searches(config: Config, rng, items: Catalogue, walk: Walk) -> Bag:
-    """1 to 3 of the intent's words, in some sessions, on their second event: there the
-    oracle knows the intent anyway."""
-    count = rng.integers(1, 4, len(walk.user))
-    count *= np.append(False, walk.begins[:-1]) & ~walk.begins
-    count *= rng.random(len(count)) < config.query_share
-    words = items.words[np.repeat(walk.intent, count), np.arange(count.sum()) % 4]
-    return Bag(words, np.append(0, np.cumsum(count)))
 
 
 def _words(count: int, ending: str) -> np.ndarray:

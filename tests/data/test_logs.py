@@ -64,7 +64,7 @@ def test_every_role_has_its_column(tmp_path):
         "1,a,100,0.5,click,3.5,x,4,red|shoe,1,0.5\n"
         "2,b,90,1,buy,,y,,,2,2\n"
         "1,c,80,0,click,2,x,5,shoe,3,\n"
-        "1,c,80,0,click,2,,5,||blue,3,1\n"
+        '1,c,80,0,click,2,"",5,||blue,3,1\n'
     )
     log = logs.Config(
         write_log(tmp_path, text),
@@ -230,17 +230,17 @@ def test_names_the_first_time_that_is_none(tmp_path, values, form, said):
 
 def test_features_are_aligned_and_told_by_their_values(tmp_path):
     items = (
-        "item,price,shop,genres,title,size,unused\n"
-        "c,2.5,7,x|y,The C,1,1\n"
-        "never seen,9.5,9,z,Z,1,1\n"
-        "a,1,07,y,The A,,1\n"
+        "item,price,shop,genres,title,size,length,unused\n"
+        "c,2.5,7,x|y,The C,1,1.5,1\n"
+        "never seen,9.5,9,z,Z,1,1.5,1\n"
+        "a,1,07,y,The A,,0.5,1\n"
     )
     log = logs.Config(
         write_log(tmp_path, PLAIN),
         item_features=write(tmp_path / "items.csv", items),
-        item_columns=("price", "shop", "genres", "title", "size"),
+        item_columns=("price", "shop", "genres", "title", "size", "length"),
         bags=("genres",),
-        text=("title",),
+        text=("title", "length"),
     ).load()
     assert log.items.id.tolist() == ["a", "b", "c"]
     columns = log.items.columns
@@ -251,6 +251,7 @@ def test_features_are_aligned_and_told_by_their_values(tmp_path):
     assert columns["size"].tolist() == ["", "", "1"]
     assert bag_of(columns["genres"]) == [["y"], [], ["x", "y"]]
     assert log.items.text["title"].tolist() == ["The A", "", "The C"]
+    assert log.items.text["length"].tolist() == ["0.5", "", "1.5"]
     assert log.users.columns == {}
 
 
@@ -435,6 +436,14 @@ def test_a_corrupt_parquet_file_is_named(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(InputError, match="log.parquet could not be read"):
             logs.Config(str(path)).load()
+
+
+def test_an_empty_id_of_parquet_is_named_by_its_row(tmp_path):
+    for number, users in enumerate([["x", ""], ["x", None], [1.0, 1.5]]):
+        columns = {"user": users, "item": ["a", "b"]}
+        path = write_parquet(tmp_path / f"{number}.parquet", columns)
+        with pytest.raises(InputError, match=r"parquet, row 1: column 'user' should"):
+            logs.Config(path).load()
 
 
 def test_a_torn_gzip_is_named(tmp_path):

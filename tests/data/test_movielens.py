@@ -189,6 +189,7 @@ def test_loads_with_numpy_alone(tmp_path):
         (RATINGS.replace(b"::3::", b"::3.5::"), r"line 2 .*rating .*is '3\.5'"),
         (RATINGS.replace(b"2::20", b"-2::20"), "line 2 of 4: user .*is '-2'"),
         (RATINGS.replace(b"2::20", b"2::0"), "line 2 of 4: movie .*is '0'"),
+        (RATINGS.replace(b"2::20", b"2::"), "line 2 of 4: movie .*is ''"),
         (RATINGS.replace(b"2::20", b"2::x\xe9"), "line 2 of 4: movie .*is 'xé'"),
         (RATINGS.replace(b"2::20", b"2::" + b"9" * 5000), "line 2 of 4: movie"),
         (b"5::978300760::1::10\n", "line 1 of 1: rating|unix time"),

@@ -1,0 +1,23 @@
+"""YoutubeDNN (Covington et al. 2016) on MovieLens 1M, 5-core, leave-one-out.
+
+    python -m experiments.run --config=youtubednn_ml1m
+"""
+
+from recall_jax.config import Experiment
+from recall_jax.data import movielens
+from recall_jax.fit import TrainConfig
+from recall_jax.models import youtubednn
+from recall_jax.objective import LossConfig, NegativesConfig
+from recall_jax.train import OptimConfig
+
+
+def get_config() -> Experiment:
+    return Experiment(
+        name="youtubednn_ml1m",
+        data=movielens.Config(name="1m", min_user_events=5, min_item_events=5),
+        model=youtubednn.Config(query=("history", "gender", "age", "occupation")),
+        negatives=NegativesConfig(kind="full", correction="none"),
+        loss=LossConfig(name="softmax", temperature=0.07),
+        optim=OptimConfig(learning_rate=2e-3, schedule="cosine"),
+        train=TrainConfig(epochs=8, batch_size=1024),
+    )

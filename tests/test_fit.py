@@ -1,0 +1,305 @@
+"""The step and the loop: compiled once, reproducible, resumable, stopped by NaN."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import make_data
+from flax import nnx
+
+from recall_jax import checkpoint, fit, logs, objective, tables, train
+from recall_jax.models import dssm
+from recall_jax.types import InputError
+
+NEGATIVES = objective.NegativesConfig(kind="uniform", num=4)
+LOSS = objective.LossConfig(temperature=0.2)
+MODEL = dssm.Config(
+    history_length=5, id_width=4, feature_width=2, hidden=(8,), item_hidden=(), width=4
+)
+
+
+def pieces(
+    data,
+    *,
+    model=MODEL,
+    optim=train.OptimConfig(),
+    negatives=NEGATIVES,
+    loss=LOSS,
+    seed: int = 0,
+):
+    """(step, state, hypers, source) of a small model."""
+    keys = jax.random.split(jax.random.key(seed))
+    built, specs = model.make(data.schema, nnx.Rngs(keys[0]))
+    optimizer = train.make_optimizer(optim)
+    graph, state = train.init_state(built, specs, optimizer=optimizer, key=keys[1])
+    goal = objective.make_objective(loss, negatives)
+    step = train.make_step(graph, objective=goal, optimizer=optimizer)
+    hypers = train.make_hypers(optim, loss, negatives, num_steps=100)
+    return step, state, hypers, objective.make_source(data, negatives)
+
+
+def loop_of(data, folder, *, config, validate=None, **changes) -> tuple:
+    step, state, hypers, source = pieces(data, **changes)
+    plan = fit.make_plan(config, num_examples=data.num_examples)
+    values = iter(range(1000))
+    after = checkpoint.latest_step(folder / "checkpoints") or 0
+    loop = fit.Loop(
+        step=step,
+        source=source,
+        hypers=hypers,
+        plan=plan,
+        config=config,
+        order_key=jax.random.key(9),
+        validate=validate or (lambda state: {"ndcg@10": next(values)}),
+        select_by="ndcg@10",
+        folder=folder / "checkpoints",
+        log=logs.RunLog(folder, after=after),
+    )
+    return loop, state
+
+
+def assert_same(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+SMALL = fit.TrainConfig(epochs=3, batch_size=16, scan_steps=5)
+
+
+def test_ten_batches_and_swept_hypers_compile_once(data):
+    step, state, hypers, source = pieces(data)
+    run = jax.jit(step)
+    batches = [jnp.arange(16) + j for j in range(10)]
+    swept = [
+        hypers | {"temperature": t, "learning_rate": t, "strength": t}
+        for t in jnp.linspace(0.1, 1.0, 10)
+    ]
+    jax.block_until_ready((batches, swept))
+    with logs.count_compilations() as compiled:
+        for batch, setting in zip(batches, swept, strict=True):
+            state, _ = run(state, setting, source, batch)
+    assert compiled.count == 1
+
+
+def test_hypers_reach_the_step(data):
+    step, state, hypers, source = pieces(data)
+    batch = jnp.arange(16)
+    for name, value in [("temperature", 1.0), ("learning_rate", 1.0), ("strength", 0)]:
+        changed = hypers | {name: jnp.float32(value)}
+        one, _ = step(state, hypers, source, batch)
+        other, _ = step(state, changed, source, batch)
+        if name == "strength":  # of a uniform sampler: a constant, it cancels
+            jax.tree.map(
+                functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4),
+                one.tables,
+                other.tables,
+            )
+        else:
+            assert not np.allclose(one.tables["item"], other.tables["item"])
+
+
+@pytest.mark.parametrize("rule", list(tables.RULES))
+def test_touched_rows_train_as_the_whole_table_does(rule, monkeypatch):
+    """The same run with every table forced down the dense path, in every parameter."""
+    data = make_data(users=60, items=500, events=1500, history_length=2)
+    optim = train.OptimConfig(tables=rule, weight_decay=0.1, learning_rate=0.01)
+    run = functools.partial(pieces, data, optim=optim)
+    step, start, hypers, source = run()
+    paths = []
+
+    def whole(table, ids, *, slot):
+        mask = jnp.zeros(table.shape[0], bool).at[ids].set(True).at[0].set(False)
+        return table, ids, tables.Touched(None, mask), slot
+
+    def train_for(step, state, steps):
+        for j in range(steps):
+            state, _ = jax.jit(step)(state, hypers, source, jnp.arange(8) + 8 * j)
+        return state
+
+    compact = tables.compact
+
+    def noted(table, ids, *, slot):
+        result = compact(table, ids, slot=slot)
+        paths.append(result[2].rows is not None)
+        return result
+
+    monkeypatch.setattr(tables, "compact", noted)
+    by_rows = train_for(step, start, 4)
+    assert any(paths), "no table took the path under test"
+    monkeypatch.setattr(tables, "compact", whole)
+    by_table = train_for(run()[0], start, 4)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
+        by_rows,
+        by_table,
+    )
+    moved = np.abs(by_rows.tables["history"] - start.tables["history"]).sum(1) > 0
+    assert 0 < moved.sum() < len(moved) and not moved[0]
+
+
+@pytest.mark.parametrize(
+    "negatives",
+    [
+        objective.NegativesConfig(kind="in_batch"),
+        objective.NegativesConfig(kind="in_batch", correction="none"),
+        objective.NegativesConfig(kind="uniform", num=8),
+        objective.NegativesConfig(kind="popularity", num=8),
+        objective.NegativesConfig(kind="full", correction="none"),
+    ],
+)
+@pytest.mark.parametrize("name", ["softmax", "logistic"])
+def test_every_cell_of_the_grid_learns(data, negatives, name):
+    loss = objective.LossConfig(name=name, temperature=0.2)
+    step, state, hypers, source = pieces(
+        data,
+        negatives=negatives,
+        loss=loss,
+        optim=train.OptimConfig(learning_rate=0.02),
+    )
+    run = jax.jit(step)
+    losses = []
+    for _ in range(30):
+        state, metrics = run(state, hypers, source, jnp.arange(32))
+        losses.append(float(metrics["loss"]))
+    assert np.isfinite(losses).all() and losses[-1] < losses[0]
+
+
+def test_weights_scale_an_examples_pull(data):
+    """Weight 0 takes an example out; equal weights change nothing."""
+    step, state, hypers, source = pieces(
+        data, negatives=objective.NegativesConfig(kind="full", correction="none")
+    )
+
+    def after(batch, weights):
+        dataset = dataclasses.replace(source.dataset, weights=weights)
+        return step(state, hypers, source._replace(dataset=dataset), batch)[1]["loss"]
+
+    ones = jnp.ones(len(data.items))
+    position = int(source.dataset.example_position[3])
+    np.testing.assert_allclose(
+        after(jnp.arange(4), ones.at[position].set(0)), after(jnp.arange(3), ones), 1e-5
+    )
+    np.testing.assert_allclose(
+        after(jnp.arange(4), 3 * ones), after(jnp.arange(4), ones), 1e-5
+    )
+
+
+def test_two_runs_with_one_seed_are_equal_and_another_seed_is_not(data, tmp_path):
+    ends = []
+    for j, seed in enumerate((0, 0, 1)):
+        loop, state = loop_of(data, tmp_path / str(j), config=SMALL, seed=seed)
+        ends.append(fit.fit(loop, state).state)
+    assert_same(ends[0], ends[1])
+    assert not np.array_equal(ends[0].tables["item"], ends[2].tables["item"])
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("at", [1, 6, 10])
+def test_a_run_cut_off_between_dispatches_resumes_bit_for_bit(data, tmp_path, at):
+    config = dataclasses.replace(SMALL, checkpoint_every=1)
+    loop, state = loop_of(data, tmp_path / "whole", config=config)
+    whole = fit.fit(loop, state)
+
+    loop, state = loop_of(data, tmp_path / "cut", config=config)
+    seen = iter(range(1000))
+    write = loop.log.write
+
+    def dying_write(step, values):
+        if next(seen) == at:
+            raise Killed
+        write(step, values)
+
+    loop.log.write = dying_write
+    with pytest.raises(Killed):
+        fit.fit(loop, state)
+    values = iter([v for v in range(1000) if v >= _validations(loop)])
+    loop, state = loop_of(
+        data,
+        tmp_path / "cut",
+        config=config,
+        validate=lambda state: {"ndcg@10": next(values)},
+    )
+    resumed = fit.fit(loop, state)
+    assert_same(whole.state, resumed.state)
+    assert whole.progress == resumed.progress
+    lines = [
+        (folder / "metrics.jsonl").read_text()
+        for folder in (tmp_path / "whole", tmp_path / "cut")
+    ]
+    assert lines[0] == lines[1]
+
+
+def _validations(loop) -> int:
+    """How many validations the newest checkpoint knows of."""
+    return (checkpoint.latest_step(loop.folder) or 0) // loop.plan.steps_per_epoch
+
+
+def test_early_stopping_keeps_the_best(data, tmp_path):
+    values = iter([0.1, 0.5, 0.4, 0.3, 0.9])
+    states = []
+
+    def validate(state):
+        states.append(jax.device_get(state.tables))
+        return {"ndcg@10": next(values)}
+
+    config = dataclasses.replace(SMALL, epochs=9, patience=2)
+    loop, state = loop_of(data, tmp_path, config=config, validate=validate)
+    fitted = fit.fit(loop, state)
+    assert len(states) == 4
+    assert fitted.progress.best_step == 2 * loop.plan.steps_per_epoch
+    assert_same(fitted.state.tables, states[1])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(data, tmp_path):
+    loop, state = loop_of(data, tmp_path, config=SMALL)
+    bad_step = loop.plan.steps_per_epoch + 3
+
+    def step(state, hypers, source, example):
+        state, metrics = loop.step(state, hypers, source, example)
+        return state, {
+            "loss": jnp.where(state.step == bad_step, jnp.nan, metrics["loss"])
+        }
+
+    kept = loop.plan.steps_per_epoch
+    with pytest.raises(fit.Diverged, match=f"at step {bad_step};.*of step {kept}"):
+        fit.fit(dataclasses.replace(loop, step=step), state)
+    assert checkpoint.latest_step(loop.folder) == kept
+
+
+def test_plans_divide_evenly_and_say_what_does_not_fit():
+    plan = fit.make_plan(fit.TrainConfig(batch_size=10, scan_steps=4), num_examples=97)
+    assert (plan.scan, plan.dispatches) == (3, 3)
+    with pytest.raises(InputError, match="batch_size 98 is larger than the 97"):
+        fit.make_plan(fit.TrainConfig(batch_size=98), num_examples=97)
+    with pytest.raises(InputError, match=r"train\.epochs is 0"):
+        fit.make_plan(fit.TrainConfig(epochs=0), num_examples=97)
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        (
+            lambda: objective.make_objective(LOSS, objective.NegativesConfig(kind="x")),
+            "in_batch",
+        ),
+        (
+            lambda: objective.make_objective(objective.LossConfig(name="x"), NEGATIVES),
+            "softmax",
+        ),
+        (
+            lambda: objective.make_objective(
+                LOSS, objective.NegativesConfig(kind="full")
+            ),
+            "correction=none",
+        ),
+        (lambda: train.make_optimizer(train.OptimConfig(schedule="x")), "cosine"),
+    ],
+)
+def test_wrong_names_are_offered_the_right_ones(config, told):
+    with pytest.raises(InputError, match=told):
+        config()
