@@ -83,13 +83,16 @@ def _top(
     k: int,
     exclude: retrieval.Exclude | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k best of each row, excluded ones as id -1."""
+    """The k best of each row, excluded ones as id -1.
+
+    Which of equals stands at the cut-off is open; pessimistic ranks do not depend on it.
+    """
     if exclude is not None:
         begin, stop = exclude.offsets[rows[0]], exclude.offsets[rows[-1] + 1]
         lengths = np.diff(exclude.offsets[rows[0] : rows[-1] + 2])
         scores[np.repeat(np.arange(len(rows)), lengths), exclude.ids[begin:stop]] = -1
     kept = np.argpartition(-scores, k - 1, axis=1)[:, :k]
-    kept.sort(axis=1)  # ties by the lower id
+    kept.sort(axis=1)  # equals by the lower id
     values = np.take_along_axis(scores, kept, 1)
     order = np.argsort(-values, axis=1, kind="stable")
     ids, values = (np.take_along_axis(x, order, 1) for x in (kept, values))

@@ -200,13 +200,21 @@ class Result(NamedTuple):
 Search = Callable[[int, retrieval.Exclude | None], retrieval.Found]
 
 
-def measure(search: Search, *, data: Data, part: Part, config: EvaluateConfig) -> Result:
+def measure(
+    search: Search, *, data: Data, part: Part, config: EvaluateConfig
+) -> Result:
     """Search with k + 1, so that a tie across the cut-off shows, and rank."""
     aim = targets(data, part, seen=removes_seen(config, data))
     k = min(cutoff(config) + 1, data.dataset.num_items)
     start = time.perf_counter()
     found = search(k, aim.exclude)
     seconds = time.perf_counter() - start
+    if k <= cutoff(config):  # a list of the whole catalogue: nothing comes after it
+        ids, listed = found
+        found = retrieval.Found(
+            np.pad(ids, ((0, 0), (0, 1)), constant_values=-1),
+            np.pad(listed, ((0, 0), (0, 1)), constant_values=-np.inf),
+        )
     ranks = metrics.target_ranks(found.ids, found.scores, targets=aim.positions)
     values = metrics.metric_table(ranks, aim.count, config.metrics)
     return Result(values, found, seconds)
@@ -216,7 +224,13 @@ INDEXES = {"exact": retrieval.Exact, "scann": retrieval.Scann}
 
 
 def measure_model(
-    encoder: Encoder, params, *, data: Data, part: Part, config: EvaluateConfig, index: str
+    encoder: Encoder,
+    params,
+    *,
+    data: Data,
+    part: Part,
+    config: EvaluateConfig,
+    index: str,
 ) -> Result:
     """A model's metrics on a part through one index over all items."""
     items = encode_items(encoder, params, data=data, batch_size=config.batch_size)

@@ -20,10 +20,8 @@ from jaxtyping import Array, Float, Float32, Int32, Int64
 
 from recall_jax.types import InputError
 
-BLOCK_BYTES = 8 << 20
-"""Scores held at a time: a larger block leaves a CPU's cache."""
-BLOCK_ROWS = 32
-"""Fewer queries than these at a time would read a large catalogue too often."""
+BLOCK_BYTES = 8 << 20  # of scores at a time: larger blocks leave a CPU's cache
+BLOCK_ROWS = 32  # at least: fewer would read a large catalogue too often
 
 Vectors = Float[Array | np.ndarray, "n d"]
 Queries = Float[Array | np.ndarray, "q d"]
@@ -137,51 +135,47 @@ class Exact:
     """Every inner product, and the k largest."""
 
     vectors: Float[Array, "n d"]
+    select: Callable = jax.lax.top_k
 
     @classmethod
     def build(cls, vectors: Vectors) -> "Exact":
         return cls(jnp.asarray(_checked(vectors), jnp.float32))
 
     def search(self, queries: Queries, k: int, exclude: Exclude | None = None) -> Found:
-        return _dense_search(self.vectors, queries, k, exclude, jax.lax.top_k)
+        return blocked_top_k(
+            inner_product,
+            _checked(queries, width=self.vectors.shape[1]),
+            operands=self.vectors,
+            k=k,
+            num_items=len(self.vectors),
+            exclude=exclude,
+            select=self.select,
+        )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
 class Approx:
-    """Every inner product, and `jax.lax.approx_max_k`, which is faster on a TPU.
+    """`Exact` that selects by `jax.lax.approx_max_k`, which is faster on a TPU.
 
     There it may miss rows, also where exclusions leave fewer than k; elsewhere it is
-    as exact and as slow as `Exact`. (Chern et al., TPU-KNN, 2022)
+    exact and no faster. (Chern et al., TPU-KNN, 2022)
     """
 
-    vectors: Float[Array, "n d"]
-    select: Callable
-
-    @classmethod
-    def build(cls, vectors: Vectors, *, recall_target: float = 0.95) -> "Approx":
-        vectors = jnp.asarray(_checked(vectors), jnp.float32)
-        return cls(vectors, _approx_max_k(recall_target))
-
-    def search(self, queries: Queries, k: int, exclude: Exclude | None = None) -> Found:
-        return _dense_search(self.vectors, queries, k, exclude, self.select)
+    @staticmethod
+    def build(vectors: Vectors, *, recall_target: float = 0.95) -> Exact:
+        exact = Exact.build(vectors)
+        return dataclasses.replace(exact, select=_approx_max_k(recall_target))
 
 
 @functools.cache
 def _approx_max_k(recall_target):
-    """One object a target, because another object would compile once more."""
-    return functools.partial(jax.lax.approx_max_k, recall_target=recall_target)
+    """One function a target, because another object would compile once more."""
 
+    def select(scores, k):
+        values, ids = jax.lax.approx_max_k(scores, k, recall_target=recall_target)
+        falling, ids = jax.lax.sort((-values, ids), num_keys=2)  # ties by lower row
+        return -falling, ids
 
-def _dense_search(vectors, queries, k, exclude, select):
-    return blocked_top_k(
-        inner_product,
-        _checked(queries, width=vectors.shape[1]),
-        operands=vectors,
-        k=k,
-        num_items=len(vectors),
-        exclude=exclude,
-        select=select,
-    )
+    return select
 
 
 class ScannSettings(NamedTuple):
@@ -220,25 +214,17 @@ class Scann:
     searcher: Any
     settings: ScannSettings
     shape: tuple[int, int]  # n, d
-    largest_norm: float
 
     @classmethod
     def build(
         cls, vectors: Vectors, *, settings: ScannSettings | None = None
     ) -> "Scann":
-        vectors = np.ascontiguousarray(jax.device_get(_checked(vectors)), np.float32)
-        norms = _norms(vectors)
-        _refuse_nan(~np.isfinite(norms), what="vectors")
+        vectors = _finite(_checked(vectors), what="vectors")
         settings = settings or scann_settings(len(vectors))
-        searcher = _scann_searcher(vectors, settings)
-        return cls(searcher, settings, vectors.shape, float(norms.max()))
+        return cls(_scann_searcher(vectors, settings), settings, vectors.shape)
 
     def search(self, queries: Queries, k: int, exclude: Exclude | None = None) -> Found:
-        queries = jax.device_get(_checked(queries, width=self.shape[1]))
-        queries = np.ascontiguousarray(queries, np.float32)
-        # ScaNN drops a row whose score is not a number; small norms have no such score.
-        small = _norms(queries) * max(1, self.largest_norm) < np.finfo(np.float32).max
-        _refuse_nan(~small, what="queries")
+        queries = _finite(_checked(queries, width=self.shape[1]), what="queries")
         total, num_items = len(queries), self.shape[0]
         exclude = _fitting(exclude, k=k, num_queries=total, num_items=num_items)
         keys, counts = _distinct_pairs(exclude, num_items=num_items)
@@ -246,7 +232,7 @@ class Scann:
         need = np.minimum(k, num_items - counts)
         # A group for each power of two: one long history does not slow the others.
         extra = _power_of_two(counts)
-        for more in np.unique(extra):
+        for more in np.unique(extra).tolist():
             rows = np.flatnonzero(extra == more)
             self._fill(found, queries, rows=rows, ask=k + more, need=need, keys=keys)
         return found
@@ -262,19 +248,17 @@ class Scann:
                 gone = np.isnan(scores) | (keys[np.searchsorted(keys, codes)] == codes)
                 best = _first_kept(ids, scores, gone=gone, k=found.ids.shape[1])
                 found.ids[block], found.scores[block] = best
-            if ask == num_items and leaves == self.settings.leaves:
-                return
             rows = rows[(found.ids[rows] >= 0).sum(axis=1) < need[rows]]
+            if ask == num_items and leaves == self.settings.leaves and len(rows):
+                _refuse_nan(np.isin(np.arange(len(queries)), rows), what="queries")
             ask, leaves = 4 * ask, 4 * leaves
 
     def _ask(self, queries, *, ask, leaves):
         """Rows and scores [q, ask], best first; score NaN where ScaNN has no more."""
         ids, scores = self.searcher.search_batched_parallel(
             queries,
-            final_num_neighbors=int(ask),
-            pre_reorder_num_neighbors=int(
-                min(ask + self.settings.reorder, self.shape[0])
-            ),
+            final_num_neighbors=ask,
+            pre_reorder_num_neighbors=min(ask + self.settings.reorder, self.shape[0]),
             leaves_to_search=leaves or None,
         )
         return ids.astype(np.int32), scores + np.float32(0)  # and no -0.0
@@ -328,8 +312,11 @@ def _power_of_two(count):
     return np.where(count > 0, 1 << np.frexp(np.maximum(count, 1) - 1)[1], 0)
 
 
-def _norms(vectors):
-    return np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
+def _finite(vectors, *, what):
+    """As ScaNN reads them. It drops a row with a NaN score, where an index must raise."""
+    vectors = np.ascontiguousarray(jax.device_get(vectors), np.float32)
+    _refuse_nan(~np.isfinite(vectors).all(axis=1), what=what)
+    return vectors
 
 
 def _nothing(shape):

@@ -15,7 +15,7 @@ from recall_jax import tables as tables_lib
 from recall_jax.features import Table
 from recall_jax.objective import Objective, Source
 from recall_jax.tables import RowState, TableParam
-from recall_jax.types import Columns, Hypers, InputError, Key, Model
+from recall_jax.types import Batch, Columns, Hypers, InputError, Key, Model
 
 
 @dataclasses.dataclass
@@ -133,60 +133,100 @@ def make_step(graph: Graph, *, objective: Objective, optimizer: Optimizer) -> St
     """A pure (state, hypers, source, examples) -> (state, metrics)."""
 
     def step(state: TrainState, hypers: Hypers, source: Source, example):
-        batch = source.dataset.batch(example)
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        draw_key, model_key = jax.random.split(key)
-        ids = objective.ids(batch, draw_key, source)
-        items = source.dataset.item(ids)
-        touch = _touch_rows(graph, state, columns={**batch.query, **items})
-
-        def loss_of(params):
-            model = graph.training_model(*params, key=model_key)
-            query = model.query({name: touch.columns[name] for name in batch.query})
-            item = model.item({name: touch.columns[name] for name in items})
-            logits = objective.score(
-                query, item, ids=ids, batch=batch, source=source, hypers=hypers
-            )
-            return _weighted_mean(objective.loss(logits), batch.weight)
-
-        params = (touch.tables, state.dense)
+        drawn = draw(state, source, example, graph=graph, objective=objective)
+        loss_of = functools.partial(
+            mean_loss,
+            drawn=drawn,
+            graph=graph,
+            objective=objective,
+            source=source,
+            hypers=hypers,
+        )
+        params = (drawn.rows, state.dense)
         loss, gradients = jax.value_and_grad(loss_of)(params)
-        state = _apply(
-            state, gradients, touch=touch, hypers=hypers, optimizer=optimizer
+        state = apply_gradients(
+            state, gradients, drawn=drawn, hypers=hypers, optimizer=optimizer
         )
         return state, {"loss": loss}
 
     return step
 
 
-def _weighted_mean(values: Float[Array, "b"], weight: Float[Array, "b"]) -> Array:
-    return jnp.sum(values * weight) / jnp.maximum(jnp.sum(weight), 1e-12)
+class Drawn(NamedTuple):
+    """What a step computes on: a batch, its candidates, and the rows they look up."""
 
-
-class _Touch(NamedTuple):
-    columns: Columns  # look-ups rewritten to point into `tables`
-    tables: dict[str, Array]
+    batch: Batch
+    ids: Int[Array, "n"]  # catalogue ids that the item tower encodes
+    query: Columns  # columns of each tower, look-ups pointing into `rows`
+    item: Columns
+    rows: dict[str, Float[Array, "r d"]]  # by table
     touched: dict[str, tables_lib.Touched]
     slots: dict[str, Array]
+    key: Key  # for dropout
 
 
-def _touch_rows(graph: Graph, state: TrainState, *, columns: Columns) -> _Touch:
-    touch = _Touch(dict(columns), {}, {}, {})
+def draw(
+    state: TrainState, source: Source, example, *, graph: Graph, objective: Objective
+) -> Drawn:
+    """Gather the batch, draw its negatives, collect the rows of each table."""
+    batch = source.dataset.batch(example)
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    draw_key, model_key = jax.random.split(key)
+    ids = objective.ids(batch, draw_key, source)
+    item = source.dataset.item(ids)
+    columns, rows, touched, slots = {**batch.query, **item}, {}, {}, {}
     for table in graph.tables:
-        ids = tables_lib.lookups_of(table, columns)
-        rows, ids, touched, slot = tables_lib.compact(
-            state.tables[table.name], ids, slot=state.slots[table.name]
+        name = table.name
+        lookups = tables_lib.lookups_of(table, columns)
+        rows[name], lookups, touched[name], slots[name] = tables_lib.compact(
+            state.tables[name], lookups, slot=state.slots[name]
         )
-        touch.columns.update(tables_lib.rewrite(columns, ids, table=table))
-        touch.tables[table.name] = rows
-        touch.touched[table.name] = touched
-        touch.slots[table.name] = slot
-    return touch
+        columns |= tables_lib.rewrite(columns, lookups, table=table)
+    return Drawn(
+        batch,
+        ids,
+        query={name: columns[name] for name in batch.query},
+        item={name: columns[name] for name in item},
+        rows=rows,
+        touched=touched,
+        slots=slots,
+        key=model_key,
+    )
 
 
-def _apply(
-    state: TrainState, gradients, *, touch: _Touch, hypers: Hypers, optimizer: Optimizer
+def mean_loss(
+    params: tuple[dict[str, Array], Any],
+    *,
+    drawn: Drawn,
+    graph: Graph,
+    objective: Objective,
+    source: Source,
+    hypers: Hypers,
+) -> Float[Array, ""]:
+    """The weighted mean of the objective over a batch; `params` is (rows, dense)."""
+    model = graph.training_model(*params, key=drawn.key)
+    logits = objective.score(
+        model.query(drawn.query),
+        model.item(drawn.item),
+        ids=drawn.ids,
+        batch=drawn.batch,
+        source=source,
+        hypers=hypers,
+    )
+    weight = drawn.batch.weight
+    total = jnp.sum(objective.loss(logits) * weight)
+    return total / jnp.maximum(jnp.sum(weight), 1e-12)
+
+
+def apply_gradients(
+    state: TrainState,
+    gradients: tuple[dict[str, Array], Any],
+    *,
+    drawn: Drawn,
+    hypers: Hypers,
+    optimizer: Optimizer,
 ) -> TrainState:
+    """The state after a step: touched rows by the row rule, the rest by Adam."""
     table_gradients, dense_gradients = gradients
     done = state.step / hypers["num_steps"]
     rate = hypers["learning_rate"] * optimizer.schedule(done)
@@ -196,7 +236,7 @@ def _apply(
             state.tables[name],
             gradient,
             state=state.table_states[name],
-            touched=touch.touched[name],
+            touched=drawn.touched[name],
             rule=optimizer.rule,
             hypers=table_hypers,
         )
@@ -215,7 +255,7 @@ def _apply(
         step=state.step + 1,
         tables={name: table for name, (table, _) in rows.items()},
         table_states={name: table_state for name, (_, table_state) in rows.items()},
-        slots=touch.slots,
+        slots=drawn.slots,
         dense=dense,
         dense_state=dense_state,
     )

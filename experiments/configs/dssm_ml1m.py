@@ -1,6 +1,6 @@
 """DSSM (Huang et al. 2013; Yi et al. 2019) on MovieLens 1M, 5-core, leave-one-out.
 
-    python -m experiments.run --config=dssm_ml1m
+python -m experiments.run --config=dssm_ml1m
 """
 
 from recall_jax.config import Experiment

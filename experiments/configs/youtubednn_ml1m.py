@@ -1,6 +1,6 @@
 """YoutubeDNN (Covington et al. 2016) on MovieLens 1M, 5-core, leave-one-out.
 
-    python -m experiments.run --config=youtubednn_ml1m
+python -m experiments.run --config=youtubednn_ml1m
 """
 
 from recall_jax.config import Experiment

@@ -1,0 +1,353 @@
+"""Every index answers the same cases as a plain argsort."""
+
+import builtins
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recall_jax import retrieval
+from recall_jax.logs import count_compilations
+from recall_jax.retrieval import Exclude
+from recall_jax.types import InputError
+
+
+def scann(vectors):
+    if not retrieval.scann_is_installed():
+        pytest.skip("scann is not installed")
+    return retrieval.Scann.build(vectors)
+
+
+BUILDERS = {
+    "exact": retrieval.Exact.build,
+    "approx": retrieval.Approx.build,
+    "scann": scann,
+}
+
+
+@pytest.fixture(params=BUILDERS.values(), ids=BUILDERS)
+def build(request):
+    return request.param
+
+
+def excluding(*rows):
+    offsets = np.cumsum([0] + [len(row) for row in rows])
+    return Exclude(offsets, np.array([i for row in rows for i in row], np.int32))
+
+
+def by_argsort(vectors, queries, k, exclude=None):
+    """Ids and scores [q, k], ties by lower id, excluded ones left out."""
+    scores = np.asarray(queries, np.float64) @ np.asarray(vectors, np.float64).T
+    for q in range(len(scores) if exclude else 0):
+        scores[q, exclude.ids[exclude.offsets[q] : exclude.offsets[q + 1]]] = -np.inf
+    ids = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    values = np.take_along_axis(scores, ids, axis=1)
+    return np.where(values == -np.inf, -1, ids), values
+
+
+def check(build, vectors, queries, k, exclude=None):
+    """`vectors` and `queries` hold small integers, so that scores are the same numbers
+    however they are summed, and ties are ties."""
+    vectors, queries = np.float32(vectors), np.float32(queries)
+    found = build(vectors).search(queries, k, exclude)
+    ids, scores = by_argsort(vectors, queries, k, exclude)
+    assert (found.ids.dtype, found.scores.dtype) == (np.int32, np.float32)
+    assert found.ids.shape == found.scores.shape == (len(queries), k)
+    np.testing.assert_array_equal(found.scores, scores)
+    # Of rows tied with the last an index that approximates may return any.
+    exact = build == retrieval.Exact.build
+    sure = (scores > scores[:, -1:]) | (ids == -1) | exact
+    np.testing.assert_array_equal(found.ids[sure], ids[sure])
+    real = found.ids >= 0
+    own = np.einsum("qd,qkd->qk", queries, vectors[found.ids])
+    np.testing.assert_array_equal(found.scores[real], own[real])
+    tied = real[:, 1:] & (found.scores[:, 1:] == found.scores[:, :-1])
+    assert (found.ids[:, 1:] > found.ids[:, :-1])[tied].all()
+
+
+def integers(*shape, seed=0, largest=50):
+    return np.random.default_rng(seed).integers(-largest, largest + 1, shape)
+
+
+@pytest.mark.parametrize("k", [1, 7, 40])
+def test_first_some_and_all(build, k):
+    check(build, integers(40, 6), integers(9, 6, seed=1), k)
+
+
+@pytest.mark.parametrize("d", [1, 2, 3, 17, 64, 512])
+def test_widths(build, d):
+    check(build, integers(30, d), integers(5, d, seed=1), 4)
+
+
+@pytest.mark.parametrize("k", [1, 5, 30])
+def test_many_ties(build, k):
+    check(build, integers(30, 2, largest=1), integers(20, 2, seed=1, largest=1), k)
+
+
+def test_duplicate_vectors(build):
+    check(build, np.repeat(integers(6, 4), 5, axis=0), integers(8, 4, seed=1), 12)
+
+
+@pytest.mark.parametrize("d", [1, 8])
+def test_zero_vectors_come_by_row_whatever_the_sign_of_zero(build, d):
+    zeros = np.zeros((9, d)) * np.where(np.arange(9) % 2, 1, -1)[:, None]
+    check(build, zeros, integers(6, d), 9)
+    check(build, integers(9, d), np.zeros((3, d)), 9)
+
+
+def test_one_vector(build):
+    check(build, integers(1, 5), integers(4, 5, seed=1), 1)
+    check(build, integers(1, 5), integers(2, 5, seed=1), 1, excluding([0], []))
+
+
+def test_no_queries(build):
+    check(build, integers(10, 3), integers(0, 3), 4)
+
+
+def test_exclusions_of_very_different_length(build):
+    rng = np.random.default_rng(2)
+    rows = [rng.permutation(60)[:count] for count in (0, 1, 58, 3, 60, 59, 20, 0)]
+    for k in (1, 5, 60):
+        check(build, integers(60, 4), integers(8, 4, seed=1), k, excluding(*rows))
+
+
+def test_everything_excluded_gives_nothing(build):
+    exclude = excluding(range(12), range(12))
+    found = build(np.float32(integers(12, 3))).search(np.ones((2, 3)), 4, exclude)
+    assert (found.ids == -1).all() and (found.scores == -np.inf).all()
+
+
+def test_all_but_one_excluded_gives_that_one(build):
+    exclude = excluding([i for i in range(12) if i != 7])
+    check(build, integers(12, 3), integers(1, 3, seed=1), 5, exclude)
+
+
+def test_nothing_excluded_is_no_exclusion(build):
+    check(build, integers(12, 3), integers(3, 3, seed=1), 5, excluding([], [], []))
+
+
+def test_repeated_and_unordered_exclusions_count_once(build):
+    exclude = excluding([5, 2, 5, 5, 2, 9], [0] * 40)
+    check(build, integers(12, 3), integers(2, 3, seed=1), 12, exclude)
+
+
+def test_the_best_rows_excluded_do_not_shorten_the_answer(build):
+    vectors, queries = integers(200, 8), integers(6, 8, seed=1)
+    best, _ = by_argsort(vectors, queries, 100)
+    rows = [best[q, : 20 * q] for q in range(6)]
+    check(build, vectors, queries, 21, excluding(*rows))
+
+
+def test_orders_by_inner_product_cosine_and_distance_agree_once_normalised(build):
+    rng = np.random.default_rng(3)
+    vectors, queries = rng.normal(size=(50, 8)), rng.normal(size=(7, 8))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    distance = np.linalg.norm(queries[:, None] - vectors, axis=2)
+    lengths = np.linalg.norm(queries, axis=1, keepdims=True)
+    unit = np.linalg.norm(queries[:, None] / lengths[:, None] - vectors, axis=2)
+    cosine = queries @ vectors.T / lengths
+    found = build(np.float32(vectors)).search(np.float32(queries), 50).ids
+    for order in (-cosine, distance, unit):
+        np.testing.assert_array_equal(found, np.argsort(order, axis=1))
+
+
+def test_takes_arrays_of_the_device_and_lower_precision(build):
+    vectors = jnp.asarray(integers(20, 4), jnp.bfloat16)
+    queries = jnp.asarray(integers(3, 4, seed=1), jnp.bfloat16)
+    found = build(vectors).search(queries, 5)
+    wanted = by_argsort(np.float32(vectors), np.float32(queries), 5)
+    np.testing.assert_array_equal(found.scores, wanted[1])
+
+
+def test_nan_is_an_error_and_says_how_many(build):
+    vectors = np.float32(integers(10, 3))
+    queries = np.float32(integers(6, 3, seed=1))
+    queries[[1, 4], 2] = np.nan
+    with pytest.raises(FloatingPointError, match="2 of 6 queries, the first at 1"):
+        build(vectors).search(queries, 2)
+    vectors[3, 0] = np.nan
+    with pytest.raises(FloatingPointError):
+        build(vectors).search(queries[:1], 2)
+
+
+def test_nan_with_a_sign_is_an_error_too(build):
+    """top_k puts it last, where nobody would see it."""
+    vectors = np.float32(integers(10, 3))
+    vectors[3] = -np.float32(np.nan)
+    with pytest.raises(FloatingPointError):
+        build(vectors).search(np.ones((2, 3), np.float32), 2)
+
+
+def test_k_outside_the_catalogue_names_both_numbers(build):
+    index = build(np.float32(integers(10, 3)))
+    for k in (0, 11):
+        with pytest.raises(InputError, match=f"k={k} is not within 1..10"):
+            index.search(np.ones((2, 3), np.float32), k)
+
+
+def test_what_does_not_fit_is_an_error(build):
+    index, queries = build(np.float32(integers(10, 3))), np.ones((2, 3), np.float32)
+    with pytest.raises(InputError, match="2 offsets .* 2 queries need 3"):
+        index.search(queries, 2, excluding([1]))
+    with pytest.raises(InputError, match="has ids -1..10; the index has rows 0..9"):
+        index.search(queries, 2, excluding([-1], [10]))
+    with pytest.raises(InputError, match="as the index; got .2, 4."):
+        index.search(np.ones((2, 4), np.float32), 2)
+    for shape in ((0, 3), (3, 0), (3,)):
+        with pytest.raises(InputError, match="expected vectors"):
+            build(np.ones(shape, np.float32))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 20),
+    st.integers(1, 12),
+    st.integers(1, 6),
+    st.integers(1, 12),
+    st.integers(0, 10**6),
+)
+def test_exact_equals_argsort_on_any_shape(n, q, d, k, seed):
+    rng = np.random.default_rng(seed)
+    rows = [rng.integers(0, n, rng.integers(0, 2 * n)) for _ in range(q)]
+    vectors, queries = integers(n, d, seed=seed, largest=2), integers(q, d, seed=seed)
+    check(retrieval.Exact.build, vectors, queries, min(k, n), excluding(*rows))
+
+
+@pytest.mark.parametrize("total", [1, 4, 5, 8, 11])
+def test_blocks_do_not_show(monkeypatch, total):
+    monkeypatch.setattr(retrieval, "BLOCK_ROWS", 4)
+    monkeypatch.setattr(retrieval, "BLOCK_BYTES", 0)
+    rows = [[q % 20, 3] for q in range(total)]
+    vectors, queries = integers(20, 3), integers(total, 3, seed=1)
+    check(retrieval.Exact.build, vectors, queries, 6, excluding(*rows))
+
+
+def test_scann_answers_do_not_depend_on_blocks(monkeypatch):
+    monkeypatch.setattr(retrieval, "BLOCK_BYTES", 8 * 50)
+    rows = [range(2 * q) for q in range(11)]
+    check(scann, integers(30, 3), integers(11, 3, seed=1), 6, excluding(*rows))
+
+
+def test_two_searches_are_one_program(monkeypatch):
+    monkeypatch.setattr(retrieval, "BLOCK_ROWS", 16)
+    monkeypatch.setattr(retrieval, "BLOCK_BYTES", 0)
+    vectors, k = np.float32(integers(70, 5)), 9
+    index = retrieval.Exact.build(vectors)
+    with count_compilations() as seen:
+        for total in (40, 57):  # neither is a multiple of the block
+            queries = np.float32(integers(total, 5, seed=total))
+            exclude = excluding(*[range(2 + q % 2) for q in range(total)])
+            index.search(queries, k, exclude)
+        other = retrieval.Exact.build(2 * vectors)
+        other.search(queries, k, exclude)
+    assert seen.count == 1
+    with count_compilations() as seen:
+        for _ in range(2):
+            retrieval.Approx.build(vectors).search(queries, k, exclude)
+    assert seen.count == 1
+
+
+def test_scores_never_hold_all_queries_by_all_items(monkeypatch):
+    shapes = []
+
+    def score(queries, vectors):
+        scores = retrieval.inner_product(queries, vectors)
+        shapes.append(scores.shape)
+        return scores
+
+    monkeypatch.setattr(retrieval, "BLOCK_BYTES", 4 * 50 * 100)
+    queries, vectors = np.ones((1000, 3), np.float32), np.ones((100, 3), np.float32)
+    retrieval.blocked_top_k(score, queries, operands=vectors, k=3, num_items=100)
+    assert shapes == [(50, 100)]
+
+
+def test_other_scorers_take_the_same_path():
+    """Item to item counts of the last two items: queries are a tree, not vectors."""
+    table = np.float32(integers(20, 20))
+    queries = {"last": np.arange(15), "weight": np.linspace(1, 2, 15)}
+
+    def score(queries, table):
+        return queries["weight"][:, None].astype(jnp.float32) * table[queries["last"]]
+
+    found = retrieval.blocked_top_k(
+        score,
+        queries,
+        operands=jnp.asarray(table),
+        k=4,
+        num_items=20,
+        exclude=excluding(*[[q] for q in range(15)]),
+    )
+    masked = np.float32(queries["weight"])[:, None] * table[:15]
+    masked[np.arange(15), np.arange(15)] = -np.inf
+    np.testing.assert_allclose(found.scores, -np.sort(-masked, axis=1)[:, :4])
+
+
+def test_scores_have_full_float32_precision():
+    rng = np.random.default_rng(4)
+    vectors, queries = rng.normal(size=(300, 64)), rng.normal(size=(20, 64))
+    vectors, queries = np.float32(vectors), np.float32(queries)
+    found = retrieval.Exact.build(vectors).search(queries, 300)
+    _, scores = by_argsort(vectors, queries, 300)
+    np.testing.assert_allclose(found.scores, scores, atol=2e-5)
+    program = jax.jit(retrieval.inner_product).lower(queries, vectors).as_text()
+    assert "HIGHEST" in program
+
+
+def test_scann_tree_finds_most_and_all_when_all_is_searched():
+    if not retrieval.scann_is_installed():
+        pytest.skip("scann is not installed")
+    vectors, queries = integers(2000, 8), integers(30, 8, seed=1)
+    best, _ = by_argsort(vectors, queries, 200)
+    exclude = excluding(*[row[: 6 * q] for q, row in enumerate(best)])
+    all_of_it = retrieval.ScannSettings(leaves=44, leaves_to_search=44, reorder=2000)
+    check(
+        lambda x: retrieval.Scann.build(x, settings=all_of_it),
+        vectors,
+        queries,
+        3,
+        exclude,
+    )
+    some = all_of_it._replace(leaves_to_search=15, reorder=100)
+    index = retrieval.Scann.build(np.float32(vectors), settings=some)
+    found = index.search(np.float32(queries), 10, exclude)
+    wanted, _ = by_argsort(vectors, queries, 10, exclude)
+    hits = np.mean([np.isin(a, b).mean() for a, b in zip(found.ids, wanted)])
+    assert hits > 0.8
+
+
+def test_scann_tree_asks_for_more_until_the_answer_is_long_enough():
+    """One leaf holds about twenty rows, and a query wants 300 of 700 left."""
+    if not retrieval.scann_is_installed():
+        pytest.skip("scann is not installed")
+    few = retrieval.ScannSettings(leaves=50, leaves_to_search=1, reorder=0)
+    vectors = np.float32(integers(1000, 4))
+    index = retrieval.Scann.build(vectors, settings=few)
+    exclude = excluding(range(300), range(990), range(1000), [])
+    found = index.search(np.float32(integers(4, 4, seed=1)), 300, exclude)
+    np.testing.assert_array_equal((found.ids >= 0).sum(axis=1), [300, 10, 0, 300])
+    assert found.ids[0].min() >= 300 and set(found.ids[1][:10]) == set(range(990, 1000))
+    for row in found.ids:
+        assert len(set(row[row >= 0])) == (row >= 0).sum()
+
+
+def test_scann_settings_follow_the_catalogue():
+    assert retrieval.scann_settings(19_999).reorder == 0
+    chosen = retrieval.scann_settings(1_000_000)
+    assert (chosen.leaves, chosen.leaves_to_search) == (1000, 100)
+    assert chosen.reorder > 0
+
+
+def test_without_scann_the_error_says_what_to_install(monkeypatch):
+    real = builtins.__import__
+
+    def missing(name, *rest):
+        if name.startswith("scann"):
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(retrieval.MissingPackage, match="pip install scann"):
+        retrieval.Scann.build(np.ones((3, 2), np.float32))
