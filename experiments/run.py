@@ -7,6 +7,7 @@
 A run folder with the same config resumes; one with another config is refused.
 """
 
+import collections
 import dataclasses
 import functools
 import json
@@ -17,7 +18,6 @@ from typing import Any, NamedTuple
 import jax
 from absl import flags
 from flax import nnx
-from ml_collections import config_flags
 
 from experiments import cli
 from recall_jax import (
@@ -54,28 +54,13 @@ def run(config: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
     `workdir`/ties_shuffled: the split moves a quarter of the targets and puts some of
     the old ones into training, so the first model's weights say nothing about it.
     """
-    config_lib.check_types(config)
-    if config.data.ties != "both":
-        return _run_one(config, workdir)
-    first, second = (
-        dataclasses.replace(config, data=dataclasses.replace(config.data, ties=ties))
-        for ties in ("file", "shuffled")
-    )
-    shuffled = _run_one(second, workdir / "ties_shuffled")
-    results = _run_one(first, workdir)
-    results["test_ties_shuffled"] = shuffled["test"]
-    _write_json(workdir / "results.json", results)
-    return results
-
-
-def _run_one(config: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
-    workdir.mkdir(parents=True, exist_ok=True)
+    config_lib.check(config)
     with checkpoint.lock(workdir):
-        _claim(config, workdir)
+        _refuse_another(config, workdir)
         print("\n".join(config_lib.as_flags(config)))
         done = workdir / "results.json"
         if done.exists():
-            results = json.loads(done.read_text())
+            results = _read_json(done)
             print(f"{workdir} is finished; these are its results.")
         else:
             results = _train_and_evaluate(config, workdir)
@@ -84,18 +69,18 @@ def _run_one(config: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
     return results
 
 
-def _claim(config: Experiment, workdir: pathlib.Path) -> None:
-    """Write config.json, or make sure that the one there is the same."""
-    path, content = workdir / "config.json", config_lib.as_dict(config)
-    if path.exists():
-        there = json.loads(path.read_text())
-        differing = list(_differences(there, json.loads(json.dumps(content))))
-        if differing:
-            raise InputError(
-                f"{workdir} holds a run of another config ({'; '.join(differing[:5])}); "
-                "name another folder with --workdir"
-            )
-    _write_json(path, content)
+def _refuse_another(config: Experiment, workdir: pathlib.Path) -> None:
+    """Raise InputError if the folder holds a run of another config."""
+    path = workdir / "config.json"
+    if not path.exists():
+        return
+    content = json.loads(json.dumps(config_lib.as_dict(config)))
+    differing = list(_differences(_read_json(path), content))
+    if differing:
+        raise InputError(
+            f"{workdir} holds a run of another config ({'; '.join(differing[:5])}); "
+            "name another folder with --workdir"
+        )
 
 
 def _differences(there: Any, here: Any, *, path: str = ""):
@@ -106,6 +91,16 @@ def _differences(there: Any, here: Any, *, path: str = ""):
             )
     elif there != here:
         yield f"{path}: {there!r} there, {here!r} asked"
+
+
+def _read_json(path: pathlib.Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError as problem:
+        raise InputError(
+            f"{path} is damaged ({problem}); bring a copy back, or remove it to have it "
+            "written again"
+        ) from problem
 
 
 def _write_json(path: pathlib.Path, content: Any) -> None:
@@ -122,51 +117,77 @@ class Prepared(NamedTuple):
 def prepare(config: Experiment) -> Prepared:
     """Load, filter, split and lay out the data of an experiment."""
     log = config.data.load()
-    make = functools.partial(
-        dataset.prepare,
-        history_length=config.model.history_length,
-        min_history=config.model.min_history,
+
+    def split(ties: str) -> Data:
+        part = interactions.split(log, config=_with_ties(config, ties).data)
+        return dataset.prepare(
+            part,
+            history_length=config.model.history_length,
+            min_history=config.model.min_history,
+        )
+
+    asked = config.data.ties
+    compared = config.data.protocol == "leave_one_out" and log.time is not None
+    return Prepared(
+        split("file" if asked == "both" else asked),
+        split("shuffled") if compared or asked == "both" else None,
     )
-    data = make(interactions.split(log, config=config.data))
-    shuffled = None
-    if config.data.protocol == "leave_one_out" and log.time is not None:
-        other = dataclasses.replace(config.data, ties="shuffled")
-        shuffled = make(interactions.split(log, config=other))
-    return Prepared(data, shuffled)
+
+
+def _with_ties(config: Experiment, ties: str) -> Experiment:
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, ties=ties))
 
 
 def _train_and_evaluate(config: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
     start = time.perf_counter()
     prepared = prepare(config)
     data = prepared.data
-    evaluate.check(config.evaluate, data)
-    seconds = {"data": time.perf_counter() - start}
+    for part in filter(None, prepared):
+        evaluate.check(config.evaluate, part)
+    seconds = collections.Counter(data=time.perf_counter() - start, train=0)
     _describe(config, data)
-    checkpoint.write_atomically(
-        workdir / "vocabularies.json", features.dump_vocabularies(data.vocabularies)
-    )
     graph, fitted = train_model(config, data, workdir)
-    encoder = evaluate.make_encoder(graph)
+    seconds.update(fitted.seconds)
     start = time.perf_counter()
+    encoder = evaluate.make_encoder(graph)
     rows = measure_rows(config, prepared, encoder, evaluate.params_of(fitted.state))
-    seconds |= fitted.seconds
-    seconds["evaluate"] = seconds.get("evaluate", 0) + time.perf_counter() - start
+    seconds["evaluate"] += time.perf_counter() - start
+    shuffled = None
+    if config.data.ties == "both":
+        shuffled = _measure_shuffled(config, prepared.shuffled, workdir)
     return {
         "config": config.name,
         "seed": config.seed,
         "protocol": data.protocol,
         "seen": "removed" if evaluate.removes_seen(config.evaluate, data) else "kept",
         **rows,
-        "test_ties_shuffled": None,
+        "test_ties_shuffled": shuffled,
         "best_step": fitted.progress.best_step,
         "steps": fitted.steps,
         "examples_per_second": fitted.examples_per_second,
-        "seconds": seconds,
+        "seconds": dict(seconds),
         "num_params": sum(
             leaf.size for leaf in jax.tree.leaves(evaluate.params_of(fitted.state))
         ),
         "device": str(jax.devices()[0].device_kind),
     }
+
+
+def _measure_shuffled(
+    config: Experiment, data: Data, workdir: pathlib.Path
+) -> dict[str, float]:
+    """Test figures of a second model, trained and tested with ties shuffled."""
+    print("second run, ties shuffled")
+    config = _with_ties(config, "shuffled")
+    graph, fitted = train_model(config, data, workdir / "ties_shuffled")
+    return evaluate.measure_model(
+        evaluate.make_encoder(graph),
+        evaluate.params_of(fitted.state),
+        data=data,
+        part=data.test,
+        config=config.evaluate,
+        index="exact",
+    ).means()
 
 
 def _describe(config: Experiment, data: Data) -> None:
@@ -190,12 +211,16 @@ def _describe(config: Experiment, data: Data) -> None:
 def train_model(
     config: Experiment, data: Data, workdir: pathlib.Path
 ) -> tuple[train.Graph, fit.Fitted]:
-    """Train, or go on training, the model of an experiment."""
+    """Train, or go on training, the model of an experiment.
+
+    What it was trained by and on, config.json and vocabularies.json, stands in the
+    folder before the first step.
+    """
     plan = fit.make_plan(config.train, num_examples=data.num_examples)
-    keys = jax.random.split(jax.random.key(config.seed), 3)
-    model, tables = config.model.make(data.schema, nnx.Rngs(keys[0]))
     goal = objective.make_objective(config.loss, config.negatives)
     optimizer = train.make_optimizer(config.optim)
+    keys = jax.random.split(jax.random.key(config.seed), 3)
+    model, tables = config.model.make(data.schema, nnx.Rngs(keys[0]))
     graph, state = train.init_state(model, tables, optimizer=optimizer, key=keys[1])
     encoder = evaluate.make_encoder(graph)
 
@@ -209,6 +234,11 @@ def train_model(
             index="exact",
         ).means()
 
+    workdir.mkdir(parents=True, exist_ok=True)
+    _write_json(workdir / "config.json", config_lib.as_dict(config))
+    checkpoint.write_atomically(
+        workdir / "vocabularies.json", features.dump_vocabularies(data.vocabularies)
+    )
     folder = workdir / "checkpoints"
     after = checkpoint.latest_step(folder) or 0
     with logs.RunLog(workdir, after=after) as log:
@@ -243,7 +273,7 @@ def measure_rows(
         name: evaluate.measure(search, data=data, part=data.test, config=settings)
         for name, search in _baselines(config, data).items()
     }
-    if prepared.shuffled is not None and config.data.ties == "file":
+    if prepared.shuffled is not None and config.data.ties != "shuffled":
         other = prepared.shuffled
         compared["bigram_ties_shuffled"] = evaluate.measure(
             baselines.bigram(other, other.test),
@@ -318,10 +348,11 @@ def _cell(mean: float, intervals: dict[str, list[float]], metric: str) -> str:
     return f"{mean:.4f} +-{(high - low) / 2:.4f}"
 
 
-if __name__ == "__main__":
-    config_flags.DEFINE_config_file(
-        "config", str(cli.config_path(cli.DEFAULT)), "a config's name, or a path"
-    )
+def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "run folder; default runs/NAME")
     flags.DEFINE_integer("seed", None, "overrides the config's seed")
+
+
+if __name__ == "__main__":
+    define_flags()
     cli.start(main)

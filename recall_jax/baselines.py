@@ -6,6 +6,7 @@ import numpy as np
 
 from recall_jax import retrieval
 from recall_jax.data.dataset import Data, Part
+from recall_jax.data.interactions import ranges
 from recall_jax.evaluate import Search
 
 BLOCK = 1 << 22  # scores held at a time
@@ -32,10 +33,8 @@ def bigram(data: Data, part: Part) -> Search:
     def score(rows: np.ndarray) -> np.ndarray:
         block = np.tile(popularity, (len(rows), 1))
         begin, stop = starts[last[rows]], starts[last[rows] + 1]
-        lengths = stop - begin
-        row = np.repeat(np.arange(len(rows)), lengths)
-        ends = np.cumsum(lengths)
-        index = np.arange(len(row)) + np.repeat(begin - (ends - lengths), lengths)
+        row = np.repeat(np.arange(len(rows)), stop - begin)
+        index = ranges(begin, stop)
         block[row, pairs[index] % num_items] += weight * counts[index]
         return block
 
@@ -46,13 +45,8 @@ def _followers(data: Data) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Training pairs (item, next item), coded item * V + (next - 1), sorted, with their
     counts, and where each item's begin [V + 2]."""
     num_items = data.dataset.num_items
-    users = np.arange(1, len(data.train_stop))
-    lengths = data.train_stop[1:] - data.offsets[users]
-    inside = np.zeros(len(data.items) + 1, np.int64)
-    some = lengths >= 2
-    np.add.at(inside, data.offsets[users][some], 1)
-    np.add.at(inside, data.train_stop[1:][some] - 1, -1)
-    first = np.flatnonzero(np.cumsum(inside[:-1]) > 0)
+    begin, stop = data.offsets[1:-1], data.train_stop[1:]
+    first = ranges(begin, np.maximum(stop - 1, begin))
     codes = data.items[first].astype(np.int64) * num_items + data.items[first + 1] - 1
     pairs, counts = np.unique(codes, return_counts=True)
     starts = np.searchsorted(pairs, np.arange(num_items + 2) * num_items)

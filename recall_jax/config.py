@@ -3,7 +3,10 @@
 import dataclasses
 import difflib
 import importlib
-from typing import Any, get_origin
+import math
+import shlex
+from collections.abc import Callable
+from typing import Any, get_args, get_origin
 
 from recall_jax.evaluate import EvaluateConfig
 from recall_jax.fit import TrainConfig
@@ -41,7 +44,7 @@ def as_dict(config: Any) -> Any:
 
 
 def as_flags(config: Any, *, path: str = "--config") -> list[str]:
-    """Every field as the flag that would set it."""
+    """Every field as the flag that would set it, quoted for a shell."""
     if dataclasses.is_dataclass(config):
         return [
             line
@@ -50,7 +53,21 @@ def as_flags(config: Any, *, path: str = "--config") -> list[str]:
                 getattr(config, field.name), path=f"{path}.{field.name}"
             )
         ]
-    return [f"{path}={config}"]
+    if isinstance(config, tuple) and not any("," in str(value) for value in config):
+        config = ",".join(map(str, config))
+    return [shlex.quote(f"{path}={config}")]
+
+
+def as_literal(config: Any, path: str, value: str) -> str:
+    """What to hand on for `value` of the field at `path`: a,b as ('a', 'b').
+
+    Raises InputError where `path` ("model.width") names no field, or a group of them.
+    """
+    kind = find_field(config, path).type
+    if get_origin(kind) is not tuple or value.startswith(("(", "[", "'", '"')):
+        return value
+    parts = [part for part in value.split(",") if part]
+    return str(tuple(parts)) if get_args(kind)[0] is str or not parts else value
 
 
 def from_dict(content: Any) -> Any:
@@ -79,32 +96,88 @@ def nearest(name: str, known: list[str]) -> str:
     return f"; {offer}there are: " + ", ".join(sorted(known))
 
 
-def check_field(config: Any, path: str) -> None:
-    """Raise InputError unless `path` ("model.width") names a field of the config."""
+def find_field(config: Any, path: str) -> dataclasses.Field:
+    """The field at `path` ("model.width"); InputError if there is none, or a group."""
     walked = "config"
     for name in path.split("."):
         if not dataclasses.is_dataclass(config):
             raise InputError(f"--{walked} is a value, it has no field {name!r}")
-        known = [field.name for field in dataclasses.fields(config)]
-        if name not in known:
-            raise InputError(f"--{walked} has no field {name!r}{nearest(name, known)}")
+        fields = {field.name: field for field in dataclasses.fields(config)}
+        if name not in fields:
+            known = nearest(name, list(fields))
+            raise InputError(f"--{walked} has no field {name!r}{known}")
         walked, config = f"{walked}.{name}", getattr(config, name)
     if dataclasses.is_dataclass(config):
         raise InputError(f"--{walked} is a group of fields; name one of them")
+    return fields[name]
 
 
-def check_types(config: Any, *, walked: str = "config") -> None:
-    """Raise InputError where a value is not of its field's type."""
+AT_LEAST_1 = """
+    model.width model.id_width model.feature_width model.hidden model.item_hidden
+    negatives.num evaluate.batch_size
+"""
+AT_LEAST_0 = """
+    model.history_length model.min_history model.init_scale negatives.alpha
+    negatives.strength optim.learning_rate optim.tables_lr_scale optim.weight_decay
+    train.checkpoint_every data.ties_seed data.min_user_events data.min_item_events
+"""
+RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
+    ("at least 1", lambda x: x >= 1, AT_LEAST_1),
+    ("at least 0", lambda x: x >= 0, AT_LEAST_0),
+    ("above 0", lambda x: x > 0, "loss.temperature"),
+    ("at least 0 and below 1", lambda x: 0 <= x < 1, "model.dropout"),
+    ("from 0 to 2**32 - 1", lambda x: 0 <= x < 2**32, "seed"),
+)
+"""What would fail late or in silence, by path; of lists, each entry. A source, a model
+and `fit.make_plan` check the rest of their fields."""
+FILLED = ("model.history", "evaluate.metrics")  # lists that need an entry
+
+
+def check(config: Experiment) -> None:
+    """Raise InputError where a value is not of its field's type or out of its range."""
+    _check_types(config, walked="config")
+    values = _flat(config)
+    for told, holds, paths in RANGES:
+        for path in paths.split():
+            value = values.get(path, ())
+            for entry in value if isinstance(value, tuple) else (value,):
+                if not holds(entry):
+                    raise InputError(f"--config.{path} is {value}; it must be {told}")
+    for path in FILLED:
+        if path in values and not values[path]:
+            raise InputError(f"--config.{path} is empty; it needs at least one entry")
+
+
+def _flat(config: Any, *, path: str = "") -> dict[str, Any]:
+    """Every value by its path."""
+    if not dataclasses.is_dataclass(config):
+        return {path[1:]: config}
+    found = {}
+    for field in dataclasses.fields(config):
+        found |= _flat(getattr(config, field.name), path=f"{path}.{field.name}")
+    return found
+
+
+def _check_types(config: Any, *, walked: str) -> None:
     for field in dataclasses.fields(config):
         value, path = getattr(config, field.name), f"{walked}.{field.name}"
         if dataclasses.is_dataclass(value):
-            check_types(value, walked=path)
-            continue
-        kind = get_origin(field.type) or field.type
-        if kind is float and isinstance(value, int):
-            continue
-        if isinstance(kind, type) and not isinstance(value, kind):
+            _check_types(value, walked=path)
+        elif not _fits(value, field.type):
+            kind = getattr(field.type, "__name__", field.type)
+            kind = field.type if get_args(field.type) else kind
             raise InputError(
-                f"--{path} should be {kind.__name__}, not {value!r} "
-                f"({type(value).__name__})"
+                f"--{path} should be {kind}, not {value!r} ({type(value).__name__})"
             )
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"--{path} is {value}; it must be a finite number")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if kind is Any:  # a group of fields, of a source or a model
+        return False
+    if get_origin(kind) is tuple:
+        inner = get_args(kind)[0]
+        return isinstance(value, tuple) and all(_fits(entry, inner) for entry in value)
+    kind = (int, float) if kind is float else kind
+    return isinstance(value, kind)

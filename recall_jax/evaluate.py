@@ -12,6 +12,7 @@ import numpy as np
 
 from recall_jax import metrics, retrieval
 from recall_jax.data.dataset import Data, Dataset, Part
+from recall_jax.data.interactions import ranges
 from recall_jax.train import Graph, TrainState
 from recall_jax.types import InputError
 
@@ -87,10 +88,9 @@ def targets(data: Data, part: Part, *, seen: bool) -> Targets:
     exclude = None
     if seen:
         begin = data.offsets[part.user]
-        lengths = part.start - begin
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        flat = np.arange(offsets[-1]) + np.repeat(begin - offsets[:-1], lengths)
-        exclude = retrieval.Exclude(offsets, data.items[flat] - 1)
+        offsets = np.concatenate([[0], np.cumsum(part.start - begin)])
+        past = data.items[ranges(begin, part.start)]
+        exclude = retrieval.Exclude(offsets, past - 1)
     return Targets(rows, (rows >= 0).sum(1), exclude)
 
 

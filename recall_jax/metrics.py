@@ -39,14 +39,14 @@ def target_ranks(ids: Ids, scores: Scores, *, targets: Targets) -> Ranks:
     array([[1]], dtype=int32)
     """
     _check_lists(ids, scores)
+    scores = np.where(ids == -1, -np.inf, scores)  # so that no target ties with them
     place = _place(ids, targets)
     found = place >= 0
     is_target = np.zeros(ids.shape, bool)
     queries = np.broadcast_to(np.arange(len(ids))[:, None], targets.shape)
     is_target[queries[found], place[found]] = True
     ranks = np.take_along_axis(_pessimistic_ranks(scores, is_target), place, axis=1)
-    full = ids[:, -1:] != -1
-    tied = full & (np.take_along_axis(scores, place, axis=1) == scores[:, -1:])
+    tied = np.take_along_axis(scores, place, axis=1) == scores[:, -1:]
     return np.where(found & ~tied, ranks, MISS).astype(np.int32)
 
 
@@ -226,7 +226,7 @@ def bootstrap_interval(
     seed: int = 0,
     samples: int = 1000,
     level: float = 0.95,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[float | np.ndarray, float | np.ndarray]:
     """Bounds (low, high) of the mean over queries, resampled with replacement.
 
     Percentiles of `samples` means. Several columns of values share their samples and

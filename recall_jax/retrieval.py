@@ -39,7 +39,8 @@ class Exclude(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The best rows of each query, best first, equal scores by lower row."""
+    """The best rows of each query, best first, equal scores by lower row. Which of the
+    rows tied with the last are returned is left open; `metrics` counts none of them."""
 
     ids: Int32[np.ndarray, "q k"]  # rows 0..n-1; -1 where no candidate is left
     scores: Float32[np.ndarray, "q k"]  # -inf where no candidate is left
@@ -95,13 +96,14 @@ def blocked_top_k(
 @functools.partial(jax.jit, static_argnums=(3, 4, 5))
 def _search_block(queries, pairs, operands, score, k, select):
     scores = score(queries, operands).astype(jnp.float32)
-    is_nan = jnp.isnan(scores).any(axis=1)
-    # top_k holds -0.0 to be less than 0.0, but equal scores go by lower row.
-    scores = jnp.where(scores == 0, 0.0, scores)
+    # top_k may put a NaN last, where nobody sees it; a maximum passes it on.
+    is_nan = jnp.isnan(scores.max(axis=1))
     rows, columns = pairs
     scores = scores.at[rows, columns].set(-jnp.inf, mode="drop")
     values, ids = select(scores, k)
-    return jnp.where(values == -jnp.inf, -1, ids), values, is_nan
+    # approx_max_k orders ties anyhow, and top_k takes -0.0 to be less than 0.0.
+    falling, ids = jax.lax.sort((-values, ids), num_keys=2)
+    return jnp.where(falling == jnp.inf, -1, ids), -falling, is_nan
 
 
 def _padded_pairs(exclude, *, starts, size):
@@ -168,14 +170,8 @@ class Approx:
 
 @functools.cache
 def _approx_max_k(recall_target):
-    """One function a target, because another object would compile once more."""
-
-    def select(scores, k):
-        values, ids = jax.lax.approx_max_k(scores, k, recall_target=recall_target)
-        falling, ids = jax.lax.sort((-values, ids), num_keys=2)  # ties by lower row
-        return -falling, ids
-
-    return select
+    """One object a target, because another object would compile once more."""
+    return functools.partial(jax.lax.approx_max_k, recall_target=recall_target)
 
 
 class ScannSettings(NamedTuple):
@@ -251,7 +247,7 @@ class Scann:
             rows = rows[(found.ids[rows] >= 0).sum(axis=1) < need[rows]]
             if ask == num_items and leaves == self.settings.leaves and len(rows):
                 _refuse_nan(np.isin(np.arange(len(queries)), rows), what="queries")
-            ask, leaves = 4 * ask, 4 * leaves
+            ask, leaves = 4 * ask, max(1, 4 * leaves)
 
     def _ask(self, queries, *, ask, leaves):
         """Rows and scores [q, ask], best first; score NaN where ScaNN has no more."""

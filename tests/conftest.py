@@ -13,6 +13,7 @@ install_import_hook([f"recall_jax.{name}" for name in CHECKED], "beartype.bearty
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from recall_jax.data import dataset, interactions
 from recall_jax.data.interactions import Bag, Entities, Interactions
@@ -85,3 +86,27 @@ def make_data(*, history_length: int = 5, min_history: int = 1, **sizes):
 @pytest.fixture
 def data():
     return make_data()
+
+
+@pytest.fixture(scope="session")
+def program_folder(tmp_path_factory) -> pathlib.Path:
+    return tmp_path_factory.mktemp("programs")
+
+
+@pytest.fixture(scope="module")
+def kept_programs(program_folder):
+    """JAX's compilation cache for a module that runs whole experiments: most of their
+    seconds are compilation, and many of their programs are the same."""
+    settings = {
+        "jax_compilation_cache_dir": str(program_folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield {name.upper(): str(value) for name, value in settings.items()}
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from conftest import make_data
@@ -18,7 +20,7 @@ def count_pairs(data):
     counts = np.zeros((data.dataset.num_items, data.dataset.num_items))
     for user in range(1, len(data.train_stop)):
         mine = data.items[data.offsets[user] : data.train_stop[user]] - 1
-        for a, b in zip(mine[:-1], mine[1:], strict=True):
+        for a, b in itertools.pairwise(mine):
             counts[a, b] += 1
     return counts
 

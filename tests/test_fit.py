@@ -16,6 +16,7 @@ from recall_jax.types import InputError
 
 NEGATIVES = objective.NegativesConfig(kind="uniform", num=4)
 LOSS = objective.LossConfig(temperature=0.2)
+OPTIM = train.OptimConfig()
 MODEL = dssm.Config(
     history_length=5, id_width=4, feature_width=2, hidden=(8,), item_hidden=(), width=4
 )
@@ -25,7 +26,7 @@ def pieces(
     data,
     *,
     model=MODEL,
-    optim=train.OptimConfig(),
+    optim=OPTIM,
     negatives=NEGATIVES,
     loss=LOSS,
     seed: int = 0,

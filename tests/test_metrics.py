@@ -64,6 +64,7 @@ def test_a_target_tied_with_the_last_of_a_full_list_is_a_miss():
 def test_in_a_list_that_ran_out_the_last_tie_counts():
     ids, scores = [9, 4, 5, -1], [3.0, 2.0, 2.0, -np.inf]
     np.testing.assert_array_equal(target_ranks(ids, scores, [4]), [2])
+    np.testing.assert_array_equal(target_ranks([9, -1], [0.0, 0.0], [9]), [0])
 
 
 def test_a_model_that_scores_everything_alike_gets_nothing():

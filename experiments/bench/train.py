@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from flax import nnx
-from ml_collections import config_flags
 
 from experiments import cli, run
 from recall_jax import evaluate, fit, logs, objective, train
@@ -62,67 +61,68 @@ def stages(graph: train.Graph, goal: objective.Objective, optimizer) -> dict:
 
 def main(argv: list[str]) -> None:
     del argv
-    config, rounds = flags.FLAGS.config, flags.FLAGS.rounds
+    config = flags.FLAGS.config
     data = run.prepare(config).data
     evaluate.check(config.evaluate, data)
     plan = fit.make_plan(config.train, num_examples=data.num_examples)
-    goal = objective.make_objective(config.loss, config.negatives)
     optimizer = train.make_optimizer(config.optim)
-    source = objective.make_source(data, config.negatives)
-    hypers = train.make_hypers(
-        config.optim, config.loss, config.negatives, num_steps=plan.num_steps
-    )
     model, tables = config.model.make(data.schema, nnx.Rngs(0))
-    start = functools.partial(
-        train.init_state, optimizer=optimizer, key=jax.random.key(0)
+    graph, state = train.init_state(
+        model, tables, optimizer=optimizer, key=jax.random.key(0)
     )
-    graph, state = start(model, tables)
-    runners = {
-        name: train.scan_steps(step)
-        for name, step in stages(graph, goal, optimizer).items()
+    goal = objective.make_objective(config.loss, config.negatives)
+    medians, state = time_stages(
+        stages(graph, goal, optimizer),
+        state,
+        hypers=train.make_hypers(
+            config.optim, config.loss, config.negatives, num_steps=plan.num_steps
+        ),
+        source=objective.make_source(data, config.negatives),
+        shape=(plan.scan, plan.size),
+        rounds=flags.FLAGS.rounds,
+    )
+    ms = dict(zip(STAGES, np.diff([0.0, *medians]) * 1e3 / plan.scan, strict=True))
+    rows = [
+        {"stage": name, "ms per step": part, "share": f"{part / sum(ms.values()):.0%}"}
+        for name, part in ms.items()
+    ]
+    rate = plan.scan * plan.size / medians[-1]
+    result = {
+        "bench": "train",
+        "config": config.name,
+        "examples_per_second": rate,
+        "epoch_seconds": plan.steps_per_epoch * plan.size / rate,
+        "evaluation_seconds": time_evaluation(config, data, graph, state),
+        "evaluated_users": len(data.test),
+        "ms_per_step": ms,
+        "device": jax.devices()[0].device_kind,
     }
+    print(logs.table(rows, list(rows[0])))
+    print(
+        f"{rate:,.0f} examples/s; an epoch {result['epoch_seconds']:.1f} s; evaluation "
+        f"of {len(data.test):,} users {result['evaluation_seconds']:.2f} s"
+    )
+    print(json.dumps(result))
+
+
+def time_stages(
+    steps: dict, state: train.TrainState, *, hypers, source, shape, rounds: int
+) -> tuple[list[float], train.TrainState]:
+    """Median seconds of a dispatch of each step, timed in turn, and a trained state."""
+    runners = {name: train.scan_steps(step) for name, step in steps.items()}
     states = {name: jax.tree.map(jnp.copy, state) for name in runners}
     seconds = {name: [] for name in runners}
     rng = np.random.default_rng(0)
+    num_examples = len(source.dataset.example_user)
     for turn in range(rounds + 1):
-        examples = rng.integers(0, data.num_examples, (plan.scan, plan.size))
+        examples = rng.integers(0, num_examples, shape)
         for name, runner in runners.items():
             begin = time.perf_counter()
             states[name], metrics = runner(states[name], hypers, source, examples)
             jax.block_until_ready((states[name], metrics))
             if turn:  # the first compiles
                 seconds[name].append(time.perf_counter() - begin)
-    medians = [statistics.median(seconds[name]) for name in STAGES]
-    parts = np.diff([0.0, *medians])
-    rows = [
-        {
-            "stage": name,
-            "ms per step": 1e3 * part / plan.scan,
-            "share": f"{part / medians[-1]:.0%}",
-        }
-        for name, part in zip(STAGES, parts, strict=True)
-    ]
-    print(logs.table(rows, list(rows[0])))
-    rate = plan.scan * plan.size / medians[-1]
-    epoch = plan.steps_per_epoch * plan.size / rate
-    evaluation = time_evaluation(config, data, graph, states["update"])
-    print(
-        f"{rate:,.0f} examples/s; an epoch {epoch:.1f} s; evaluation of "
-        f"{len(data.test):,} users {evaluation:.2f} s"
-    )
-    print(
-        json.dumps(
-            {
-                "bench": "train",
-                "config": config.name,
-                "examples_per_second": rate,
-                "epoch_seconds": epoch,
-                "evaluation_seconds": evaluation,
-                "ms_per_step": {row["stage"]: row["ms per step"] for row in rows},
-                "device": jax.devices()[0].device_kind,
-            }
-        )
-    )
+    return [statistics.median(seconds[name]) for name in STAGES], states["update"]
 
 
 def time_evaluation(config, data, graph: train.Graph, state: train.TrainState) -> float:
@@ -143,8 +143,5 @@ def time_evaluation(config, data, graph: train.Graph, state: train.TrainState) -
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file(
-        "config", str(cli.config_path(cli.DEFAULT)), "a config's name, or a path"
-    )
     flags.DEFINE_integer("rounds", 5, "timed dispatches of each stage")
     cli.start(main)

@@ -22,5 +22,5 @@ def get_config() -> Experiment:
         negatives=NegativesConfig(kind="full", correction="none"),
         loss=LossConfig(name="softmax", temperature=0.07),
         optim=OptimConfig(learning_rate=2e-3, schedule="cosine"),
-        train=TrainConfig(epochs=8, batch_size=1024),
+        train=TrainConfig(epochs=6, batch_size=1024),
     )

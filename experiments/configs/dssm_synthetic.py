@@ -18,6 +18,6 @@ def get_config() -> Experiment:
         model=dssm.Config(),
         negatives=NegativesConfig(kind="in_batch", correction="log_q"),
         loss=LossConfig(name="softmax", temperature=0.1),
-        optim=OptimConfig(learning_rate=2e-3, schedule="cosine"),
-        train=TrainConfig(epochs=5, batch_size=1024),
+        optim=OptimConfig(learning_rate=4e-3, schedule="cosine"),
+        train=TrainConfig(epochs=8, batch_size=1024),
     )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import warnings
 from typing import NamedTuple
 
 import jax
@@ -11,10 +12,10 @@ from jaxtyping import Array, Float, Int
 
 from recall_jax import features
 from recall_jax.data import interactions
-from recall_jax.data.interactions import Bag
+from recall_jax.data.interactions import Bag, ranges
 from recall_jax.types import Batch, Columns, InputError
 
-MAX_BAG = 16  # values of a multi-valued feature that are kept
+MAX_BAG = 16  # values of a multi-valued feature that are kept; more are warned of
 
 
 @functools.partial(
@@ -126,89 +127,108 @@ def prepare(
     `min_history` is how many events must stand before a training example's positive.
     """
     log = split.log
-    in_train = _positions(split.start[:-1], split.valid)
+    in_train = ranges(split.start[:-1], split.valid)
     if not len(in_train):
         raise InputError(f"{log.source}: the training part is empty")
-    user_codes, known_users = _present_by_frequency(log.user, in_train)
-    item_codes, known_items = _present_by_frequency(log.item, in_train)
-    item_id = _inverse(item_codes, num=len(log.items))
-    starts, stops = split.start[user_codes], split.start[user_codes + 1]
-    order = _positions(starts, stops)
-    offsets = np.concatenate([[0, 0], np.cumsum(stops - starts)])
-    valid, test = (
-        offsets[1:-1] + (part[user_codes] - starts)
-        for part in (split.valid, split.test)
-    )
-    items = item_id[log.item[order]]
-    user_columns, user_schema, user_vocabularies = _feature_columns(
-        log.users,
-        codes=user_codes,
-        weight=np.bincount(log.user[in_train], minlength=len(log.users)),
-    )
-    item_columns, item_schema, item_vocabularies = _feature_columns(
-        log.items,
-        codes=item_codes,
-        weight=np.bincount(log.item[in_train], minlength=len(log.items)),
-    )
-    vocabularies = {
-        "user": features.Vocabulary(log.users.id[user_codes], known_users),
-        "item": features.Vocabulary(log.items.id[item_codes], known_items),
-        **user_vocabularies,
-        **item_vocabularies,
-    }
-    schema = _schema(
-        vocabularies, user_schema, item_schema, history_length=history_length
-    )
-    first = np.minimum(offsets[1:-1] + min_history, valid)
-    position = _positions(first, valid)
+    users = _side("user", log.users, codes=log.user, in_train=in_train)
+    items = _side("item", log.items, codes=log.item, in_train=in_train)
+    flat = _flatten(split, users=users, items=items)
+    first = np.minimum(flat.start + min_history, flat.valid)
+    position = ranges(first, flat.valid)
     if not len(position):
         raise InputError(
             f"{log.source}: no user has more than {min_history} training events, so "
             "there is nothing to train on"
         )
-    uid = np.arange(1, len(user_codes) + 1, dtype=np.int32)
-    trained = items[_positions(offsets[1:-1], valid)]
-    popularity = np.bincount(trained, minlength=len(item_codes) + 1)
-    count = np.bincount(items[position], minlength=len(item_codes) + 1)
+    user_id = np.arange(1, len(users.codes) + 1, dtype=np.int32)
     dataset = Dataset(
-        items=jnp.asarray(items),
-        weights=None if log.weight is None else jnp.asarray(log.weight[order]),
-        offsets=jnp.asarray(offsets, jnp.int32),
-        example_user=jnp.asarray(np.repeat(uid, valid - first)),
+        items=jnp.asarray(flat.items),
+        weights=None if log.weight is None else jnp.asarray(log.weight[flat.order]),
+        offsets=jnp.asarray(flat.offsets, jnp.int32),
+        example_user=jnp.asarray(np.repeat(user_id, flat.valid - first)),
         example_position=jnp.asarray(position, jnp.int32),
-        user_columns={name: jnp.asarray(c) for name, c in user_columns.items()},
-        item_columns={name: jnp.asarray(c) for name, c in item_columns.items()},
-        item_count=jnp.asarray(count, jnp.float32),
-        num_items=len(item_codes),
-        known_items=known_items,
-        known_users=known_users,
+        user_columns=jax.tree.map(jnp.asarray, users.columns),
+        item_columns=jax.tree.map(jnp.asarray, items.columns),
+        item_count=jnp.asarray(_count(flat.items[position], items), jnp.float32),
+        num_items=len(items.codes),
+        known_items=items.vocabularies["item"].known,
+        known_users=users.vocabularies["user"].known,
         history_length=history_length,
     )
     return Data(
         dataset=dataset,
-        schema=schema,
-        vocabularies=vocabularies,
-        items=items,
-        times=None if log.time is None else log.time[order],
-        offsets=offsets,
-        train_stop=np.concatenate([[0], valid]),
-        popularity=popularity,
-        valid=_part(uid, valid, test),
-        test=_part(uid, test, offsets[2:]),
+        schema=_schema(users, items, history_length=history_length),
+        vocabularies={**users.vocabularies, **items.vocabularies},
+        items=flat.items,
+        times=None if log.time is None else log.time[flat.order],
+        offsets=flat.offsets,
+        train_stop=np.concatenate([[0], flat.valid]),
+        popularity=_count(flat.items[ranges(flat.start, flat.valid)], items),
+        valid=_part(user_id, flat.valid, flat.test),
+        test=_part(user_id, flat.test, flat.offsets[2:]),
         protocol=split.protocol,
         source=log.source,
         repeats=_has_repeats(log),
-        user_codes=user_codes,
-        item_codes=item_codes,
+        user_codes=users.codes,
+        item_codes=items.codes,
     )
 
 
-def _positions(starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
-    """All integers of the ranges starts[j]:stops[j], one range after the other."""
-    lengths = stops - starts
-    ends = np.cumsum(lengths)
-    shift = np.repeat(starts - (ends - lengths), lengths)
-    return np.arange(ends[-1] if len(ends) else 0) + shift
+class _Side(NamedTuple):
+    """Users or items in catalogue order."""
+
+    codes: np.ndarray  # [V] the log's codes
+    columns: dict[str, np.ndarray]  # features, [V + 1, ...], row 0 padding
+    schema: tuple[features.Column, ...]  # of the features
+    vocabularies: dict[str, features.Vocabulary]
+
+
+def _side(
+    name: str,
+    entities: interactions.Entities,
+    *,
+    codes: np.ndarray,
+    in_train: np.ndarray,
+) -> _Side:
+    present, known = _present_by_frequency(codes, in_train)
+    weight = np.bincount(codes[in_train], minlength=len(entities))
+    columns, schema, vocabularies = _feature_columns(
+        entities, codes=present, weight=weight
+    )
+    own = {name: features.Vocabulary(entities.id[present], known)}
+    return _Side(present, columns, schema, own | vocabularies)
+
+
+class _Flat(NamedTuple):
+    """Events by catalogue id of the user, and where each user's parts begin."""
+
+    order: np.ndarray  # [events] positions in the split's log
+    items: np.ndarray  # [events] int32 catalogue ids
+    offsets: np.ndarray  # [users + 2]
+    valid: np.ndarray  # [users]
+    test: np.ndarray  # [users]
+
+    @property
+    def start(self) -> np.ndarray:
+        return self.offsets[1:-1]
+
+
+def _flatten(split: interactions.Split, *, users: _Side, items: _Side) -> _Flat:
+    starts, stops = split.start[users.codes], split.start[users.codes + 1]
+    order = ranges(starts, stops)
+    offsets = np.concatenate([[0, 0], np.cumsum(stops - starts)])
+    item_id = _inverse(items.codes, num=len(split.log.items))
+    return _Flat(
+        order,
+        item_id[split.log.item[order]],
+        offsets,
+        valid=offsets[1:-1] + split.valid[users.codes] - starts,
+        test=offsets[1:-1] + split.test[users.codes] - starts,
+    )
+
+
+def _count(items: np.ndarray, side: _Side) -> np.ndarray:
+    return np.bincount(items, minlength=len(side.codes) + 1)
 
 
 def _present_by_frequency(
@@ -249,7 +269,7 @@ def _feature_columns(
     arrays, columns, vocabularies = {}, [], {}
     for name, values in entities.columns.items():
         if isinstance(values, Bag) or values.dtype.kind != "f":
-            rows, vocabulary = _id_column(values, codes=codes, weight=weight)
+            rows, vocabulary = _id_column(values, name=name, codes=codes, weight=weight)
             vocabularies[name] = vocabulary
             width = 0 if rows.ndim == 1 else rows.shape[1]
             columns.append(features.Column(name, name, vocabulary.rows, width))
@@ -261,7 +281,7 @@ def _feature_columns(
 
 
 def _id_column(
-    values: np.ndarray | Bag, *, codes: np.ndarray, weight: np.ndarray
+    values: np.ndarray | Bag, *, name: str, codes: np.ndarray, weight: np.ndarray
 ) -> tuple[np.ndarray, features.Vocabulary]:
     """Look-up ids [V + 1] or [V + 1, m] and the vocabulary of a categorical column."""
     bag = values
@@ -274,7 +294,13 @@ def _id_column(
     order = np.argsort(-count, kind="stable")
     vocabulary = features.Vocabulary(distinct[order], int(np.count_nonzero(count)))
     inner = vocabulary.lookup(_inverse(order, num=len(distinct))[value_codes])
-    width = min(int(lengths.max(initial=1)), MAX_BAG)
+    most = int(lengths.max(initial=1))
+    if most > MAX_BAG:
+        warnings.warn(
+            f"column {name!r} has up to {most} values; the first {MAX_BAG} are kept",
+            stacklevel=2,
+        )
+    width = min(most, MAX_BAG)
     table = np.zeros((len(lengths), width), np.int32)
     column = np.arange(width)
     filled = column < np.minimum(lengths, width)[:, None]
@@ -294,17 +320,11 @@ def _dense_column(
     return np.concatenate([[0.0], scaled]).astype(np.float32)
 
 
-def _schema(
-    vocabularies: dict[str, features.Vocabulary],
-    user_columns: tuple[features.Column, ...],
-    item_columns: tuple[features.Column, ...],
-    *,
-    history_length: int,
-) -> features.Schema:
-    user = features.Column("user", "user", vocabularies["user"].rows, 0)
-    item = features.Column("item", "item", vocabularies["item"].rows, 0)
+def _schema(users: _Side, items: _Side, *, history_length: int) -> features.Schema:
+    user = features.Column("user", "user", users.vocabularies["user"].rows, 0)
+    item = features.Column("item", "item", items.vocabularies["item"].rows, 0)
     history = features.Column("history", "item", item.rows, history_length)
     return features.Schema(
-        query=(user, *([history] if history_length else []), *user_columns),
-        item=(item, *item_columns),
+        query=(user, *([history] if history_length else []), *users.schema),
+        item=(item, *items.schema),
     )

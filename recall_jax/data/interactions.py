@@ -65,10 +65,20 @@ def take(column: np.ndarray | Bag, rows: np.ndarray) -> np.ndarray | Bag:
     if not isinstance(column, Bag):
         return column[rows]
     starts, stops = column.offsets[:-1][rows], column.offsets[1:][rows]
+    offsets = np.concatenate([[0], np.cumsum(stops - starts)])
+    return Bag(column.values[ranges(starts, stops)], offsets)
+
+
+def ranges(starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
+    """All integers of starts[j]:stops[j], one range after the other.
+
+    >>> ranges(np.array([3, 7]), np.array([5, 8])).tolist()
+    [3, 4, 7]
+    """
     lengths = stops - starts
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    index = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
-    return Bag(column.values[index], offsets)
+    ends = np.cumsum(lengths)
+    shift = np.repeat(starts - (ends - lengths), lengths)
+    return np.arange(len(shift)) + shift
 
 
 def factorize(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -135,3 +135,13 @@ def test_vocabularies_survive_their_file(tmp_path):
     assert items.encode(items.ids[:3]).tolist() == [1, 2, 3]
     assert items.encode([-5]).tolist() == [len(items.ids) + 1]
     assert items.lookup(items.encode([-5])).tolist() == [items.known + 1]
+
+
+def test_values_beyond_the_most_that_are_kept_are_warned_of():
+    log = make_log()
+    many = Bag(np.arange(20 * len(log.items)) % 50, np.arange(len(log.items) + 1) * 20)
+    entities = dataclasses.replace(log.items, columns={"tags": many})
+    split = split_of(dataclasses.replace(log, items=entities))
+    with pytest.warns(UserWarning, match="'tags' has up to 20 values; the first 16"):
+        data = dataset.prepare(split, history_length=3, min_history=1)
+    assert data.dataset.item_columns["tags"].shape[1] == 16

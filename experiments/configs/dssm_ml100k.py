@@ -1,0 +1,26 @@
+"""DSSM (Huang et al. 2013; Yi et al. 2019) on MovieLens 100K, 5-core, leave-one-out.
+
+python -m experiments.run --config=dssm_ml100k
+"""
+
+from recall_jax.config import Experiment
+from recall_jax.data import movielens
+from recall_jax.fit import TrainConfig
+from recall_jax.models import dssm
+from recall_jax.objective import LossConfig, NegativesConfig
+from recall_jax.train import OptimConfig
+
+
+def get_config() -> Experiment:
+    return Experiment(
+        name="dssm_ml100k",
+        data=movielens.Config(name="100k", min_user_events=5, min_item_events=5),
+        model=dssm.Config(
+            query=("history", "gender", "age", "occupation"),
+            item=("item", "genres", "year"),
+        ),
+        negatives=NegativesConfig(kind="full", correction="none"),
+        loss=LossConfig(name="softmax", temperature=0.07),
+        optim=OptimConfig(learning_rate=2e-3, schedule="cosine"),
+        train=TrainConfig(epochs=8, batch_size=256),
+    )

@@ -1,0 +1,105 @@
+"""Every config of experiments/configs, found by listing the folder: it says how it is
+run, and trains, is cut off, resumes and ends with finite figures on a tiny log."""
+
+import dataclasses
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import cli, run
+from recall_jax import checkpoint
+from recall_jax.data import synthetic
+from recall_jax.data.interactions import Entities, Interactions
+
+NAMES = cli.config_names()
+TINY_LOG = synthetic.Config(num_users=60, num_items=40, num_events=700, num_markets=4)
+SMALL = {  # any field of that name, wherever it stands; as in test_run, so that some
+    "batch_size": 16,  # programs are compiled already
+    "epochs": 2,
+    "scan_steps": 5,
+    "num": 8,
+    "id_width": 32,
+    "feature_width": 2,
+    "hidden": (8,),
+    "item_hidden": (),
+    "width": 4,
+    "history_length": 5,
+    "indexes": (),
+}
+
+pytestmark = pytest.mark.usefixtures("kept_programs")
+
+
+def shrunk(config):
+    """A copy of small sizes; a synthetic log of its own is the tiny one."""
+    if isinstance(config, synthetic.Config):
+        return TINY_LOG
+    changes = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            changes[field.name] = shrunk(value)
+        elif field.name in SMALL:
+            changes[field.name] = SMALL[field.name]
+    return dataclasses.replace(config, **changes)
+
+
+def tiny_log(model) -> Interactions:
+    """The tiny log with every column that a model's config asks for."""
+    log = TINY_LOG.load()
+    return dataclasses.replace(
+        log,
+        users=with_columns(log.users, model.query),
+        items=with_columns(log.items, getattr(model, "item", ())),
+    )
+
+
+def with_columns(entities: Entities, names) -> Entities:
+    rng, columns = np.random.default_rng(0), dict(entities.columns)
+    for name in set(names) - {"user", "item", "history"}:
+        columns.setdefault(name, rng.integers(5, size=len(entities)))
+    if "genres" in columns:
+        columns["genres"] = columns["tags"]
+    return dataclasses.replace(entities, columns=columns)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_docstring_has_its_command_and_its_name_is_its_files(name):
+    text = cli.config_path(name).read_text()
+    docstring = text.split('"""')[1]
+    assert text.startswith('"""')
+    assert f"python -m experiments.run --config={name}" in docstring
+    assert cli.load_config(name).name == name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_trains_is_cut_off_resumes_and_ends_finite(name, tmp_path, monkeypatch):
+    config = shrunk(cli.load_config(name))
+    if config.data != TINY_LOG:
+        log = tiny_log(config.model)
+        monkeypatch.setattr(type(config.data), "load", lambda self: log)
+    save = checkpoint.save
+
+    def save_once(*arguments, kind, **named):
+        save(*arguments, kind=kind, **named)
+        if kind == "latest":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", save_once)
+        with pytest.raises(KeyboardInterrupt):
+            run.run(config, tmp_path)
+    first = checkpoint.latest_step(tmp_path / "checkpoints")
+    results = run.run(config, tmp_path)
+
+    assert 0 < first < results["steps"] == 2 * first
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in lines]
+    assert steps == sorted(set(steps)) and steps[-1] == results["steps"]
+    assert None not in [value for line in lines for value in json.loads(line).values()]
+    figures = jax.tree.leaves([results[row] for row in ("valid", "test", "baselines")])
+    assert len(figures) > 10 and all(0 <= figure <= 1 for figure in figures)
+    assert math.isfinite(results["examples_per_second"])
