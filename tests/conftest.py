@@ -7,7 +7,16 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 from jaxtyping import install_import_hook
 
-CHECKED = ("layers", "losses", "objective", "sampling", "scores", "tables")
+CHECKED = (
+    "layers",
+    "losses",
+    "metrics",
+    "objective",
+    "retrieval",
+    "sampling",
+    "scores",
+    "tables",
+)
 install_import_hook([f"recall_jax.{name}" for name in CHECKED], "beartype.beartype")
 
 import jax

