@@ -19,14 +19,13 @@ import jax
 from absl import flags
 from flax import nnx
 
-from experiments import cli
+from experiments import cli, summary
 from recall_jax import (
     baselines,
     checkpoint,
     evaluate,
     features,
     fit,
-    logs,
     objective,
     retrieval,
     train,
@@ -34,7 +33,7 @@ from recall_jax import (
 from recall_jax import config as config_lib
 from recall_jax.config import Experiment
 from recall_jax.data import dataset, interactions
-from recall_jax.data.dataset import Data
+from recall_jax.data.dataset import Data, Part
 from recall_jax.types import InputError
 
 
@@ -65,7 +64,7 @@ def run(config: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
         else:
             results = _train_and_evaluate(config, workdir)
             _write_json(done, results)
-    _report(results, workdir)
+    summary.show(results, workdir)
     return results
 
 
@@ -108,10 +107,10 @@ def _write_json(path: pathlib.Path, content: Any) -> None:
 
 
 class Prepared(NamedTuple):
-    """A data set, and the same with ties broken by chance where that matters."""
+    """A data set, and the same with ties broken the other way where there are times."""
 
     data: Data
-    shuffled: Data | None
+    other_ties: Data | None
 
 
 def prepare(config: Experiment) -> Prepared:
@@ -126,12 +125,13 @@ def prepare(config: Experiment) -> Prepared:
             min_history=config.model.min_history,
         )
 
-    asked = config.data.ties
+    ties = "shuffled" if config.data.ties == "shuffled" else "file"
+    other = "file" if ties == "shuffled" else "shuffled"
     compared = config.data.protocol == "leave_one_out" and log.time is not None
-    return Prepared(
-        split("file" if asked == "both" else asked),
-        split("shuffled") if compared or asked == "both" else None,
-    )
+    both = config.data.ties == "both"
+    # An unknown name goes to the split as it is, which names the known ones.
+    first = split(config.data.ties if not both else ties)
+    return Prepared(first, split(other) if compared or both else None)
 
 
 def _with_ties(config: Experiment, ties: str) -> Experiment:
@@ -146,15 +146,16 @@ def _train_and_evaluate(config: Experiment, workdir: pathlib.Path) -> dict[str, 
         evaluate.check(config.evaluate, part)
     seconds = collections.Counter(data=time.perf_counter() - start, train=0)
     _describe(config, data)
-    graph, fitted = train_model(config, data, workdir)
+    encoder, fitted = train_model(config, data, workdir)
     seconds.update(fitted.seconds)
     start = time.perf_counter()
-    encoder = evaluate.make_encoder(graph)
     rows = measure_rows(config, prepared, encoder, evaluate.params_of(fitted.state))
     seconds["evaluate"] += time.perf_counter() - start
     shuffled = None
     if config.data.ties == "both":
-        shuffled = _measure_shuffled(config, prepared.shuffled, workdir)
+        second = _measure_shuffled(config, prepared.other_ties, workdir)
+        shuffled = second.means()
+        rows["intervals"]["test_ties_shuffled"] = second.intervals()
     return {
         "config": config.name,
         "seed": config.seed,
@@ -175,19 +176,19 @@ def _train_and_evaluate(config: Experiment, workdir: pathlib.Path) -> dict[str, 
 
 def _measure_shuffled(
     config: Experiment, data: Data, workdir: pathlib.Path
-) -> dict[str, float]:
+) -> evaluate.Result:
     """Test figures of a second model, trained and tested with ties shuffled."""
     print("second run, ties shuffled")
     config = _with_ties(config, "shuffled")
-    graph, fitted = train_model(config, data, workdir / "ties_shuffled")
+    encoder, fitted = train_model(config, data, workdir / "ties_shuffled")
     return evaluate.measure_model(
-        evaluate.make_encoder(graph),
+        encoder,
         evaluate.params_of(fitted.state),
         data=data,
         part=data.test,
         config=config.evaluate,
         index="exact",
-    ).means()
+    )
 
 
 def _describe(config: Experiment, data: Data) -> None:
@@ -210,12 +211,8 @@ def _describe(config: Experiment, data: Data) -> None:
 
 def train_model(
     config: Experiment, data: Data, workdir: pathlib.Path
-) -> tuple[train.Graph, fit.Fitted]:
-    """Train, or go on training, the model of an experiment.
-
-    What it was trained by and on, config.json and vocabularies.json, stands in the
-    folder before the first step.
-    """
+) -> tuple[evaluate.Encoder, fit.Fitted]:
+    """Train, or go on training, the model of an experiment."""
     plan = fit.make_plan(config.train, num_examples=data.num_examples)
     goal = objective.make_objective(config.loss, config.negatives)
     optimizer = train.make_optimizer(config.optim)
@@ -234,29 +231,44 @@ def train_model(
             index="exact",
         ).means()
 
+    _write_description(config, data, workdir)
+    loop = fit.Loop(
+        step=train.make_step(graph, objective=goal, optimizer=optimizer),
+        source=objective.make_source(data, config.negatives),
+        hypers=train.make_hypers(
+            config.optim, config.loss, config.negatives, num_steps=plan.num_steps
+        ),
+        plan=plan,
+        config=config.train,
+        order_key=keys[2],
+        validate=validate,
+        select_by=config.evaluate.select_by,
+        workdir=workdir,
+    )
+    return encoder, fit.fit(loop, state)
+
+
+def _write_description(config: Experiment, data: Data, workdir: pathlib.Path) -> None:
+    """What a model is trained by and on, before the first step: config.json,
+    vocabularies.json, data.json. A run does not go on with other data."""
+    described = {
+        "source": data.source,
+        "protocol": data.protocol,
+        "events": len(data.items),
+        "sha256": data.fingerprint(),
+    }
+    path = workdir / "data.json"
+    if path.exists() and _read_json(path)["sha256"] != described["sha256"]:
+        raise InputError(
+            f"{workdir} was trained on other data than {data.source} holds now; bring "
+            "that back to resume, or name another folder with --workdir"
+        )
     workdir.mkdir(parents=True, exist_ok=True)
     _write_json(workdir / "config.json", config_lib.as_dict(config))
     checkpoint.write_atomically(
         workdir / "vocabularies.json", features.dump_vocabularies(data.vocabularies)
     )
-    folder = workdir / "checkpoints"
-    after = checkpoint.latest_step(folder) or 0
-    with logs.RunLog(workdir, after=after) as log:
-        loop = fit.Loop(
-            step=train.make_step(graph, objective=goal, optimizer=optimizer),
-            source=objective.make_source(data, config.negatives),
-            hypers=train.make_hypers(
-                config.optim, config.loss, config.negatives, num_steps=plan.num_steps
-            ),
-            plan=plan,
-            config=config.train,
-            order_key=keys[2],
-            validate=validate,
-            select_by=config.evaluate.select_by,
-            folder=folder,
-            log=log,
-        )
-        return graph, fit.fit(loop, state)
+    _write_json(path, described)
 
 
 def measure_rows(
@@ -268,32 +280,46 @@ def measure_rows(
         evaluate.measure_model, encoder, params, data=data, config=settings
     )
     valid = by_model(part=data.valid, index="exact")
-    test = by_model(part=data.test, index="exact")
+    test = _warm(by_model, part=data.test, index="exact")
     compared = {
         name: evaluate.measure(search, data=data, part=data.test, config=settings)
         for name, search in _baselines(config, data).items()
     }
-    if prepared.shuffled is not None and config.data.ties != "shuffled":
-        other = prepared.shuffled
-        compared["bigram_ties_shuffled"] = evaluate.measure(
+    if (other := prepared.other_ties) is not None:
+        ties = "file" if config.data.ties == "shuffled" else "shuffled"
+        compared[f"bigram_ties_{ties}"] = evaluate.measure(
             baselines.bigram(other, other.test),
             data=other,
             part=other.test,
             config=settings,
         )
-    results = {"test": test, **compared}
-    scann = None
-    if "scann" in settings.indexes and retrieval.scann_is_installed():
-        results["scann"] = by_model(part=data.test, index="scann")
-        rate = len(data.test) / results["scann"].seconds
-        scann = {**results["scann"].means(), "queries_per_second": rate}
+    results, scann = {"test": test, **compared}, None
+    if "scann" in settings.indexes:
+        try:
+            results["scann"] = _warm(by_model, part=data.test, index="scann")
+            scann = _with_rate(results["scann"])
+        except retrieval.MissingPackage as problem:
+            print(f"no row through scann: {problem}")
     return {
         "valid": valid.means(),
         "test": test.means(),
+        "queries_per_second": _with_rate(test)["queries_per_second"],
         "scann": scann,
         "baselines": {name: result.means() for name, result in compared.items()},
         "intervals": {name: result.intervals() for name, result in results.items()},
     }
+
+
+def _warm(by_model, *, part: Part, index: str) -> evaluate.Result:
+    """The second of two searches: the first one compiles, and is not what it costs."""
+    by_model(part=part, index=index)
+    return by_model(part=part, index=index)
+
+
+def _with_rate(result: evaluate.Result) -> dict[str, float]:
+    """Its means, and the queries/s of its search alone."""
+    rate = len(result.found.ids) / result.seconds
+    return {**result.means(), "queries_per_second": rate}
 
 
 def _baselines(config: Experiment, data: Data) -> dict[str, evaluate.Search]:
@@ -302,50 +328,6 @@ def _baselines(config: Experiment, data: Data) -> dict[str, evaluate.Search]:
         "bigram": baselines.bigram(data, data.test),
         **config.data.baselines(data, data.test),
     }
-
-
-def _report(results: dict[str, Any], workdir: pathlib.Path) -> None:
-    """The table of results, how it was measured, and where everything lies."""
-    rows = {name.replace("_", " "): name for name in results["baselines"]}
-    means = {**results["baselines"], "test": results["test"]}
-    rows[f"{results['config']}, test"] = "test"
-    if results["scann"]:
-        rows["  the same through scann"], means["scann"] = "scann", results["scann"]
-    if results["test_ties_shuffled"]:
-        rows["  trained and tested, ties shuffled"] = "shuffled"
-        means["shuffled"] = results["test_ties_shuffled"]
-    rows["  on validation"], means["valid"] = "valid", results["valid"]
-    table = [
-        {"": label}
-        | {
-            metric: _cell(means[row][metric], results["intervals"].get(row, {}), metric)
-            for metric in results["test"]
-        }
-        for label, row in rows.items()
-    ]
-    print(logs.table(table, ["", *results["test"]]))
-    print(f"protocol   {results['protocol']}")
-    print(
-        f"           whole catalogue ranked, seen items {results['seen']}, ties in score "
-        "count against the model; +- is half a 95 % bootstrap interval over users"
-    )
-    if not results["scann"]:
-        print("           no scann row: it is not installed or not in evaluate.indexes")
-    speed, seconds = results["examples_per_second"], results["seconds"]
-    if speed:
-        print(f"speed      {speed:,.0f} training examples/s on {results['device']}")
-    print("seconds    " + ", ".join(f"{k} {v:.1f}" for k, v in seconds.items()))
-    print(
-        f"written    {workdir}/results.json, config.json, metrics.jsonl, checkpoints/,"
-    )
-    print(f"           vocabularies.json; tensorboard --logdir={workdir}")
-
-
-def _cell(mean: float, intervals: dict[str, list[float]], metric: str) -> str:
-    if metric not in intervals:
-        return f"{mean:.4f}"
-    low, high = intervals[metric]
-    return f"{mean:.4f} +-{(high - low) / 2:.4f}"
 
 
 def define_flags() -> None:

@@ -18,7 +18,8 @@ from recall_jax.types import InputError
 @dataclasses.dataclass
 class Experiment:
     """Everything that decides a run's figures. `data` is a source's Config with
-    `load()`, `model` a model's with `make(schema, rngs)`."""
+    `load()` and the fields of `interactions.Config`, `model` a model's with
+    `make(schema, rngs)`, `history_length` and `min_history`."""
 
     name: str
     data: Any

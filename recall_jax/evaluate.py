@@ -24,7 +24,7 @@ class EvaluateConfig:
     metrics: tuple[str, ...] = ("hr@10", "ndcg@10", "recall@20", "ndcg@20", "mrr@20")
     select_by: str = "ndcg@10"  # the validation metric that chooses the checkpoint
     seen: str = "auto"  # "removed", "kept"; auto removes unless users repeat items
-    indexes: tuple[str, ...] = ("exact", "scann")  # a row of the table each
+    indexes: tuple[str, ...] = ("scann",)  # rows beside the exact one
     batch_size: int = 1024  # users and items encoded at a time
 
 
@@ -51,10 +51,30 @@ def check(config: EvaluateConfig, data: Data) -> None:
             raise InputError(
                 f"unknown evaluate.indexes {name!r}; there are: " + ", ".join(INDEXES)
             )
+    _check_training(data)
     for name, part in (("validation", data.valid), ("test", data.test)):
         if not len(part):
             raise InputError(f"{data.source}: the {name} part is empty")
         check_leak(data, part, seen=removes_seen(config, data))
+
+
+def _check_training(data: Data) -> None:
+    """No held-out event may train: not as an example, not as a count."""
+    dataset, begin = data.dataset, data.offsets[1:-1]
+    user, position = (
+        np.asarray(dataset.example_user),
+        np.asarray(dataset.example_position),
+    )
+    inside = (position >= data.offsets[user]) & (position < data.train_stop[user])
+    trained = int((data.train_stop[1:] - begin).sum())
+    if not inside.all() or data.popularity.sum() != trained:
+        raise InputError(
+            f"{data.source}: {int((~inside).sum())} training examples are held out, and "
+            f"popularity counts {data.popularity.sum()} events of {trained} that train"
+        )
+    for part in (data.valid, data.test):
+        if (part.start < data.train_stop[part.user]).any():
+            raise InputError(f"{data.source}: a target stands in the training part")
 
 
 def removes_seen(config: EvaluateConfig, data: Data) -> bool:
@@ -130,13 +150,16 @@ class Encoder(NamedTuple):
 
 
 def make_encoder(graph: Graph) -> Encoder:
-    """Both towers as they are used, compiled once for a batch size."""
+    """Both towers as they are used, compiled once for a batch size, at full precision:
+    what a GPU rounds away in training would differ from run to run here."""
 
     @jax.jit
+    @jax.default_matmul_precision("highest")
     def query(params, dataset: Dataset, user, position):
         return graph.model(*params).query(dataset.query(user, position))
 
     @jax.jit
+    @jax.default_matmul_precision("highest")
     def item(params, dataset: Dataset, ids):
         return graph.model(*params).item(dataset.item(ids))
 
@@ -168,7 +191,7 @@ def encode_queries(
     )
 
 
-def _in_batches(encode, *arrays: np.ndarray, batch_size: int) -> np.ndarray:
+def _in_batches(encode, *arrays: np.ndarray, batch_size: int) -> jax.Array:
     """Blocks of one static size; the last is padded with 0, which is padding too."""
     n = len(arrays[0])
     size = min(batch_size, n)

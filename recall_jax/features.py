@@ -14,8 +14,8 @@ from recall_jax.types import InputError
 class Vocabulary(NamedTuple):
     """Raw ids in the order of their inner ids: ids[j] has inner id j + 1.
 
-    The first `known` were seen in training, by falling frequency there, ties by first
-    appearance in the log; a table for them has a padding row, `known` rows and one
+    The first `known` were seen in training, by falling frequency there, ties in the
+    order in which the source lists them; a table for them has a padding row, `known` rows and one
     unknown row that all others share.
     """
 

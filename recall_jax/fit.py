@@ -88,6 +88,7 @@ class Loop:
     """What `fit` runs: the step, what it reads, where it writes.
 
     `validate` gives metrics of a state by name; `select_by` is the one that chooses.
+    Checkpoints and metrics go to `workdir`.
     """
 
     step: Step
@@ -98,8 +99,11 @@ class Loop:
     order_key: Key
     validate: Callable[[TrainState], dict[str, float]]
     select_by: str
-    folder: Path  # of the checkpoints
-    log: logs.RunLog
+    workdir: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.workdir / "checkpoints"
 
 
 class Fitted(NamedTuple):
@@ -108,8 +112,8 @@ class Fitted(NamedTuple):
     state: TrainState
     progress: Progress
     steps: int
-    examples_per_second: float | None  # of this process's steps, without compilation
-    seconds: dict[str, float]  # of this process
+    examples_per_second: float  # of the training steps, without compilation
+    seconds: dict[str, float]  # of this process and those it resumed from
 
 
 def fit(loop: Loop, state: TrainState) -> Fitted:
@@ -118,39 +122,39 @@ def fit(loop: Loop, state: TrainState) -> Fitted:
     Resumes from the newest checkpoint in `loop.folder`. On a CPU, whatever
     interrupted it, the result is that of an uninterrupted run bit for bit: the data
     order belongs to the epoch and the step's randomness to the step. Raises Diverged,
-    naming the step, when the loss is not finite.
+    naming the step, when the loss or its gradient is not finite.
     """
-    progress, plan, clock = Progress(), loop.plan, _Clock()
-    restored = checkpoint.restore(loop.folder, state, kind="latest")
-    if restored is not None:
-        state, progress = restored[0], Progress(**restored[1])
-    run = _compile(loop, state, clock=clock)
+    state, progress, clock = _restore(loop, state)
     first = step = int(state.step)
+    run, plan = _compile(loop, state, clock=clock), loop.plan
     bar = logs.progress(
         plan.num_steps * plan.size, initial=step * plan.size, description="train"
     )
-    with bar as advance:
+    after = step if step else -1
+    with bar as advance, logs.RunLog(loop.workdir, after=after) as log:
         while step < plan.num_steps and progress.since_best < loop.config.patience:
             if step == first or step % plan.steps_per_epoch == 0:
                 order = _epoch_order(loop, epoch=step // plan.steps_per_epoch)
             examples = order[step % plan.steps_per_epoch // plan.scan]
-            state, loss = _dispatch(
-                loop, state, run=run, examples=examples, clock=clock
-            )
+            with clock.of("train"):
+                state, metrics = _dispatch(loop, state, run=run, examples=examples)
+            _check_finite(loop, metrics, step=step)
             step += plan.scan
-            advance(examples.size, loss=loss)
-            values = {"epoch": step / plan.steps_per_epoch, "loss": loss}
+            values = {name: float(value.mean()) for name, value in metrics.items()}
+            advance(examples.size, loss=values["loss"])
+            values["epoch"] = step / plan.steps_per_epoch
             if _validates(loop, step=step):
-                measured, progress = _validate(
-                    loop, state, step=step, progress=progress, clock=clock
-                )
-                values |= measured
-            loop.log.write(step, values)
+                with clock.of("evaluate"):
+                    measured = loop.validate(state)
+                progress = progress.after(measured[loop.select_by], step=step)
+                values |= {f"valid_{name}": value for name, value in measured.items()}
+                if progress.best_step == step:
+                    _save(loop, state, progress=progress, clock=clock, kind="best")
+            log.write(step, values)
             if _saves(loop, step=step):
-                _save(loop, state, step=step, progress=progress, kind="latest")
-    best, _ = checkpoint.restore(loop.folder, state, kind="best")
-    examples = (step - first) * plan.size
-    speed = examples / clock.seconds["train"] if examples else None
+                _save(loop, state, progress=progress, clock=clock, kind="latest")
+    best, *_ = _restore(loop, state, kind="best")
+    speed = step * plan.size / clock.seconds["train"]
     return Fitted(best, progress, step, speed, dict(clock.seconds))
 
 
@@ -186,31 +190,35 @@ def _epoch_order(loop: Loop, *, epoch: int) -> np.ndarray:
 
 
 def _dispatch(
-    loop: Loop, state: TrainState, *, run, examples: np.ndarray, clock: _Clock
-) -> tuple[TrainState, float]:
-    """Run one portion of steps; the state after it and its mean loss."""
-    step = int(jax.device_get(state.step))
+    loop: Loop, state: TrainState, *, run, examples: np.ndarray
+) -> tuple[TrainState, dict[str, np.ndarray]]:
+    """The state after one portion of steps, and their metrics, [scan] each."""
     examples = jax.device_put(examples)
-    with clock.of("train"):
-        # An array that slipped to or from the host unseen would stall every step.
-        with jax.transfer_guard("disallow"):
-            state, metrics = run(state, loop.hypers, loop.source, examples)
-        losses = jax.device_get(metrics["loss"])
-    bad = np.flatnonzero(~np.isfinite(losses))
+    # An array that slipped to or from the host unseen would stall every step.
+    with jax.transfer_guard("disallow"):
+        state, metrics = run(state, loop.hypers, loop.source, examples)
+    return state, jax.device_get(metrics)
+
+
+def _check_finite(loop: Loop, metrics: dict[str, np.ndarray], *, step: int) -> None:
+    """Raise Diverged at the first step whose loss or gradient is not finite, before
+    anything that it spoiled is saved."""
+    finite = np.isfinite([metrics["loss"], metrics["gradient_norm"]]).all(axis=0)
+    bad = np.flatnonzero(~finite)
     if len(bad):
-        raise Diverged(_diverged(loop, losses[bad[0]], step=step + int(bad[0]) + 1))
-    return state, float(losses.mean())
+        raise Diverged(_diverged(loop, metrics, at=int(bad[0]), step=step))
 
 
-def _diverged(loop: Loop, loss: float, *, step: int) -> str:
+def _diverged(loop: Loop, metrics, *, at: int, step: int) -> str:
     kept = checkpoint.latest_step(loop.folder)
     where = (
         "there is no checkpoint yet"
         if kept is None
         else f"the last good checkpoint, of step {kept}, stays in {loop.folder}"
     )
+    values = ", ".join(f"{name} {value[at]}" for name, value in metrics.items())
     return (
-        f"the loss became {loss} at step {step}; {where}. Lower "
+        f"training diverged at step {step + at + 1} ({values}); {where}. Lower "
         "--config.optim.learning_rate or raise --config.loss.temperature, with "
         "another --workdir"
     )
@@ -230,21 +238,27 @@ def _saves(loop: Loop, *, step: int) -> bool:
     )
 
 
-def _validate(
-    loop: Loop, state: TrainState, *, step: int, progress: Progress, clock: _Clock
-) -> tuple[dict[str, float], Progress]:
-    """Metrics under "valid_..." and the progress; a better state is saved as best."""
-    with clock.of("evaluate"):
-        measured = loop.validate(state)
-    progress = progress.after(measured[loop.select_by], step=step)
-    if progress.best_step == step:
-        _save(loop, state, step=step, progress=progress, kind="best")
-    return {f"valid_{name}": value for name, value in measured.items()}, progress
-
-
 def _save(
-    loop: Loop, state: TrainState, *, step: int, progress: Progress, kind: str
+    loop: Loop, state: TrainState, *, progress: Progress, clock: _Clock, kind: str
 ) -> None:
+    """Write a checkpoint; the slots, zero between steps, are left out."""
     checkpoint.save(
-        loop.folder, state, kind=kind, step=step, progress=progress._asdict()
+        loop.folder,
+        state._replace(slots={}),
+        kind=kind,
+        step=int(state.step),
+        progress={"seconds": dict(clock.seconds), **progress._asdict()},
     )
+
+
+def _restore(
+    loop: Loop, state: TrainState, *, kind: str = "latest"
+) -> tuple[TrainState, Progress, _Clock]:
+    """What a checkpoint holds, or the beginning where there is none."""
+    clock = _Clock()
+    restored = checkpoint.restore(loop.folder, state._replace(slots={}), kind=kind)
+    if restored is None:
+        return state, Progress(), clock
+    saved, progress = restored
+    clock.seconds.update(progress.pop("seconds"))
+    return saved._replace(slots=state.slots), Progress(**progress), clock

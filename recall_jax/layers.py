@@ -28,17 +28,21 @@ def activation(name: str) -> Callable[[Array], Array]:
     return ACTIVATIONS[name]
 
 
-def l2_normalize(x: Float[Array, "... d"], *, eps: float = 1e-12) -> Array:
-    """x / |x|; a zero vector stays zero and its gradient finite."""
+def l2_normalize(x: Float[Array, "... d"], *, eps: float = 1e-8) -> Array:
+    """x / max(|x|, sqrt(eps)): a zero vector stays zero, its gradient at most 1e4."""
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), eps))
 
 
 class Embed(nnx.Module):
-    """A table of vectors read by ids; row 0 is padding and starts at zero."""
+    """A table of vectors read by ids.
+
+    Row 0 is padding, the last is the unknown row; both start at zero, where what was
+    never trained says nothing instead of something random.
+    """
 
     def __init__(self, table: Table, *, scale: float, rngs: nnx.Rngs):
         rows = scale * jax.random.normal(rngs.params(), (table.rows, table.width))
-        self.table = TableParam(rows.at[0].set(0))
+        self.table = TableParam(rows.at[jnp.array([0, -1])].set(0))
 
     def __call__(self, ids: Int[Array, "..."]) -> Float[Array, "... d"]:
         # Ids are checked when the data set is laid out, so the gather need not be.

@@ -73,10 +73,14 @@ def make_objective(loss: LossConfig, negatives: NegativesConfig) -> Objective:
 
 
 def make_source(data: Data, negatives: NegativesConfig) -> Source:
-    """The data set and the sampler of a config's negatives."""
+    """The data set and the sampler of a config's negatives: items with training events.
+
+    The others all read one unknown row; as negatives they would teach it, and so every
+    new item, to be low, whatever its features say.
+    """
     count = np.asarray(data.dataset.item_count)[1:]
     if negatives.kind == "uniform":
-        return Source(data.dataset, sampling.uniform(data.dataset.num_items))
+        return Source(data.dataset, sampling.uniform(data.dataset.known_items))
     # What is in a batch is drawn by the number of examples: alpha 1.
     alpha = negatives.alpha if negatives.kind == "popularity" else 1.0
     return Source(data.dataset, sampling.popularity(count, alpha=alpha))
@@ -147,7 +151,7 @@ def _full(negatives: NegativesConfig, loss) -> Objective:
         )
 
     def ids(batch: Batch, key: Key, source: Source):
-        return jnp.arange(1, source.dataset.num_items + 1)
+        return jnp.arange(1, source.dataset.known_items + 1)
 
     def score(query, item, *, ids, batch: Batch, source: Source, hypers: Hypers):
         return scores.sampled_scores(

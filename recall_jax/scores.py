@@ -1,7 +1,7 @@
 """From vectors to finished logits: temperature, log-q correction, masks.
 
-Every function returns (positive [b], negative [b, n], where [b, n] or None): what the
-losses take. A logit is s / temperature - strength * log_q, the correction outside the
+Every function returns (positive [b], negative [b, n], where [b, n]): what the losses
+take. A logit is s / temperature - strength * log_q, the correction outside the
 temperature's reach (Yi et al. 2019). log_q None leaves it out.
 """
 
@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 class Logits(NamedTuple):
     positive: Float[Array, "b"]
     negative: Float[Array, "b n"]
-    where: Bool[Array, "b n"] | None
+    where: Bool[Array, "b n"]
 
 
 def finish(

@@ -1,4 +1,4 @@
-"""One training step as a pure function, many of them in one dispatch, and `fit`."""
+"""One training step as a pure function, and many of them in one dispatch."""
 
 import dataclasses
 import functools
@@ -73,7 +73,8 @@ def _nest(tables: dict[str, Array]) -> dict:
 def make_graph(model: nnx.Module, tables: tuple[Table, ...]) -> tuple[Graph, Any, Any]:
     """The graph, the tables by name and the dense parameters of a fresh model."""
     model.train()
-    parts = nnx.split(model, TableParam, nnx.Param, ...)
+    # No "...": a kind of state that nobody here would update must not slip in.
+    parts = nnx.split(model, TableParam, nnx.Param, nnx.RngState)
     train, nested, dense, random = parts[0], *(nnx.as_pure(part) for part in parts[1:])
     model.eval()
     use = nnx.graphdef(model)
@@ -147,7 +148,7 @@ def make_step(graph: Graph, *, objective: Objective, optimizer: Optimizer) -> St
         state = apply_gradients(
             state, gradients, drawn=drawn, hypers=hypers, optimizer=optimizer
         )
-        return state, {"loss": loss}
+        return state, {"loss": loss, "gradient_norm": optax.tree.norm(gradients)}
 
     return step
 

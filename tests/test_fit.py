@@ -46,7 +46,6 @@ def loop_of(data, folder, *, config, validate=None, **changes) -> tuple:
     step, state, hypers, source = pieces(data, **changes)
     plan = fit.make_plan(config, num_examples=data.num_examples)
     values = iter(range(1000))
-    after = checkpoint.latest_step(folder / "checkpoints") or 0
     loop = fit.Loop(
         step=step,
         source=source,
@@ -56,8 +55,7 @@ def loop_of(data, folder, *, config, validate=None, **changes) -> tuple:
         order_key=jax.random.key(9),
         validate=validate or (lambda state: {"ndcg@10": next(values)}),
         select_by="ndcg@10",
-        folder=folder / "checkpoints",
-        log=logs.RunLog(folder, after=after),
+        workdir=folder,
     )
     return loop, state
 
@@ -201,28 +199,31 @@ class Killed(Exception):
 
 
 @pytest.mark.parametrize("at", [1, 6, 10])
-def test_a_run_cut_off_between_dispatches_resumes_bit_for_bit(data, tmp_path, at):
+def test_a_run_cut_off_between_dispatches_resumes_bit_for_bit(
+    data, tmp_path, monkeypatch, at
+):
     config = dataclasses.replace(SMALL, checkpoint_every=1)
-    loop, state = loop_of(data, tmp_path / "whole", config=config)
+    model = dataclasses.replace(MODEL, dropout=0.3)
+    loop, state = loop_of(data, tmp_path / "whole", config=config, model=model)
     whole = fit.fit(loop, state)
 
-    loop, state = loop_of(data, tmp_path / "cut", config=config)
-    seen = iter(range(1000))
-    write = loop.log.write
+    loop, state = loop_of(data, tmp_path / "cut", config=config, model=model)
+    seen, write = iter(range(1000)), logs.RunLog.write
 
-    def dying_write(step, values):
+    def dying_write(self, step, values):
         if next(seen) == at:
             raise Killed
-        write(step, values)
+        write(self, step, values)
 
-    loop.log.write = dying_write
-    with pytest.raises(Killed):
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(logs.RunLog, "write", dying_write)
         fit.fit(loop, state)
     values = iter([v for v in range(1000) if v >= _validations(loop)])
     loop, state = loop_of(
         data,
         tmp_path / "cut",
         config=config,
+        model=model,
         validate=lambda state: {"ndcg@10": next(values)},
     )
     resumed = fit.fit(loop, state)
@@ -256,20 +257,82 @@ def test_early_stopping_keeps_the_best(data, tmp_path):
     assert_same(fitted.state.tables, states[1])
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(data, tmp_path):
-    loop, state = loop_of(data, tmp_path, config=SMALL)
+@pytest.mark.parametrize("spoiled", ["loss", "gradient_norm"])
+def test_what_is_not_finite_stops_the_run_and_is_never_saved(data, tmp_path, spoiled):
+    config = dataclasses.replace(SMALL, checkpoint_every=1)
+    loop, state = loop_of(data, tmp_path, config=config)
     bad_step = loop.plan.steps_per_epoch + 3
 
     def step(state, hypers, source, example):
         state, metrics = loop.step(state, hypers, source, example)
-        return state, {
-            "loss": jnp.where(state.step == bad_step, jnp.nan, metrics["loss"])
-        }
+        value = jnp.where(state.step == bad_step, jnp.nan, metrics[spoiled])
+        return state, metrics | {spoiled: value}
 
     kept = loop.plan.steps_per_epoch
-    with pytest.raises(fit.Diverged, match=f"at step {bad_step};.*of step {kept}"):
+    with pytest.raises(fit.Diverged, match=f"at step {bad_step} .*of step {kept}"):
         fit.fit(dataclasses.replace(loop, step=step), state)
     assert checkpoint.latest_step(loop.folder) == kept
+
+
+def test_dropout_draws_anew_each_step_and_alike_for_one_seed(data):
+    """With a learning rate of zero the loss moves by dropout alone."""
+    step, state, hypers, source = pieces(
+        data,
+        model=dataclasses.replace(MODEL, dropout=0.5),
+        negatives=objective.NegativesConfig(kind="full", correction="none"),
+        optim=train.OptimConfig(learning_rate=0.0),
+    )
+    losses = []
+    for _ in range(2):
+        now = state
+        for _ in range(2):
+            now, metrics = step(now, hypers, source, jnp.arange(16))
+            losses.append(float(metrics["loss"]))
+    assert losses[0] != losses[1]
+    assert losses[:2] == losses[2:]
+
+
+@pytest.mark.parametrize("kind", ["in_batch", "popularity"])
+def test_the_correction_is_the_log_share_of_training_examples(data, kind):
+    """Each logit is s / t - strength * log q, with q worked out from counts here."""
+    negatives = objective.NegativesConfig(kind=kind, num=8, alpha=0.5, strength=0.7)
+    goal = objective.make_objective(LOSS, negatives)
+    source = objective.make_source(data, negatives)
+    batch = source.dataset.batch(jnp.arange(12))
+    ids = goal.ids(batch, jax.random.key(0), source)
+    zeros = jnp.zeros((12, 4))
+    logits = goal.score(
+        zeros,
+        jnp.zeros((len(ids), 4)),
+        ids=ids,
+        batch=batch,
+        source=source,
+        hypers={"temperature": jnp.float32(0.2), "strength": jnp.float32(0.7)},
+    )
+    position = np.asarray(data.dataset.example_position)
+    count = np.bincount(data.items[position], minlength=21).astype(float)
+    weight = count if kind == "in_batch" else count**0.5
+    with np.errstate(divide="ignore"):
+        log_q = np.log(weight / weight.sum())
+    drawn = batch.item if kind == "in_batch" else ids[12:]
+    np.testing.assert_allclose(logits.positive, -0.7 * log_q[batch.item], rtol=1e-5)
+    np.testing.assert_allclose(logits.negative[3], -0.7 * log_q[drawn], rtol=1e-5)
+
+
+def test_items_without_training_events_are_no_negatives():
+    """Else their one shared row would learn that whatever is new is bad."""
+    data = make_data(users=40, items=60, events=200)
+    known = data.dataset.known_items
+    assert known < data.dataset.num_items
+    for negatives in (
+        objective.NegativesConfig(kind="uniform", num=500),
+        objective.NegativesConfig(kind="popularity", num=500),
+        objective.NegativesConfig(kind="full", correction="none"),
+    ):
+        goal = objective.make_objective(LOSS, negatives)
+        source = objective.make_source(data, negatives)
+        batch = source.dataset.batch(jnp.arange(4))
+        assert goal.ids(batch, jax.random.key(0), source).max() <= known
 
 
 def test_plans_divide_evenly_and_say_what_does_not_fit():

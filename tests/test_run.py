@@ -35,8 +35,7 @@ SMALL = [  # a model, its batches and dispatches
     "--config.model.history_length=5",
     "--config.train.batch_size=16",
     "--config.train.scan_steps=5",
-    "--config.train.epochs=3",
-    "--config.train.patience=9",
+    "--config.train.epochs=2",
     "--config.evaluate.indexes=",
 ]
 SYNTHETIC = [
@@ -76,26 +75,25 @@ def command(*arguments) -> tuple[int, str, str]:
     return status, output.getvalue(), errors.getvalue()
 
 
-def done(*arguments, workdir) -> dict:
-    """results.json of a command that must succeed."""
-    status, _, said = command(*arguments, f"--workdir={workdir}")
-    assert status == 0, said
-    return json.loads((workdir / "results.json").read_text())
-
-
 class Whole(NamedTuple):
+    """A finished run."""
+
     workdir: pathlib.Path
     results: dict
     printed: str
 
 
+def finish(*arguments, workdir) -> Whole:
+    """Run a command that must succeed."""
+    status, printed, said = command(*arguments, f"--workdir={workdir}")
+    assert status == 0, said
+    return Whole(workdir, json.loads((workdir / "results.json").read_text()), printed)
+
+
 @pytest.fixture(scope="module")
 def whole(kept_programs, tmp_path_factory) -> Whole:
     """An uninterrupted run of SYNTHETIC; nobody writes there."""
-    workdir = tmp_path_factory.mktemp("whole")
-    status, printed, said = command(*SYNTHETIC, f"--workdir={workdir}")
-    assert status == 0, said
-    return Whole(workdir, json.loads((workdir / "results.json").read_text()), printed)
+    return finish(*SYNTHETIC, workdir=tmp_path_factory.mktemp("whole"))
 
 
 def spawn(*arguments, programs, limit: str = "unlimited") -> subprocess.Popen:
@@ -181,17 +179,6 @@ def test_a_run_leaves_its_config_results_metrics_and_vocabularies(whole):
     assert config["model"]["hidden"] == [8]
 
 
-def test_one_seed_is_one_run_and_another_seed_another(whole, tmp_path):
-    done(*SYNTHETIC, "--seed=0", workdir=tmp_path / "same")
-    done(*SYNTHETIC, "--seed=1", workdir=tmp_path / "other")
-    assert_same_run(whole.workdir, tmp_path / "same")
-    loss, other = (
-        json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])["loss"]
-        for folder in (whole.workdir, tmp_path / "other")
-    )
-    assert loss != other
-
-
 def test_a_finished_run_prints_its_results_again(whole, monkeypatch):
     before = files(whole.workdir)
     monkeypatch.setattr(run, "prepare", None)
@@ -205,20 +192,29 @@ def test_a_finished_run_prints_its_results_again(whole, monkeypatch):
     assert files(whole.workdir) == before
 
 
-def test_the_config_json_of_a_run_and_its_printed_flags_make_it_again(whole, tmp_path):
+def test_one_seed_is_one_run_and_another_seed_another(whole, tmp_path):
+    """The same run is made from the config.json of the first."""
     config = f"--config={whole.workdir / 'config.json'}"
-    done(config, workdir=tmp_path / "json")
-    assert_same_run(whole.workdir, tmp_path / "json")
-    lines = [x for x in whole.printed.splitlines() if x.startswith("--config.")]
-    status, printed, _ = command(
-        "--config=dssm_synthetic", *lines, f"--workdir={whole.workdir}"
+    finish(config, workdir=tmp_path / "same")
+    assert_same_run(whole.workdir, tmp_path / "same")
+    finish(config, "--seed=1", workdir=tmp_path / "other")
+    loss, other = (
+        json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])["loss"]
+        for folder in (whole.workdir, tmp_path / "other")
     )
-    assert status == 0 and len(lines) > 50
-    assert [x for x in printed.splitlines() if x.startswith("--config.")] == lines
+    assert loss != other
+
+
+def test_the_flags_that_a_run_prints_are_its_config(whole):
+    printed = [x for x in whole.printed.splitlines() if x.startswith("--config.")]
+    arguments = "--config=dssm_synthetic", *printed, f"--workdir={whole.workdir}"
+    status, again, _ = command(*arguments)
+    assert status == 0 and len(printed) > 50
+    assert [x for x in again.splitlines() if x.startswith("--config.")] == printed
 
 
 def test_planted_taste_is_learned(tmp_path):
-    results = done(
+    results = finish(
         "--config=dssm_synthetic",
         "--config.data.num_users=1000",
         "--config.data.num_items=300",
@@ -232,7 +228,7 @@ def test_planted_taste_is_learned(tmp_path):
         "--config.train.scan_steps=10",
         "--config.evaluate.indexes=",
         workdir=tmp_path,
-    )
+    ).results
     figure = {name: row["ndcg@10"] for name, row in results["baselines"].items()}
     assert 3 * figure["popularity"] < results["test"]["ndcg@10"] < figure["oracle"]
 
@@ -262,24 +258,35 @@ def own_log(path, *arguments) -> list[str]:
     ]
 
 
-def test_ties_both_trains_a_second_model(log_csv, tmp_path):
-    kinds = {}
-    for ties in ("file", "shuffled", "both"):
-        arguments = own_log(log_csv, f"--config.data.ties={ties}")
-        kinds[ties] = done(*arguments, workdir=tmp_path / ties)
-    both, shuffled = kinds["both"], kinds["shuffled"]
-    assert both["test_ties_shuffled"] == shuffled["test"]
-    assert both["test_ties_shuffled"] != both["test"] == kinds["file"]["test"]
-    assert both["baselines"]["bigram_ties_shuffled"] == shuffled["baselines"]["bigram"]
-    second = tmp_path / "both" / "ties_shuffled"
+@pytest.fixture(scope="module")
+def both(kept_programs, log_csv, tmp_path_factory) -> Whole:
+    """Two runs in one, uninterrupted, with a checkpoint a dispatch."""
+    return finish(*both_ties(log_csv), workdir=tmp_path_factory.mktemp("both"))
+
+
+def both_ties(path) -> list[str]:
+    every = "--config.train.checkpoint_every=1"
+    return own_log(path, "--config.data.ties=both", every)
+
+
+def test_ties_both_trains_a_second_model(both, log_csv, tmp_path):
+    arguments = own_log(log_csv, "--config.data.ties=shuffled")
+    alone = finish(*arguments, workdir=tmp_path / "shuffled").results
+    results = both.results
+    assert "ties in file order" in results["protocol"]
+    assert results["test_ties_shuffled"] == alone["test"] != results["test"]
+    compared = results["baselines"]
+    assert compared["bigram_ties_shuffled"] == alone["baselines"]["bigram"]
+    assert compared["bigram_ties_shuffled"] != compared["bigram"]
+    second = both.workdir / "ties_shuffled"
     ours, theirs = parameters(second), parameters(tmp_path / "shuffled")
     for name, array in ours.items():
         np.testing.assert_array_equal(array, theirs[name])
     told = json.loads((second / "config.json").read_text())
     assert told["data"]["ties"] == "shuffled"
-    assert (second / "vocabularies.json").read_text() == (
-        tmp_path / "shuffled" / "vocabularies.json"
-    ).read_text()
+    vocabularies = second / "vocabularies.json", tmp_path / "shuffled/vocabularies.json"
+    assert vocabularies[0].read_text() == vocabularies[1].read_text()
+    assert "trained and tested, ties shuffled" in both.printed
 
 
 # Kills.
@@ -301,27 +308,21 @@ def wait(process, workdir, *, lines: int) -> None:
 
 
 def test_kills_at_any_moment_and_a_full_disk_change_nothing(
-    log_csv, tmp_path, kept_programs
+    both, log_csv, tmp_path, kept_programs
 ):
-    """Two runs in one (data.ties=both), a checkpoint a dispatch; killed in the first,
-    between the two and in the second, refused by a full disk, guarded by its lock."""
-    arguments = own_log(
-        log_csv,
-        "--config.data.ties=both",
-        "--config.train.checkpoint_every=1",
-    )
-    whole, cut, rng = tmp_path / "whole", tmp_path / "cut", random.Random(0)
-    done(*arguments, workdir=whole)
-    last = num_lines(whole)
-    assert last == num_lines(whole / "ties_shuffled") > 15
-    arguments.append(f"--workdir={cut}")
+    """Killed in the first run, between the two and in the second; refused by a full
+    disk, guarded by its lock."""
+    cut, rng = tmp_path / "cut", random.Random(0)
+    last = num_lines(both.workdir)
+    assert last == num_lines(both.workdir / "ties_shuffled") > 10
+    arguments = *both_ties(log_csv), f"--workdir={cut}"
     start = functools.partial(spawn, *arguments, programs=kept_programs)
 
     process = start()
     wait(process, cut, lines=1)
     status, _, said = command(*arguments)
     assert_refused(status, said, f"in use by process {process.pid}")
-    kill(process, cut, lines=rng.randint(2, last - 5), rng=rng)
+    kill(process, cut, lines=rng.randint(2, last - 4), rng=rng)
 
     kept = checkpoint.latest_step(cut / "checkpoints")
     full = start(limit="48")
@@ -330,10 +331,28 @@ def test_kills_at_any_moment_and_a_full_disk_change_nothing(
     assert checkpoint.latest_step(cut / "checkpoints") == kept
 
     kill(start(), cut, lines=last, rng=rng)
-    kill(start(), cut / "ties_shuffled", lines=rng.randint(2, last - 5), rng=rng)
-    done(*arguments, workdir=cut)
-    assert_same_run(whole, cut)
-    assert_same_run(whole / "ties_shuffled", cut / "ties_shuffled")
+    kill(start(), cut / "ties_shuffled", lines=rng.randint(2, last - 4), rng=rng)
+    finish(*arguments, workdir=cut)
+    assert_same_runs(both.workdir, cut)
+
+
+@pytest.mark.slow
+def test_many_kills_change_nothing(both, log_csv, tmp_path, kept_programs):
+    cut, rng = tmp_path / "cut", random.Random(2)
+    arguments = *both_ties(log_csv), f"--workdir={cut}"
+    for turn in range(20):
+        process = spawn(*arguments, programs=kept_programs)
+        time.sleep(rng.uniform(0, 5))  # imports alone take more than one
+        process.kill()
+        assert process.wait() in (-signal.SIGKILL, 0), (turn, process.stderr.read())
+        process.stderr.close()
+    finish(*arguments, workdir=cut)
+    assert_same_runs(both.workdir, cut)
+
+
+def assert_same_runs(one, other) -> None:
+    assert_same_run(one, other)
+    assert_same_run(one / "ties_shuffled", other / "ties_shuffled")
 
 
 def test_kills_between_checkpoints_change_nothing(whole, tmp_path, kept_programs):
@@ -343,28 +362,23 @@ def test_kills_between_checkpoints_change_nothing(whole, tmp_path, kept_programs
     for lines in (0, num_lines(whole.workdir) // 2 + 1):
         process = spawn(*SYNTHETIC, f"--workdir={cut}", programs=kept_programs)
         kill(process, cut, lines=lines, rng=rng)
-    done(*SYNTHETIC, workdir=cut)
+    finish(*SYNTHETIC, workdir=cut)
     assert_same_run(whole.workdir, cut)
 
 
 def test_a_run_cut_off_between_training_and_results_resumes(
-    log_csv, tmp_path, monkeypatch
+    both, log_csv, tmp_path, monkeypatch
 ):
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
     arguments = own_log(log_csv, "--config.data.ties=both")
-    done(*arguments, workdir=whole)
     for name in ("measure_rows", "_measure_shuffled"):
         with monkeypatch.context() as patch:
             patch.setattr(run, name, interrupted)
-            status, _, said = command(*arguments, f"--workdir={cut}")
-        assert (status, said.splitlines()[-1]) == (
-            130,
-            "stopped; the same command resumes",
-        )
-        assert not (cut / "results.json").exists()
-    done(*arguments, workdir=cut)
-    assert_same_run(whole, cut)
-    assert_same_run(whole / "ties_shuffled", cut / "ties_shuffled")
+            status, _, said = command(*arguments, f"--workdir={tmp_path}")
+        assert status == 130
+        assert said.splitlines()[-1] == "stopped; the same command resumes"
+        assert not (tmp_path / "results.json").exists()
+    finish(*arguments, workdir=tmp_path)
+    assert_same_runs(both.workdir, tmp_path)
 
 
 def interrupted(*arguments, **named):

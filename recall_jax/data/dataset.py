@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import warnings
 from typing import NamedTuple
 
@@ -117,6 +118,13 @@ class Data:
     @property
     def num_examples(self) -> int:
         return len(self.dataset.example_user)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the events, their order and their split, and the raw ids."""
+        digest = hashlib.sha256(features.dump_vocabularies(self.vocabularies).encode())
+        for array in (self.items, self.offsets, self.train_stop):
+            digest.update(array.tobytes())
+        return digest.hexdigest()
 
 
 def prepare(
@@ -314,11 +322,15 @@ def _id_column(
 def _dense_column(
     values: np.ndarray, *, codes: np.ndarray, weight: np.ndarray
 ) -> np.ndarray:
-    """A dense feature by catalogue id, standardised by its training events."""
-    mean = np.average(values, weights=weight)
-    spread = np.sqrt(np.average((values - mean) ** 2, weights=weight))
+    """A dense feature by catalogue id, standardised by its training events; what is
+    missing (NaN) takes no part in that and stands at the mean, 0."""
+    weight = np.where(np.isfinite(values), weight, 0).astype(np.float64)
+    total = max(weight.sum(), 1.0)
+    filled = np.nan_to_num(values.astype(np.float64))
+    mean = (filled * weight).sum() / total
+    spread = np.sqrt(((filled - mean) ** 2 * weight).sum() / total)
     scaled = (values[codes] - mean) / (spread if spread > 0 else 1.0)
-    return np.concatenate([[0.0], scaled]).astype(np.float32)
+    return np.nan_to_num(np.concatenate([[0.0], scaled])).astype(np.float32)
 
 
 def _schema(users: _Side, items: _Side, *, history_length: int) -> features.Schema:

@@ -19,7 +19,7 @@ class Bag(NamedTuple):
 class Entities:
     """Users or items: raw ids with feature columns aligned.
 
-    A column is a `Bag`, a float array (a dense feature) or an array of strings or
+    A column is a `Bag`, a float array (a dense feature, NaN missing) or an array of strings or
     integers (a categorical one). `text` is for people to read and for text encoders.
     """
 
@@ -133,13 +133,15 @@ def leave_one_out(log: Interactions, *, ties: str, seed: int) -> Split:
             "longer log"
         )
     told = {"file": "ties in file order", "shuffled": f"ties shuffled by seed {seed}"}
+    how = f"{told[ties]} ({tied:.0%} of test items share their time with the event before)"
+    if log.time is None:
+        how = "without times, in file order"
     return Split(
         log,
         start,
         valid=np.where(long, stop - 2, stop),
         test=np.where(long, stop - 1, stop),
-        protocol=f"leave_one_out, {told[ties]} ({tied:.0%} of test items share their "
-        "time with the event before)",
+        protocol=f"leave_one_out, {how}",
     )
 
 
@@ -205,7 +207,7 @@ class Config:
     """How a log is filtered and split. Each source's Config adds its own fields."""
 
     protocol: str = "leave_one_out"  # or "temporal"
-    ties: str = "file"  # events in one second: "file" order or "shuffled"
+    ties: str = "file"  # events in one second: "file" order, "shuffled", or "both" runs
     ties_seed: int = 0
     min_user_events: int = 0  # k-core; 0 keeps everybody
     min_item_events: int = 0

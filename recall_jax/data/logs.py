@@ -6,6 +6,7 @@ their values are numbers and not all of those whole.
 """
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -71,7 +72,7 @@ class Config(interactions.Config):
 
         `events` has action (strings), rating and dwell (float32, NaN missing) and
         session (codes, -1 missing) under these names, further ones under their own.
-        Features of entities are dense float32 (0 missing), bags, or categorical
+        Features of entities are dense float32 (NaN missing), bags, or categorical
         strings ('' missing); rows of features for ids without events are left out.
         """
         roles = {role: getattr(self, role) for role in ROLES if getattr(self, role)}
@@ -293,4 +294,4 @@ def parse_feature(
         return shards.as_strings(values.gather(rows))
     dense = parse_numbers(source, column=column)
     source.refuse(dense.is_infinite(), column=column, expected="finite")
-    return dense.fill_nan(None).gather(rows).fill_null(0).to_numpy()
+    return dense.fill_nan(None).gather(rows).fill_null(math.nan).to_numpy()

@@ -272,13 +272,14 @@ def parse_entities(text: bytes, *, table: Table, path: str) -> dict[int, dict]:
 def assemble(rows: np.ndarray, *, users: dict, items: dict) -> Interactions:
     user_id, user = align(rows[:, 0], known=list(users))
     item_id, item = align(rows[:, 1], known=list(items))
-    unlisted = int((item >= len(items)).sum())
-    if unlisted > max(10, MAX_UNKNOWN * len(rows)):
-        raise InputError(
-            f"{unlisted:,} of {len(rows):,} ratings are of movies that the movie file "
-            "does not list; check that the three files belong together, and that user "
-            "stands before movie in the ratings"
-        )
+    for side, codes, listed in (("movie", item, items), ("user", user, users)):
+        unlisted = int((codes >= len(listed)).sum())
+        if unlisted > max(10, MAX_UNKNOWN * len(rows)):
+            raise InputError(
+                f"{unlisted:,} of {len(rows):,} ratings are of {side}s that the {side} "
+                "file does not list; check that the three files belong together, and "
+                "that user stands before movie in the ratings"
+            )
     return Interactions(
         user=user,
         item=item,

@@ -19,6 +19,7 @@ parameters still; none is tuned for a model.
 """
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -68,7 +69,7 @@ class Config(interactions.Config):
 
     def load(self) -> Interactions:
         """The positives; `generate(config).log` has the exposures too."""
-        log = generate(self).log
+        log = _generated(dataclasses.astuple(self)).log
         return log.select(log.events["action"] > 0)
 
     def baselines(self, data: Data, part: Part) -> dict[str, Search]:
@@ -79,7 +80,8 @@ class Config(interactions.Config):
             or self.min_user_events + self.min_item_events
         ):
             return {}
-        oracle, from_end = generate(self).oracle, 1 if part is data.test else 2
+        oracle = _generated(dataclasses.astuple(self)).oracle
+        from_end = 1 if part is data.test else 2
 
         def score(rows: np.ndarray) -> np.ndarray:
             users = data.user_codes[part.user[rows] - 1]
@@ -154,6 +156,13 @@ class Oracle:
 class Synthetic(NamedTuple):
     log: Interactions
     oracle: Oracle
+
+
+@functools.lru_cache(maxsize=1)
+def _generated(fields: tuple) -> Synthetic:
+    """The log of `load` once more for the oracle, without making it again."""
+    names = [field.name for field in dataclasses.fields(Config)]
+    return generate(Config(**dict(zip(names, fields, strict=True))))
 
 
 def generate(config: Config) -> Synthetic:

@@ -16,8 +16,6 @@ from recall_jax.types import Columns
 class Config(tower.Config):
     """What `tower.Config` has; the item side is a table of the output's width."""
 
-    history_table: str = "own"  # the paper's; "shared" reads the item table
-
     def make(
         self, schema: Schema, rngs: nnx.Rngs
     ) -> tuple["YoutubeDNN", tuple[Table, ...]]:

@@ -1,0 +1,51 @@
+"""What a finished run prints: its table, how it was measured, where it lies."""
+
+import pathlib
+from typing import Any
+
+from recall_jax import logs
+
+
+def show(results: dict[str, Any], workdir: pathlib.Path) -> None:
+    """The table of results, how it was measured, and where everything lies."""
+    rows = {name.replace("_", " "): name for name in results["baselines"]}
+    means = {**results["baselines"], "test": results["test"]}
+    rows[f"{results['config']}, test"] = "test"
+    if results["scann"]:
+        rows["  the same through scann"], means["scann"] = "scann", results["scann"]
+    if results["test_ties_shuffled"]:
+        rows["  trained and tested, ties shuffled"] = "test_ties_shuffled"
+        means["test_ties_shuffled"] = results["test_ties_shuffled"]
+    rows["  on validation"], means["valid"] = "valid", results["valid"]
+    rates = {"test": results["queries_per_second"]}
+    rates |= {"scann": (results["scann"] or {}).get("queries_per_second")}
+    table = [
+        {"": label}
+        | {
+            metric: _cell(means[row][metric], results["intervals"].get(row, {}), metric)
+            for metric in results["test"]
+        }
+        | ({"queries/s": f"{rates[row]:,.0f}"} if row in rates else {})
+        for label, row in rows.items()
+    ]
+    print(logs.table(table, ["", *results["test"], "queries/s"]))
+    print(f"protocol   {results['protocol']}")
+    print(
+        f"           whole catalogue ranked, seen items {results['seen']}, ties in score "
+        "count against the model; +- is half a 95 % bootstrap interval over users"
+    )
+    speed, seconds = results["examples_per_second"], results["seconds"]
+    if speed:
+        print(f"speed      {speed:,.0f} training examples/s on {results['device']}")
+    print("seconds    " + ", ".join(f"{k} {v:.1f}" for k, v in seconds.items()))
+    print(
+        f"written    {workdir}/results.json, config.json, metrics.jsonl, checkpoints/,"
+    )
+    print(f"           vocabularies.json; tensorboard --logdir={workdir}")
+
+
+def _cell(mean: float, intervals: dict[str, list[float]], metric: str) -> str:
+    if metric not in intervals:
+        return f"{mean:.4f}"
+    low, high = intervals[metric]
+    return f"{mean:.4f} +-{(high - low) / 2:.4f}"
