@@ -49,7 +49,7 @@ class Embed(nnx.Module):
         return self.table[...].at[ids].get(mode="promise_in_bounds")
 
 
-def embeds(tables: Sequence[Table], *, scale: float, rngs: nnx.Rngs) -> nnx.Dict:
+def embeds(tables: Sequence[Table], *, scale: float, rngs: nnx.Rngs) -> nnx.Module:
     """A model's tables by name, where training finds them: `model.tables`."""
     return nnx.Dict(
         {table.name: Embed(table, scale=scale, rngs=rngs) for table in tables}
@@ -122,7 +122,7 @@ class HistoryPool(nnx.Module):
 
 
 def concat_columns(
-    columns: Columns, embeddings: nnx.Dict, *, reads: Sequence[tuple[Column, str]]
+    columns: Columns, embeddings: nnx.Module, *, reads: Sequence[tuple[Column, str]]
 ) -> Float[Array, "... n"]:
     """Embedded columns side by side: ids as they are, multi-valued fields as their
     mean, dense features as one number. `reads` pairs a column with its table."""

@@ -38,6 +38,7 @@ DATA_DIR = pathlib.Path(
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: minutes; run with -m slow")
+    config.addinivalue_line("filterwarnings", "error")
 
 
 def pytest_collection_modifyitems(config, items):
