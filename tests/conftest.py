@@ -103,10 +103,10 @@ def program_folder(tmp_path_factory) -> pathlib.Path:
     return tmp_path_factory.mktemp("programs")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def kept_programs(program_folder):
-    """JAX's compilation cache for a module that runs whole experiments: most of their
-    seconds are compilation, and many of their programs are the same."""
+    """JAX's compilation cache, as a module's environment: most of a test's seconds are
+    compilation, and many of their programs are the same."""
     settings = {
         "jax_compilation_cache_dir": str(program_folder),
         "jax_persistent_cache_min_compile_time_secs": 0.0,

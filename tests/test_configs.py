@@ -30,8 +30,6 @@ SMALL = {  # any field of that name, wherever it stands; as in test_run, so that
     "indexes": (),
 }
 
-pytestmark = pytest.mark.usefixtures("kept_programs")
-
 
 def shrunk(config):
     """A copy of small sizes; a synthetic log of its own is the tiny one."""

@@ -145,3 +145,21 @@ def test_values_beyond_the_most_that_are_kept_are_warned_of():
     with pytest.warns(UserWarning, match="'tags' has up to 20 values; the first 16"):
         data = dataset.prepare(split, history_length=3, min_history=1)
     assert data.dataset.item_columns["tags"].shape[1] == 16
+
+
+def test_what_is_missing_of_a_dense_feature_stands_at_the_mean():
+    log = make_log()
+    price = log.items.columns["price"].copy()
+    missing = np.arange(0, len(price), 3)
+    price[missing] = np.nan
+    entities = dataclasses.replace(log.items, columns={"price": price})
+    data = dataset.prepare(
+        split_of(dataclasses.replace(log, items=entities)),
+        history_length=3,
+        min_history=1,
+    )
+    column = np.asarray(data.dataset.item_columns["price"])[1:]
+    gone = np.isin(data.item_codes, missing)
+    assert (column[gone] == 0).all()
+    there = np.average(column[~gone], weights=data.popularity[1:][~gone])
+    assert abs(there) < 1e-5
