@@ -70,6 +70,7 @@ def test_its_docstring_has_its_command_and_its_name_is_its_files(name):
     docstring = text.split('"""')[1]
     assert text.startswith('"""')
     assert f"python -m experiments.run --config={name}" in docstring
+    assert "expect" in docstring.lower(), "what should it reach, in what time?"
     assert cli.load_config(name).name == name
 
 

@@ -14,7 +14,8 @@ have them (`recall_jax.data.logs.Config` lists all, each with its meaning):
     --config.data.min_item_events=5          drop what is rarer, again and again
 
 All feature columns are used; --config.model.item=item,tags takes some. Without a time
-the order of rows is the order of events.
+the order of rows is the order of events. What to expect, in time and in figures, is your
+log's matter: read the popularity and bigram rows, which every table has, first.
 """
 
 from recall_jax.config import Experiment

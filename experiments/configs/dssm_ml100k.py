@@ -1,6 +1,10 @@
 """DSSM (Huang et al. 2013; Yi et al. 2019) on MovieLens 100K, 5-core, leave-one-out.
 
-python -m experiments.run --config=dssm_ml100k
+    python -m experiments.run --config=dssm_ml100k
+
+Expected, ties in file order, three seeds: test hr@10 0.212 (spread 0.005; with 943 users
+the interval of one run is +-0.027), where popularity has 0.084 and the last-item bigram
+0.144. About 15 seconds on two cores (BUILD_NOTES.md, record 5).
 """
 
 from recall_jax.config import Experiment

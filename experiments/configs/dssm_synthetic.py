@@ -1,6 +1,11 @@
 """DSSM (Huang et al. 2013; Yi et al. 2019) on a synthetic log made on the spot.
 
-python -m experiments.run --config=dssm_synthetic
+    python -m experiments.run --config=dssm_synthetic
+
+In-batch softmax with the log-q correction. Expected, leave-one-out over all 2,396 items,
+three seeds: test hr@10 0.336 (spread 0.003), where popularity has 0.043, the last-item
+bigram 0.248 and the oracle, which knows the generator, 0.539. About 45 seconds on two
+cores (BUILD_NOTES.md, record 4).
 """
 
 from recall_jax.config import Experiment
