@@ -39,7 +39,8 @@ def check(config: EvaluateConfig, data: Data) -> None:
     if k > data.dataset.num_items:
         raise InputError(
             f"evaluate.metrics asks for k={k}, but the catalogue has only "
-            f"{data.dataset.num_items} items; lower k"
+            f"{data.dataset.num_items} items; lower k, as in "
+            "--config.evaluate.metrics=hr@1,ndcg@1 --config.evaluate.select_by=ndcg@1"
         )
     if config.select_by not in config.metrics:
         raise InputError(

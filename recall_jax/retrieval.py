@@ -7,7 +7,6 @@ normalise the vectors first: all three orders agree there.
 
 import dataclasses
 import functools
-import importlib.util
 import math
 import operator
 from collections.abc import Callable
@@ -191,11 +190,6 @@ def scann_settings(num_items: int) -> ScannSettings:
         return ScannSettings(leaves=0, leaves_to_search=0, reorder=0)
     leaves = math.isqrt(num_items)
     return ScannSettings(leaves, leaves_to_search=-(-leaves // 10), reorder=200)
-
-
-def scann_is_installed() -> bool:
-    """Whether `Scann` can be built here; ScaNN is packaged for Linux alone."""
-    return importlib.util.find_spec("scann") is not None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

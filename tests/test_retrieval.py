@@ -16,8 +16,7 @@ from recall_jax.types import InputError
 
 
 def scann(vectors):
-    if not retrieval.scann_is_installed():
-        pytest.skip("scann is not installed")
+    pytest.importorskip("scann", reason="scann is not installed")
     return retrieval.Scann.build(vectors)
 
 
@@ -298,8 +297,7 @@ def test_scores_have_full_float32_precision():
 
 
 def test_scann_tree_finds_most_and_all_when_all_is_searched():
-    if not retrieval.scann_is_installed():
-        pytest.skip("scann is not installed")
+    pytest.importorskip("scann", reason="scann is not installed")
     vectors, queries = integers(2000, 8), integers(30, 8, seed=1)
     best, _ = by_argsort(vectors, queries, 200)
     exclude = excluding(*[row[: 6 * q] for q, row in enumerate(best)])
@@ -321,8 +319,7 @@ def test_scann_tree_finds_most_and_all_when_all_is_searched():
 
 def test_scann_tree_asks_for_more_until_the_answer_is_long_enough():
     """One leaf holds about twenty rows, and a query wants 300 of 700 left."""
-    if not retrieval.scann_is_installed():
-        pytest.skip("scann is not installed")
+    pytest.importorskip("scann", reason="scann is not installed")
     few = retrieval.ScannSettings(leaves=50, leaves_to_search=1, reorder=0)
     vectors = np.float32(integers(1000, 4))
     index = retrieval.Scann.build(vectors, settings=few)
