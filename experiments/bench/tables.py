@@ -23,11 +23,6 @@ from recall_jax import features, logs, objective, train
 from recall_jax.data.dataset import Dataset
 from recall_jax.models import dssm
 
-BATCH = flags.DEFINE_integer("batch_size", 4096, "examples a step")
-STEPS = flags.DEFINE_integer("steps", 8, "steps a dispatch")
-ROUNDS = flags.DEFINE_integer("rounds", 5, "timed dispatches of each setting")
-LARGEST = flags.DEFINE_integer("largest", 10_000_000, "rows of the largest tables")
-
 WIDTH, EXAMPLES = 64, 1_000_000
 
 
@@ -145,8 +140,9 @@ def measure(settings: list[dict], *, batch: int, steps: int, rounds: int) -> lis
 
 def main(argv):
     del argv
-    largest = LARGEST.value
-    size = {"batch": BATCH.value, "steps": STEPS.value, "rounds": ROUNDS.value}
+    given = flags.FLAGS
+    largest = given.largest
+    size = {"batch": given.batch_size, "steps": given.steps, "rounds": given.rounds}
     small, middle = 10_000, min(1_000_000, largest)
     rows = []
     for loss in ("softmax", "none"):
@@ -172,6 +168,7 @@ def main(argv):
         json.dumps(
             {
                 "bench": "tables",
+                "largest": largest,
                 "ratio_10m_over_10k": of[*adagrad, largest] / of[*adagrad, small],
                 "speedup_over_dense_1m": of["dense_adam", "softmax", middle]
                 / of["lazy_adam", "softmax", middle],
@@ -182,4 +179,8 @@ def main(argv):
 
 
 if __name__ == "__main__":
+    flags.DEFINE_integer("batch_size", 4096, "examples a step")
+    flags.DEFINE_integer("steps", 8, "steps a dispatch")
+    flags.DEFINE_integer("rounds", 5, "timed dispatches of each setting")
+    flags.DEFINE_integer("largest", 10_000_000, "rows of the largest tables")
     app.run(main)

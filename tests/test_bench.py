@@ -1,0 +1,47 @@
+"""The benches run, on sizes that say nothing about speed."""
+
+import jax
+import numpy as np
+from conftest import make_data
+from flax import nnx
+from test_fit import LOSS, MODEL, NEGATIVES
+
+from experiments.bench import tables, train, unique
+from recall_jax import objective
+from recall_jax import train as training
+
+
+def test_tables_measures_touched_rows_and_dense_adam():
+    settings = [
+        {"tables": "lazy_adam", "loss": "softmax", "rows": 100},
+        {"tables": "dense_adam", "loss": "none", "rows": 100},
+    ]
+    for row in tables.measure(settings, batch=8, steps=2, rounds=1):
+        assert row["ms_per_step"] > 0 and row["examples_per_second"] > 0
+
+
+def test_unique_counts_the_distinct():
+    row = unique.measure("zipf", rows=60, num=40, rounds=1)
+    most = max(len(np.unique(ids)) for ids in unique.draw_ids("zipf", rows=60, num=40))
+    assert row["distinct"] == most < 40
+
+
+def test_stages_are_timed_and_only_the_last_trains():
+    data = make_data()
+    model, specs = MODEL.make(data.schema, nnx.Rngs(0))
+    optimizer = training.make_optimizer(training.OptimConfig())
+    graph, state = training.init_state(
+        model, specs, optimizer=optimizer, key=jax.random.key(0)
+    )
+    before = jax.device_get(state.tables["item"])
+    goal = objective.make_objective(LOSS, NEGATIVES)
+    hypers = training.make_hypers(training.OptimConfig(), LOSS, NEGATIVES, num_steps=10)
+    source = objective.make_source(data, NEGATIVES)
+    steps = train.stages(graph, goal, optimizer)
+    for name, step in steps.items():
+        after, _ = jax.jit(step)(state, hypers, source, np.arange(8))
+        assert np.array_equal(before, after.tables["item"]) == (name != "update")
+    medians, trained = train.time_stages(
+        steps, state, hypers=hypers, source=source, shape=(2, 8), rounds=2
+    )
+    assert len(medians) == len(train.STAGES) and int(trained.step) == 6
