@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 from conftest import make_data
 from flax import nnx
 from test_fit import LOSS, MODEL, NEGATIVES
@@ -9,6 +10,8 @@ from test_fit import LOSS, MODEL, NEGATIVES
 from experiments.bench import tables, train, unique
 from recall_jax import objective
 from recall_jax import train as training
+
+pytestmark = pytest.mark.slow
 
 
 def test_tables_measures_touched_rows_and_dense_adam():
