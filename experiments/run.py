@@ -16,16 +16,19 @@ import time
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from absl import flags
 from flax import nnx
 
 from experiments import cli, summary
 from recall_jax import (
     baselines,
+    candidates,
     checkpoint,
     evaluate,
     features,
     fit,
+    negatives,
     objective,
     retrieval,
     train,
@@ -123,6 +126,7 @@ def prepare(config: Experiment) -> Prepared:
             part,
             history_length=config.model.history_length,
             min_history=config.model.min_history,
+            label=config.data.label,
         )
 
     ties = "shuffled" if config.data.ties == "shuffled" else "file"
@@ -156,6 +160,11 @@ def _train_and_evaluate(config: Experiment, workdir: pathlib.Path) -> dict[str, 
         second = _measure_shuffled(config, prepared.other_ties, workdir)
         shuffled = second.means()
         rows["intervals"]["test_ties_shuffled"] = second.intervals()
+    refitted = None
+    if config.train.refit == "all":
+        refitted = _refit(config, fitted, workdir, seconds)
+        rows["intervals"]["test_refit"] = refitted.intervals()
+        refitted = refitted.means()
     return {
         "config": config.name,
         "seed": config.seed,
@@ -163,6 +172,7 @@ def _train_and_evaluate(config: Experiment, workdir: pathlib.Path) -> dict[str, 
         "seen": "removed" if evaluate.removes_seen(config.evaluate, data) else "kept",
         **rows,
         "test_ties_shuffled": shuffled,
+        "test_refit": refitted,
         "best_step": fitted.progress.best_step,
         "steps": fitted.steps,
         "examples_per_second": fitted.examples_per_second,
@@ -181,6 +191,30 @@ def _measure_shuffled(
     print("second run, ties shuffled")
     config = _with_ties(config, "shuffled")
     encoder, fitted = train_model(config, data, workdir / "ties_shuffled")
+    return evaluate.measure_model(
+        encoder,
+        evaluate.params_of(fitted.state),
+        data=data,
+        part=data.test,
+        config=config.evaluate,
+        index="exact",
+    )
+
+
+def _refit(
+    config: Experiment,
+    first: fit.Fitted,
+    workdir: pathlib.Path,
+    seconds: collections.Counter,
+) -> evaluate.Result:
+    """Test figures of the model trained anew on all of train, validation part included,
+    for the epochs that validation chose; in `workdir`/refit."""
+    whole = dataclasses.replace(config.data, valid_share=0.0)
+    data = prepare(dataclasses.replace(config, data=whole)).data
+    epochs = first.best_epoch
+    print(f"refit on all of train, {epochs} epochs")
+    encoder, fitted = train_model(config, data, workdir / "refit", epochs=epochs)
+    seconds.update({f"refit_{name}": s for name, s in fitted.seconds.items()})
     return evaluate.measure_model(
         encoder,
         evaluate.params_of(fitted.state),
@@ -210,42 +244,96 @@ def _describe(config: Experiment, data: Data) -> None:
 
 
 def train_model(
-    config: Experiment, data: Data, workdir: pathlib.Path
+    config: Experiment, data: Data, workdir: pathlib.Path, *, epochs: int | None = None
 ) -> tuple[evaluate.Encoder, fit.Fitted]:
-    """Train, or go on training, the model of an experiment."""
+    """Train, or go on training, the model of an experiment.
+
+    With `epochs` exactly these many, by the schedule of the config's, and nothing is
+    validated or chosen.
+    """
     plan = fit.make_plan(config.train, num_examples=data.num_examples)
+    hypers = train.make_hypers(
+        config.optim, config.loss, config.negatives, num_steps=plan.num_steps
+    )
+    built = build(config, data, batch_size=plan.size)
+    encoder = evaluate.make_encoder(built.graph)
+    measured = functools.partial(
+        evaluate.measure_model,
+        encoder,
+        data=data,
+        part=data.valid,
+        config=config.evaluate,
+        index="exact",
+    )
+
+    def validate(state: train.TrainState) -> dict[str, float]:
+        return measured(evaluate.params_of(state)).means()
+
+    def refresh(state: train.TrainState) -> train.TrainState:
+        vectors = evaluate.encode_items(
+            encoder,
+            evaluate.params_of(state),
+            data=data,
+            batch_size=config.evaluate.batch_size,
+        )
+        return state._replace(candidates=state.candidates._replace(index=vectors))
+
+    _write_description(config, data, workdir)
+    loop = fit.Loop(
+        step=train.make_step(
+            built.graph, objective=built.objective, optimizer=built.optimizer
+        ),
+        source=negatives.make_source(data, config.negatives),
+        hypers=hypers,
+        plan=plan if epochs is None else plan._replace(epochs=epochs),
+        config=config.train,
+        order_key=built.order_key,
+        validate=validate if epochs is None else None,
+        select_by=config.evaluate.select_by,
+        workdir=workdir,
+        refresh=refresh,
+        refresh_every=built.objective.refresh_every,
+    )
+    return encoder, fit.fit(loop, built.state)
+
+
+class Built(NamedTuple):
+    """An experiment's model, objective and optimizer, and the state to start from."""
+
+    graph: train.Graph
+    objective: objective.Objective
+    optimizer: train.Optimizer
+    state: train.TrainState
+    order_key: jax.Array
+
+
+def build(config: Experiment, data: Data, *, batch_size: int) -> Built:
+    """Everything that a config decides about a step."""
     goal = objective.make_objective(config.loss, config.negatives)
     optimizer = train.make_optimizer(config.optim)
     keys = jax.random.split(jax.random.key(config.seed), 3)
     model, tables = config.model.make(data.schema, nnx.Rngs(keys[0]))
-    graph, state = train.init_state(model, tables, optimizer=optimizer, key=keys[1])
-    encoder = evaluate.make_encoder(graph)
-
-    def validate(state: train.TrainState) -> dict[str, float]:
-        return evaluate.measure_model(
-            encoder,
-            evaluate.params_of(state),
-            data=data,
-            part=data.valid,
-            config=config.evaluate,
-            index="exact",
-        ).means()
-
-    _write_description(config, data, workdir)
-    loop = fit.Loop(
-        step=train.make_step(graph, objective=goal, optimizer=optimizer),
-        source=objective.make_source(data, config.negatives),
-        hypers=train.make_hypers(
-            config.optim, config.loss, config.negatives, num_steps=plan.num_steps
-        ),
-        plan=plan,
-        config=config.train,
-        order_key=keys[2],
-        validate=validate,
-        select_by=config.evaluate.select_by,
-        workdir=workdir,
+    memory = candidates.init_state(
+        config.negatives,
+        batch_size=batch_size,
+        num_items=data.dataset.num_items,
+        width=model_width(model, data),
     )
-    return encoder, fit.fit(loop, state)
+    graph, state = train.init_state(
+        model,
+        tables,
+        optimizer=optimizer,
+        key=keys[1],
+        loss=goal.init_loss(),
+        memory=memory,
+    )
+    return Built(graph, goal, optimizer, state, keys[2])
+
+
+def model_width(model: nnx.Module, data: Data) -> int:
+    """Of a model's vectors."""
+    ids = jax.ShapeDtypeStruct((1,), np.int32)
+    return jax.eval_shape(lambda ids: model.item(data.dataset.item(ids)), ids).shape[-1]
 
 
 def _write_description(config: Experiment, data: Data, workdir: pathlib.Path) -> None:
@@ -323,11 +411,10 @@ def _with_rate(result: evaluate.Result) -> dict[str, float]:
 
 
 def _baselines(config: Experiment, data: Data) -> dict[str, evaluate.Search]:
-    return {
-        "popularity": baselines.popularity(data, data.test),
-        "bigram": baselines.bigram(data, data.test),
-        **config.data.baselines(data, data.test),
-    }
+    rows = {"popularity": baselines.popularity(data, data.test)}
+    if data.ordered:
+        rows["bigram"] = baselines.bigram(data, data.test)
+    return {**rows, **config.data.baselines(data, data.test)}
 
 
 def define_flags() -> None:

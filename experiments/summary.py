@@ -16,6 +16,9 @@ def show(results: dict[str, Any], workdir: pathlib.Path) -> None:
     if results["test_ties_shuffled"]:
         rows["  trained and tested, ties shuffled"] = "test_ties_shuffled"
         means["test_ties_shuffled"] = results["test_ties_shuffled"]
+    if results["test_refit"]:
+        rows["  refitted on all of train"] = "test_refit"
+        means["test_refit"] = results["test_refit"]
     rows["  on validation"], means["valid"] = "valid", results["valid"]
     rates = {"test": results["queries_per_second"]}
     rates |= {"scann": (results["scann"] or {}).get("queries_per_second")}

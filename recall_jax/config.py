@@ -8,9 +8,11 @@ import shlex
 from collections.abc import Callable
 from typing import Any, get_args, get_origin
 
+from recall_jax import objective
 from recall_jax.evaluate import EvaluateConfig
 from recall_jax.fit import TrainConfig
-from recall_jax.objective import LossConfig, NegativesConfig
+from recall_jax.negatives import NegativesConfig
+from recall_jax.objective import LossConfig
 from recall_jax.train import OptimConfig
 from recall_jax.types import InputError
 
@@ -115,18 +117,22 @@ def find_field(config: Any, path: str) -> dataclasses.Field:
 
 AT_LEAST_1 = """
     model.width model.id_width model.feature_width model.hidden model.item_hidden
-    negatives.num evaluate.batch_size
+    negatives.num negatives.num_own negatives.mask_length negatives.refresh_every
+    negatives.num_hashes evaluate.batch_size
 """
 AT_LEAST_0 = """
     model.history_length model.min_history model.init_scale negatives.alpha
-    negatives.strength optim.learning_rate optim.tables_lr_scale optim.weight_decay
-    train.checkpoint_every data.ties_seed data.min_user_events data.min_item_events
+    negatives.strength negatives.hardest negatives.suppress_positives
+    negatives.suppress_negatives loss.negative_weight optim.learning_rate optim.tables_lr_scale optim.weight_decay
+    train.checkpoint_every data.ties_seed data.valid_seed data.min_user_events
+    data.min_item_events
 """
 RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ("at least 1", lambda x: x >= 1, AT_LEAST_1),
     ("at least 0", lambda x: x >= 0, AT_LEAST_0),
     ("above 0", lambda x: x > 0, "loss.temperature"),
     ("at least 0 and below 1", lambda x: 0 <= x < 1, "model.dropout"),
+    ("from 0 to 1", lambda x: 0 <= x <= 1, "loss.calibration negatives.frequency_rate"),
     ("from 0 to 2**32 - 1", lambda x: 0 <= x < 2**32, "seed"),
 )
 """What would fail late or in silence, by path; of lists, each entry. A source, a model
@@ -147,6 +153,33 @@ def check(config: Experiment) -> None:
     for path in FILLED:
         if path in values and not values[path]:
             raise InputError(f"--config.{path} is empty; it needs at least one entry")
+    objective.make_objective(config.loss, config.negatives)
+    _check_parts(config)
+
+
+def _check_parts(config: Experiment) -> None:
+    """Raise InputError where one group of fields asks what another does not give."""
+    if config.train.refit not in ("none", "all"):
+        raise InputError(
+            f'train.refit must be "none" or "all", not {config.train.refit!r}'
+        )
+    if config.train.refit == "all" and config.data.protocol != "given":
+        raise InputError(
+            "train.refit=all is for data.protocol=given, where validation was cut from "
+            f"train; under {config.data.protocol} set train.refit=none"
+        )
+    labelled = config.negatives.kind == config.negatives.own == "none"
+    if labelled and not config.data.label:
+        raise InputError(
+            "negatives.kind=none trains on labels alone; name the event column that "
+            "holds them in data.label"
+        )
+    if config.data.label and not labelled:
+        raise InputError(
+            f"data.label={config.data.label} makes events of every label examples, with "
+            "exposures among them, which sampled negatives would take for positives; set "
+            "negatives.kind=none, or data.label to nothing"
+        )
 
 
 def _flat(config: Any, *, path: str = "") -> dict[str, Any]:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from recall_jax import checkpoint, logs
-from recall_jax.objective import Source
+from recall_jax.negatives import Source
 from recall_jax.train import Step, TrainState, scan_steps
 from recall_jax.types import Hypers, InputError, Key
 
@@ -28,6 +28,7 @@ class TrainConfig:
     patience: int = 3  # validations without a better one before stopping
     scan_steps: int = 50  # about how many steps one dispatch runs
     checkpoint_every: int = 0  # dispatches between checkpoints within an epoch; 0: none
+    refit: str = "none"  # "all": then train on the validation part too (protocol given)
 
 
 class Plan(NamedTuple):
@@ -88,7 +89,8 @@ class Loop:
     """What `fit` runs: the step, what it reads, where it writes.
 
     `validate` gives metrics of a state by name; `select_by` is the one that chooses.
-    Checkpoints and metrics go to `workdir`.
+    With None nothing is chosen: the last state counts. `refresh` renews what a state
+    holds of the whole catalogue, before every `refresh_every`th dispatch. Checkpoints and metrics go to `workdir`.
     """
 
     step: Step
@@ -97,9 +99,11 @@ class Loop:
     plan: Plan
     config: TrainConfig
     order_key: Key
-    validate: Callable[[TrainState], dict[str, float]]
+    validate: Callable[[TrainState], dict[str, float]] | None
     select_by: str
     workdir: Path
+    refresh: Callable[[TrainState], TrainState] | None = None
+    refresh_every: int = 0
 
     @property
     def folder(self) -> Path:
@@ -114,6 +118,7 @@ class Fitted(NamedTuple):
     steps: int
     examples_per_second: float  # of the training steps, without compilation
     seconds: dict[str, float]  # of this process and those it resumed from
+    best_epoch: int  # of the chosen state
 
 
 def fit(loop: Loop, state: TrainState) -> Fitted:
@@ -136,6 +141,9 @@ def fit(loop: Loop, state: TrainState) -> Fitted:
             if step == first or step % plan.steps_per_epoch == 0:
                 order = _epoch_order(loop, epoch=step // plan.steps_per_epoch)
             examples = order[step % plan.steps_per_epoch // plan.scan]
+            if loop.refresh_every and step // plan.scan % loop.refresh_every == 0:
+                with clock.of("refresh"):
+                    state = loop.refresh(state)
             with clock.of("train"):
                 state, metrics = _dispatch(loop, state, run=run, examples=examples)
             _check_finite(loop, metrics, step=step)
@@ -143,7 +151,11 @@ def fit(loop: Loop, state: TrainState) -> Fitted:
             values = {name: float(value.mean()) for name, value in metrics.items()}
             advance(examples.size, loss=values["loss"])
             values["epoch"] = step / plan.steps_per_epoch
-            if _validates(loop, step=step):
+            if loop.validate is None:
+                progress = progress._replace(best_step=step)
+                if step == plan.num_steps:
+                    _save(loop, state, progress=progress, clock=clock, kind="best")
+            elif _validates(loop, step=step):
                 with clock.of("evaluate"):
                     measured = loop.validate(state)
                 progress = progress.after(measured[loop.select_by], step=step)
@@ -155,7 +167,8 @@ def fit(loop: Loop, state: TrainState) -> Fitted:
                 _save(loop, state, progress=progress, clock=clock, kind="latest")
     best, *_ = _restore(loop, state, kind="best")
     speed = step * plan.size / clock.seconds["train"]
-    return Fitted(best, progress, step, speed, dict(clock.seconds))
+    epoch = progress.best_step // plan.steps_per_epoch
+    return Fitted(best, progress, step, speed, dict(clock.seconds), epoch)
 
 
 class _Clock:

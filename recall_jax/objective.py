@@ -1,168 +1,248 @@
-"""An objective: which items a step encodes, how they are scored, what it costs."""
+"""An objective: what the candidates of a step cost, by the loss that a config names."""
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from recall_jax import losses, sampling, scores
-from recall_jax.data.dataset import Data, Dataset
+from recall_jax import blockwise, candidates, losses, negatives, scores
+from recall_jax.candidates import State
+from recall_jax.negatives import NegativesConfig, Source
+from recall_jax.scores import Logits
 from recall_jax.types import Batch, Hypers, InputError, Key
 
-
-@dataclasses.dataclass
-class NegativesConfig:
-    """Where negatives come from, and the correction for how they were drawn."""
-
-    kind: str = "in_batch"  # in_batch, uniform, popularity or full (the catalogue)
-    num: int = 1024  # drawn a step and shared by its examples (uniform, popularity)
-    alpha: float = 0.75  # popularity^alpha
-    correction: str = "log_q"  # or "none"
-    strength: float = 1.0  # of the correction
+POINTWISE = {"logistic": losses.logistic_loss, "squared": losses.squared_loss}
+SIMILARITY = ("hinge", "cosine_contrastive")  # losses that know no temperature
+TEMPERATURES = (0.01, 10.0)  # between which a learned one stays
 
 
 @dataclasses.dataclass
 class LossConfig:
-    """The loss on finished logits, and the temperature in them."""
+    """The loss, and the temperature of the logits that it sees."""
 
-    name: str = "softmax"  # or "logistic"
+    name: str = "softmax"  # LOSSES
     temperature: float = 0.07
+    temperature_kind: str = "fixed"  # or "learned", starting from there
+    margin: float = 0.5  # of hinge and cosine_contrastive
+    negative_weight: float = (
+        1.0  # of the negatives' mean: cosine_contrastive, pointwise
+    )
+    calibration: float = 0.75  # gbce's t
 
 
-class Source(NamedTuple):
-    """What a step reads and never writes: arguments of the program, not constants."""
-
-    dataset: Dataset
-    sampler: sampling.Sampler
+def _softmax(logits: Logits, hypers: Hypers, num_items: int) -> Float[Array, "b"]:
+    return losses.softmax_loss(logits.positive, logits.negative, where=logits.where)
 
 
-class Objective(NamedTuple):
-    """`ids` lists the catalogue ids a step encodes; `score` turns the vectors into
-    logits; `loss` turns logits into one value per example."""
-
-    ids: Callable[[Batch, Key, Source], Int[Array, "n"]]
-    score: Callable[..., scores.Logits]
-    loss: Callable[[scores.Logits], Float[Array, "b"]]
+def _bpr(logits: Logits, hypers: Hypers, num_items: int) -> Float[Array, "b"]:
+    return losses.bpr_loss(logits.positive, logits.negative, where=logits.where)
 
 
-def make_objective(loss: LossConfig, negatives: NegativesConfig) -> Objective:
-    """The cell of the grid loss x negatives x correction that a config names."""
-    kinds = {
-        "in_batch": _in_batch,
-        "uniform": _sampled,
-        "popularity": _sampled,
-        "full": _full,
-    }
-    if negatives.kind not in kinds:
-        raise InputError(
-            f"unknown negatives.kind {negatives.kind!r}; there are: " + ", ".join(kinds)
+def _hinge(logits: Logits, hypers: Hypers, num_items: int) -> Float[Array, "b"]:
+    return losses.hinge_loss(
+        logits.positive, logits.negative, margin=hypers["margin"], where=logits.where
+    )
+
+
+def _cosine_contrastive(logits: Logits, hypers: Hypers, num_items: int):
+    return losses.cosine_contrastive_loss(
+        logits.positive,
+        logits.negative,
+        margin=hypers["margin"],
+        negative_weight=hypers["negative_weight"],
+        where=logits.where,
+    )
+
+
+def _gbce(logits: Logits, hypers: Hypers, num_items: int) -> Float[Array, "b"]:
+    return losses.gbce_loss(
+        logits.positive,
+        logits.negative,
+        num_items=num_items,
+        calibration=hypers["calibration"],
+        where=logits.where,
+    )
+
+
+def _pointwise(loss: Callable) -> Callable:
+    """The positive with label 1 and, weighted, the mean of the negatives with label 0."""
+
+    def listwise(logits: Logits, hypers: Hypers, num_items: int) -> Float[Array, "b"]:
+        positive = loss(logits.positive, jnp.ones_like(logits.positive))
+        negative = loss(logits.negative, jnp.zeros_like(logits.negative))
+        pushed = losses.masked_mean(negative, logits.where)
+        return positive + hypers["negative_weight"] * pushed
+
+    return listwise
+
+
+LOSSES = {
+    "softmax": _softmax,
+    "bpr": _bpr,
+    "gbce": _gbce,
+    "hinge": _hinge,
+    "cosine_contrastive": _cosine_contrastive,
+    **{name: _pointwise(loss) for name, loss in POINTWISE.items()},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """A cell of the grid loss x negatives x correction x masks."""
+
+    loss: LossConfig
+    negatives: NegativesConfig
+
+    def draw(
+        self,
+        batch: Batch,
+        key: Key,
+        *,
+        source: Source,
+        state: State,
+        query: Callable[[], Float[Array, "b d"]] | None,
+    ) -> tuple[candidates.Sample, State]:
+        """The candidates of a batch, and the state with the batch counted."""
+        return candidates.draw(
+            self.negatives, batch, key, source=source, state=state, query=query
         )
-    if negatives.correction not in ("log_q", "none"):
-        raise InputError(
-            'negatives.correction must be "log_q" or "none", not '
-            f"{negatives.correction!r}"
-        )
+
+    def total(
+        self,
+        query: Float[Array, "b d"],
+        item: Float[Array, "n d"],
+        *,
+        sample: candidates.Sample,
+        batch: Batch,
+        source: Source,
+        state: State,
+        hypers: Hypers,
+    ) -> tuple[Float[Array, ""], Float[Array, "b d"]]:
+        """sum_i weight_i loss_i, given the vectors of the sample's ids, and the
+        positives' vectors as `advance` takes them."""
+        config, name, weight = self.negatives, self.loss.name, sample.weight
+        unscaled = {"temperature": jnp.ones_like(hypers["temperature"])}
+        hypers = hypers | unscaled if name in SIMILARITY else hypers
+        scale = {name: hypers[name] for name in ("temperature", "strength")}
+        known = {"sample": sample, "batch": batch, "state": state}
+        parts = candidates.split_parts(config, item, **known)
+        kept = jax.lax.stop_gradient(parts.positive)
+        if config.kind == config.own == "none":
+            score = scores.positive_logits(query, parts.positive, **scale)
+            return jnp.sum(POINTWISE[name](score, batch.label) * weight), kept
+        known |= {"rows": candidates.rows_of(config, batch, source=source)}
+        columns = candidates.columns_of(config, parts, source=source, **known)
+        own = candidates.own_of(config, source=source, **known)
+        logits = _own_logits(query, parts, own=own, scale=scale)
+        if columns is not None:
+            correction = columns.correction
+            positive = scores.positive_logits(
+                query, parts.positive, correction=correction, **scale
+            )
+            logits = logits._replace(positive=positive)
+            if name == "softmax" and not config.hardest:
+                args = (query, columns, logits)
+                return blockwise.softmax_sum(*args, weight=weight, **scale), kept
+            logits = _with_columns(logits, query, columns, scale=scale, config=config)
+        num_items = source.dataset.known_items
+        return jnp.sum(LOSSES[name](logits, hypers, num_items) * weight), kept
+
+    def advance(
+        self, state: State, *, batch: Batch, vectors: Float[Array, "b d"]
+    ) -> State:
+        """The state after a step, given what `total` kept."""
+        return candidates.advance(self.negatives, state, batch=batch, vectors=vectors)
+
+    @property
+    def refresh_every(self) -> int:
+        """Dispatches between refreshes of the state's index; 0: there is none."""
+        semi_hard = self.negatives.own == "semi_hard"
+        return self.negatives.refresh_every if semi_hard else 0
+
+    def init_loss(self) -> dict[str, Array]:
+        """The parameters of the loss itself."""
+        if self.loss.temperature_kind == "fixed":
+            return {}
+        return {"log_temperature": jnp.log(jnp.float32(self.loss.temperature))}
+
+
+def with_learned(hypers: Hypers, params: dict[str, Array]) -> Hypers:
+    """The hypers with a learned temperature in the fixed one's place."""
+    if "log_temperature" not in params:
+        return hypers
+    return hypers | {"temperature": jnp.exp(params["log_temperature"])}
+
+
+def clamped(params: dict[str, Array]) -> dict[str, Array]:
+    """The parameters of the loss, brought back to where they may be."""
+    low, high = np.log(TEMPERATURES)
+    return {name: jnp.clip(value, low, high) for name, value in params.items()}
+
+
+def _own_logits(
+    query, parts: candidates.Parts, *, own: candidates.Own, scale
+) -> Logits:
+    """Logits of the own candidates alone; none where there are none."""
+    correction = scores.Correction(own.positive_log_q, None, None)
+    positive = scores.positive_logits(
+        query, parts.positive, correction=correction, **scale
+    )
+    if parts.own is None:
+        return Logits(positive, query[:, :0], jnp.zeros((len(query), 0), bool))
+    negative = scores.own_logits(query, parts.own, log_q=own.log_q, **scale)
+    return Logits(positive, negative, own.where)
+
+
+def _with_columns(
+    own: Logits,
+    query,
+    columns: candidates.Columns,
+    *,
+    scale,
+    config: NegativesConfig,
+) -> Logits:
+    """Own candidates and the columns, perhaps only the hardest of these."""
+    shared = Logits(
+        own.positive,
+        scores.column_logits(
+            query, columns.vector, correction=columns.correction, **scale
+        ),
+        scores.allowed(columns.mask),
+    )
+    if config.hardest:
+        shared = scores.hardest(shared, num=config.hardest)
+    return scores.join(shared, own.negative, own.where)
+
+
+def make_objective(loss: LossConfig, config: NegativesConfig) -> Objective:
+    """The cell of the grid that a config names; InputError where there is none."""
+    negatives.check(config)
     if loss.name not in LOSSES:
         raise InputError(
             f"unknown loss.name {loss.name!r}; there are: " + ", ".join(LOSSES)
         )
-    return kinds[negatives.kind](negatives, LOSSES[loss.name])
-
-
-def make_source(data: Data, negatives: NegativesConfig) -> Source:
-    """The data set and the sampler of a config's negatives: items with training events.
-
-    The others all read one unknown row; as negatives they would teach it, and so every
-    new item, to be low, whatever its features say.
-    """
-    count = np.asarray(data.dataset.item_count)[1:]
-    if negatives.kind == "uniform":
-        return Source(data.dataset, sampling.uniform(data.dataset.known_items))
-    # What is in a batch is drawn by the number of examples: alpha 1.
-    alpha = negatives.alpha if negatives.kind == "popularity" else 1.0
-    return Source(data.dataset, sampling.popularity(count, alpha=alpha))
-
-
-def _softmax(logits: scores.Logits) -> Float[Array, "b"]:
-    return losses.softmax_loss(logits.positive, logits.negative, where=logits.where)
-
-
-def _logistic(logits: scores.Logits) -> Float[Array, "b"]:
-    """The positive with label 1 and the mean of the negatives with label 0."""
-    positive = losses.logistic_loss(logits.positive, jnp.ones_like(logits.positive))
-    negative = losses.logistic_loss(logits.negative, jnp.zeros_like(logits.negative))
-    count = jnp.maximum(logits.where.sum(-1), 1)
-    return positive + jnp.where(logits.where, negative, 0).sum(-1) / count
-
-
-LOSSES = {"softmax": _softmax, "logistic": _logistic}
-
-
-def _log_q(negatives: NegativesConfig, source: Source, ids: Array) -> Array | None:
-    return source.sampler.log_q[ids] if negatives.correction == "log_q" else None
-
-
-def _hypers(hypers: Hypers) -> dict[str, Array]:
-    return {name: hypers[name] for name in ("temperature", "strength")}
-
-
-def _in_batch(negatives: NegativesConfig, loss) -> Objective:
-    def score(query, item, *, ids, batch: Batch, source: Source, hypers: Hypers):
-        return scores.in_batch_scores(
-            query,
-            item,
-            item_id=batch.item,
-            log_q=_log_q(negatives, source, batch.item),
-            **_hypers(hypers),
-        )
-
-    return Objective(lambda batch, key, source: batch.item, score, loss)
-
-
-def _sampled(negatives: NegativesConfig, loss) -> Objective:
-    def ids(batch: Batch, key: Key, source: Source):
-        drawn = source.sampler.draw(key, shape=(negatives.num,))
-        return jnp.concatenate([batch.item, drawn])
-
-    def score(query, item, *, ids, batch: Batch, source: Source, hypers: Hypers):
-        b, drawn = batch.item.size, ids[batch.item.size :]
-        return scores.sampled_scores(
-            query,
-            item[:b],
-            item[b:],
-            positive_id=batch.item,
-            negative_id=drawn,
-            positive_log_q=_log_q(negatives, source, batch.item),
-            negative_log_q=_log_q(negatives, source, drawn),
-            **_hypers(hypers),
-        )
-
-    return Objective(ids, score, loss)
-
-
-def _full(negatives: NegativesConfig, loss) -> Objective:
-    if negatives.correction != "none":
+    if loss.temperature_kind not in ("fixed", "learned"):
         raise InputError(
-            "negatives.kind=full draws nothing, so there is nothing to correct; set "
-            "negatives.correction=none"
+            'loss.temperature_kind must be "fixed" or "learned", not '
+            f"{loss.temperature_kind!r}"
         )
-
-    def ids(batch: Batch, key: Key, source: Source):
-        return jnp.arange(1, source.dataset.known_items + 1)
-
-    def score(query, item, *, ids, batch: Batch, source: Source, hypers: Hypers):
-        return scores.sampled_scores(
-            query,
-            item[batch.item - 1],
-            item,
-            positive_id=batch.item,
-            negative_id=ids,
-            positive_log_q=None,
-            negative_log_q=None,
-            **_hypers(hypers),
-        )
-
-    return Objective(ids, score, loss)
+    similarity, labelled = loss.name in SIMILARITY, config.kind == config.own == "none"
+    learned, (low, high) = loss.temperature_kind == "learned", TEMPERATURES
+    problems = {
+        f"loss.name={loss.name} is of similarities, which no correction applies to; set "
+        "negatives.correction=none": similarity and config.correction != "none",
+        f"loss.name={loss.name} is of similarities and knows no temperature to learn; "
+        "set loss.temperature_kind=fixed": similarity and learned,
+        f"a learned temperature starts at {loss.temperature} but stays between {low} "
+        f"and {high}; start inside": learned and not low <= loss.temperature <= high,
+        f"negatives.kind=none leaves loss.name={loss.name} only labels, which "
+        f"{' and '.join(POINTWISE)} can use; name a kind or one of these": labelled
+        and loss.name not in POINTWISE,
+    }
+    for text, wrong in problems.items():
+        if wrong:
+            raise InputError(text)
+    return Objective(loss, config)

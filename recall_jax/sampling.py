@@ -1,5 +1,6 @@
-"""Negative samplers: ids with their exact log q."""
+"""Negative samplers: ids with their exact log q; word2vec's popularity suppression."""
 
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -42,7 +43,33 @@ def popularity(count: np.ndarray, *, alpha: float) -> Sampler:
     `count` [V] holds the training events of catalogue ids 1..V. alpha 0.75 is
     word2vec's (Mikolov et al. 2013), 1 the distribution of in-batch negatives.
     """
-    return weighted(np.where(count > 0, np.maximum(count, 1.0) ** alpha, 0.0))
+    return weighted(popularity_weight(count, alpha=alpha))
+
+
+def popularity_weight(count: np.ndarray, *, alpha: float) -> np.ndarray:
+    """count^alpha [V]; 0 where there is nothing to count, also for alpha 0."""
+    return np.where(count > 0, np.maximum(count, 1.0) ** alpha, 0.0)
+
+
+def log_uniform(num_items: int) -> Sampler:
+    """P(i) = log((i + 1) / i) / log(V + 1) over ids in frequency order, as catalogue ids
+    are: near Zipf's law. By the alias table, since exp of a float32 skips large ids."""
+    return weighted(log_uniform_weight(num_items, num_items=num_items))
+
+
+def log_uniform_weight(known: int, *, num_items: int) -> np.ndarray:
+    """log((i + 1) / i) [V] of the first `known` ids, 0 beyond."""
+    rank = np.arange(1, num_items + 1)
+    return np.where(rank <= known, np.log1p(1 / rank), 0.0)
+
+
+def keep_probability(count: np.ndarray, *, threshold: float) -> np.ndarray:
+    """min(1, sqrt(s/p) + s/p) of each item, p its share of all counts, s the threshold:
+    word2vec's code (Mikolov et al. 2013). Items never counted are kept."""
+    share = np.asarray(count, np.float64) / np.sum(count)
+    with np.errstate(divide="ignore"):
+        ratio = threshold / share
+    return np.minimum(1.0, np.sqrt(ratio) + ratio)
 
 
 def weighted(weight: np.ndarray) -> Sampler:
@@ -54,6 +81,61 @@ def weighted(weight: np.ndarray) -> Sampler:
     return Sampler(
         jnp.asarray(keep, jnp.float32),
         jnp.asarray(alias + 1, jnp.int32),
+        jnp.asarray(log_q, jnp.float32),
+    )
+
+
+class Grouped(NamedTuple):
+    """A distribution within each group of items (a market), all in one alias table.
+
+    Items lie sorted by group; group g holds places start[g]:start[g + 1].
+    """
+
+    group: Int[Array, "V_and_1"]  # by catalogue id; padding's is the last, empty one
+    start: Int[Array, "G_and_1"]
+    item: Int[Array, "V"]  # catalogue id at each place
+    keep: Float[Array, "V"]
+    alias: Int[Array, "V"]  # a place
+    log_q: Float[Array, "V_and_1"]  # by catalogue id: log P(item | its group)
+
+    def draw(
+        self, key: Key, like: Int[Array, "b"], *, num: int
+    ) -> tuple[Int[Array, "b num"], Array]:
+        """`num` items of the group of each of `like`, independently with replacement,
+        and which are there at all: a group may have none that can be drawn."""
+        cell_key, keep_key = jax.random.split(key)
+        shape, group = (len(like), num), self.group[like]
+        first, size = self.start[group], self.start[group + 1] - self.start[group]
+        step = jax.random.randint(cell_key, shape, 0, jnp.maximum(size, 1)[:, None])
+        cell = jnp.minimum(first[:, None] + step, self.item.size - 1)
+        kept = jax.random.uniform(keep_key, shape) < self.keep[cell]
+        item = self.item[jnp.where(kept, cell, self.alias[cell])]
+        return item, jnp.broadcast_to((size > 0)[:, None], shape)
+
+
+def grouped(weight: np.ndarray, group: np.ndarray) -> Grouped:
+    """Probability proportional to `weight` [V] within each `group` [V] of codes >= 0;
+    items of weight 0 are never drawn."""
+    some = np.flatnonzero(weight > 0)
+    order = some[np.argsort(group[some], kind="stable")]
+    num_groups = int(group.max(initial=0)) + 1
+    start = np.searchsorted(group[order], np.arange(num_groups + 1))
+    keep, alias = np.ones(len(order)), np.arange(len(order))
+    log_q = np.full(len(weight) + 1, -np.inf)
+    for low, high in itertools.pairwise(start.tolist()):
+        if high > low:
+            share = np.asarray(weight[order[low:high]], np.float64)
+            share /= share.sum()
+            keep[low:high], within = alias_table(share)
+            alias[low:high] = low + within
+            log_q[order[low:high] + 1] = np.log(share)
+    start = np.append(start, len(order))  # one empty group more, for padding
+    return Grouped(
+        jnp.asarray(np.append(num_groups, group), jnp.int32),
+        jnp.asarray(start, jnp.int32),
+        jnp.asarray(order + 1, jnp.int32),
+        jnp.asarray(keep, jnp.float32),
+        jnp.asarray(alias, jnp.int32),
         jnp.asarray(log_q, jnp.float32),
     )
 

@@ -11,9 +11,12 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from recall_jax import candidates
+from recall_jax import objective as objective_lib
 from recall_jax import tables as tables_lib
 from recall_jax.features import Table
-from recall_jax.objective import Objective, Source
+from recall_jax.negatives import Source
+from recall_jax.objective import Objective
 from recall_jax.tables import RowState, TableParam
 from recall_jax.types import Batch, Columns, Hypers, InputError, Key, Model
 
@@ -38,7 +41,9 @@ class TrainState(NamedTuple):
     table_states: dict[str, RowState]
     slots: dict[str, Int[Array, "V"]]  # scratch of `tables.compact`, zero between steps
     dense: Any  # the model's other parameters
-    dense_state: optax.OptState
+    loss: dict[str, Array]  # the loss's own: a learned log temperature
+    dense_state: optax.OptState  # of both
+    candidates: candidates.State  # frequency estimator, queue, hard index
 
 
 class Graph(NamedTuple):
@@ -107,10 +112,18 @@ def make_optimizer(config: OptimConfig) -> Optimizer:
 
 
 def init_state(
-    model: nnx.Module, tables: tuple[Table, ...], *, optimizer: Optimizer, key: Key
+    model: nnx.Module,
+    tables: tuple[Table, ...],
+    *,
+    optimizer: Optimizer,
+    key: Key,
+    loss: dict[str, Array] | None = None,
+    memory: candidates.State | None = None,
 ) -> tuple[Graph, TrainState]:
-    """The graph and the state before the first step."""
+    """The graph and the state before the first step; `loss` and `memory` are what the
+    objective trains and remembers (`Objective.init_loss`, `candidates.init_state`)."""
     graph, rows, dense = make_graph(model, tables)
+    loss = loss or {}
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         key=jax.random.key_data(key),
@@ -120,7 +133,9 @@ def init_state(
             name: jnp.zeros(table.shape[0], jnp.int32) for name, table in rows.items()
         },
         dense=dense,
-        dense_state=optimizer.dense.init(dense),
+        loss=loss,
+        dense_state=optimizer.dense.init((dense, loss)),
+        candidates=memory or candidates.State(),
     )
     return graph, state
 
@@ -143,12 +158,19 @@ def make_step(graph: Graph, *, objective: Objective, optimizer: Optimizer) -> St
             source=source,
             hypers=hypers,
         )
-        params = (drawn.rows, state.dense)
-        loss, gradients = jax.value_and_grad(loss_of)(params)
+        params = (drawn.rows, state.dense, state.loss)
+        value_and_grad = jax.value_and_grad(loss_of, has_aux=True)
+        (loss, vectors), gradients = value_and_grad(params)
         state = apply_gradients(
             state, gradients, drawn=drawn, hypers=hypers, optimizer=optimizer
         )
-        return state, {"loss": loss, "gradient_norm": optax.tree.norm(gradients)}
+        memory = objective.advance(drawn.memory, batch=drawn.batch, vectors=vectors)
+        metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradients)}
+        if state.loss:
+            metrics["temperature"] = objective_lib.with_learned({}, state.loss)[
+                "temperature"
+            ]
+        return state._replace(candidates=memory), metrics
 
     return step
 
@@ -157,7 +179,8 @@ class Drawn(NamedTuple):
     """What a step computes on: a batch, its candidates, and the rows they look up."""
 
     batch: Batch
-    ids: Int[Array, "n"]  # catalogue ids that the item tower encodes
+    sample: candidates.Sample
+    memory: candidates.State
     query: Columns  # columns of each tower, look-ups pointing into `rows`
     item: Columns
     rows: dict[str, Float[Array, "r d"]]  # by table
@@ -173,8 +196,14 @@ def draw(
     batch = source.dataset.batch(example)
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     draw_key, model_key = jax.random.split(key)
-    ids = objective.ids(batch, draw_key, source)
-    item = source.dataset.item(ids)
+
+    def query():
+        return graph.model(state.tables, state.dense).query(batch.query)
+
+    sample, memory = objective.draw(
+        batch, draw_key, source=source, state=state.candidates, query=query
+    )
+    item = source.dataset.item(sample.ids)
     columns, rows, touched, slots = {**batch.query, **item}, {}, {}, {}
     for table in graph.tables:
         name = table.name
@@ -185,7 +214,8 @@ def draw(
         columns |= tables_lib.rewrite(columns, lookups, table=table)
     return Drawn(
         batch,
-        ids,
+        sample,
+        memory,
         query={name: columns[name] for name in batch.query},
         item={name: columns[name] for name in item},
         rows=rows,
@@ -196,39 +226,40 @@ def draw(
 
 
 def mean_loss(
-    params: tuple[dict[str, Array], Any],
+    params: tuple[dict[str, Array], Any, dict[str, Array]],
     *,
     drawn: Drawn,
     graph: Graph,
     objective: Objective,
     source: Source,
     hypers: Hypers,
-) -> Float[Array, ""]:
-    """The weighted mean of the objective over a batch; `params` is (rows, dense)."""
-    model = graph.training_model(*params, key=drawn.key)
-    logits = objective.score(
+) -> tuple[Float[Array, ""], Float[Array, "b d"]]:
+    """The weighted mean of the objective over a batch, and what it keeps for the next;
+    `params` is (rows, dense, the loss's own)."""
+    rows, dense, loss = params
+    model = graph.training_model(rows, dense, key=drawn.key)
+    total, vectors = objective.total(
         model.query(drawn.query),
         model.item(drawn.item),
-        ids=drawn.ids,
+        sample=drawn.sample,
         batch=drawn.batch,
         source=source,
-        hypers=hypers,
+        state=drawn.memory,
+        hypers=objective_lib.with_learned(hypers, loss),
     )
-    weight = drawn.batch.weight
-    total = jnp.sum(objective.loss(logits) * weight)
-    return total / jnp.maximum(jnp.sum(weight), 1e-12)
+    return total / jnp.maximum(jnp.sum(drawn.sample.weight), 1e-12), vectors
 
 
 def apply_gradients(
     state: TrainState,
-    gradients: tuple[dict[str, Array], Any],
+    gradients: tuple[dict[str, Array], Any, dict[str, Array]],
     *,
     drawn: Drawn,
     hypers: Hypers,
     optimizer: Optimizer,
 ) -> TrainState:
     """The state after a step: touched rows by the row rule, the rest by Adam."""
-    table_gradients, dense_gradients = gradients
+    table_gradients, *dense_gradients = gradients
     done = state.step / hypers["num_steps"]
     rate = hypers["learning_rate"] * optimizer.schedule(done)
     table_hypers = {**hypers, "learning_rate": rate * hypers["tables_lr_scale"]}
@@ -243,10 +274,11 @@ def apply_gradients(
         )
         for name, gradient in table_gradients.items()
     }
-    updates, dense_state = optimizer.dense.update(
-        dense_gradients, state.dense_state, state.dense
+    (updates, loss_updates), dense_state = optimizer.dense.update(
+        tuple(dense_gradients), state.dense_state, (state.dense, state.loss)
     )
     decay = hypers["weight_decay"]
+    loss = jax.tree.map(lambda value, u: value - rate * u, state.loss, loss_updates)
     dense = jax.tree.map(
         lambda value, update: value - rate * (update + decay * value),
         state.dense,
@@ -258,6 +290,7 @@ def apply_gradients(
         table_states={name: table_state for name, (_, table_state) in rows.items()},
         slots=drawn.slots,
         dense=dense,
+        loss=objective_lib.clamped(loss),
         dense_state=dense_state,
     )
 
@@ -269,6 +302,9 @@ def make_hypers(optim: OptimConfig, loss, negatives, *, num_steps: int) -> Hyper
         "tables_lr_scale": optim.tables_lr_scale,
         "weight_decay": optim.weight_decay,
         "temperature": loss.temperature,
+        "margin": loss.margin,
+        "negative_weight": loss.negative_weight,
+        "calibration": loss.calibration,
         "strength": negatives.strength,
         "num_steps": num_steps,
     }

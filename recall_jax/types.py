@@ -30,6 +30,8 @@ class Batch(NamedTuple):
     user: Int[Array, "b"]  # catalogue id of the user
     item: Int[Array, "b"]  # catalogue id of the positive
     weight: Float[Array, "b"]
+    label: Float[Array, "b"]  # 1 where the data has no labels
+    position: Int[Array, "b"]  # in the flat events; the user's history stands before it
 
 
 class Model(Protocol):

@@ -8,6 +8,7 @@ from flax import nnx
 from test_fit import LOSS, MODEL, NEGATIVES
 
 from experiments.bench import tables, train, unique
+from recall_jax import negatives as negatives_lib
 from recall_jax import objective
 from recall_jax import train as training
 
@@ -39,7 +40,7 @@ def test_stages_are_timed_and_only_the_last_trains():
     before = jax.device_get(state.tables["item"])
     goal = objective.make_objective(LOSS, NEGATIVES)
     hypers = training.make_hypers(training.OptimConfig(), LOSS, NEGATIVES, num_steps=10)
-    source = objective.make_source(data, NEGATIVES)
+    source = negatives_lib.make_source(data, NEGATIVES)
     steps = train.stages(graph, goal, optimizer)
     for name, step in steps.items():
         after, _ = jax.jit(step)(state, hypers, source, np.arange(8))

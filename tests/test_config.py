@@ -47,8 +47,9 @@ def test_a_config_is_the_same_after_its_flags(name, parse):
     config = cli.load_config(name)
     config = with_field(config, "train.epochs", 77)
     config = with_field(config, "loss.temperature", 1e-7)
-    config = with_field(config, "model.hidden", ())
-    config = with_field(config, "model.query", ("history", "a, b"))
+    if hasattr(config.model, "hidden"):
+        config = with_field(config, "model.hidden", ())
+        config = with_field(config, "model.query", ("history", "a, b"))
     config = with_field(config, "evaluate.metrics", ("hr@3",))
     config = with_field(config, "evaluate.select_by", "it's $HOME")
     line = shlex.split(" ".join(config_lib.as_flags(config)))

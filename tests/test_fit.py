@@ -10,11 +10,12 @@ import pytest
 from conftest import make_data
 from flax import nnx
 
-from recall_jax import checkpoint, fit, logs, objective, tables, train
+from recall_jax import candidates, checkpoint, fit, logs, objective, tables, train
+from recall_jax import negatives as negatives_lib
 from recall_jax.models import dssm
 from recall_jax.types import InputError
 
-NEGATIVES = objective.NegativesConfig(kind="uniform", num=4)
+NEGATIVES = negatives_lib.NegativesConfig(kind="uniform", num=4)
 LOSS = objective.LossConfig(temperature=0.2)
 OPTIM = train.OptimConfig()
 MODEL = dssm.Config(
@@ -39,7 +40,7 @@ def pieces(
     goal = objective.make_objective(loss, negatives)
     step = train.make_step(graph, objective=goal, optimizer=optimizer)
     hypers = train.make_hypers(optim, loss, negatives, num_steps=100)
-    return step, state, hypers, objective.make_source(data, negatives)
+    return step, state, hypers, negatives_lib.make_source(data, negatives)
 
 
 def loop_of(data, folder, *, config, validate=None, **changes) -> tuple:
@@ -83,7 +84,7 @@ def test_ten_batches_and_swept_hypers_compile_once(data):
 
 
 def test_hypers_reach_the_step(data):
-    negatives = objective.NegativesConfig(kind="popularity", num=8)
+    negatives = negatives_lib.NegativesConfig(kind="popularity", num=8)
     # SGD, because Adam's first step knows the gradient's sign alone.
     optim = train.OptimConfig(tables="sgd")
     step, state, hypers, source = pieces(data, negatives=negatives, optim=optim)
@@ -137,11 +138,11 @@ def test_touched_rows_train_as_the_whole_table_does(rule, monkeypatch):
 @pytest.mark.parametrize(
     "negatives",
     [
-        objective.NegativesConfig(kind="in_batch"),
-        objective.NegativesConfig(kind="in_batch", correction="none"),
-        objective.NegativesConfig(kind="uniform", num=8),
-        objective.NegativesConfig(kind="popularity", num=8),
-        objective.NegativesConfig(kind="full", correction="none"),
+        negatives_lib.NegativesConfig(kind="in_batch"),
+        negatives_lib.NegativesConfig(kind="in_batch", correction="none"),
+        negatives_lib.NegativesConfig(kind="uniform", num=8),
+        negatives_lib.NegativesConfig(kind="popularity", num=8),
+        negatives_lib.NegativesConfig(kind="full", correction="none"),
     ],
 )
 @pytest.mark.parametrize("name", ["softmax", "logistic"])
@@ -164,7 +165,7 @@ def test_every_cell_of_the_grid_learns(data, negatives, name):
 def test_weights_scale_an_examples_pull(data):
     """Weight 0 takes an example out; equal weights change nothing."""
     step, state, hypers, source = pieces(
-        data, negatives=objective.NegativesConfig(kind="full", correction="none")
+        data, negatives=negatives_lib.NegativesConfig(kind="full", correction="none")
     )
 
     run = jax.jit(step)
@@ -277,7 +278,7 @@ def test_dropout_draws_anew_each_step_and_alike_for_one_seed(data):
     step, state, hypers, source = pieces(
         data,
         model=dataclasses.replace(MODEL, dropout=0.5),
-        negatives=objective.NegativesConfig(kind="full", correction="none"),
+        negatives=negatives_lib.NegativesConfig(kind="full", correction="none"),
         optim=train.OptimConfig(learning_rate=0.0),
     )
     run, losses = jax.jit(step), []
@@ -292,20 +293,24 @@ def test_dropout_draws_anew_each_step_and_alike_for_one_seed(data):
 
 @pytest.mark.parametrize("kind", ["in_batch", "popularity"])
 def test_the_correction_is_the_log_share_of_training_examples(data, kind):
-    """Each logit is s / t - strength * log q, with q worked out from counts here."""
-    negatives = objective.NegativesConfig(kind=kind, num=8, alpha=0.5, strength=0.7)
+    """log q off positives and columns alike, with q worked out from counts here."""
+    negatives = negatives_lib.NegativesConfig(kind=kind, num=8, alpha=0.5, strength=0.7)
     goal = objective.make_objective(LOSS, negatives)
-    source = objective.make_source(data, negatives)
+    source = negatives_lib.make_source(data, negatives)
     batch = source.dataset.batch(jnp.arange(12))
-    ids = goal.ids(batch, jax.random.key(0), source)
-    zeros = jnp.zeros((12, 4))
-    logits = goal.score(
-        zeros,
-        jnp.zeros((len(ids), 4)),
-        ids=ids,
-        batch=batch,
-        source=source,
-        hypers={"temperature": jnp.float32(0.2), "strength": jnp.float32(0.7)},
+    state = candidates.State()
+    known = {"batch": batch, "state": state, "source": source}
+    sample, _ = goal.draw(
+        batch, jax.random.key(0), source=source, state=state, query=None
+    )
+    ids = sample.ids
+    parts = candidates.Parts(jnp.zeros((12, 4)), jnp.zeros((len(ids), 4)), None)
+    columns = candidates.columns_of(
+        negatives,
+        parts,
+        rows=candidates.rows_of(negatives, batch, source=source),
+        sample=sample,
+        **known,
     )
     position = np.asarray(data.dataset.example_position)
     count = np.bincount(data.items[position], minlength=21).astype(float)
@@ -313,8 +318,10 @@ def test_the_correction_is_the_log_share_of_training_examples(data, kind):
     with np.errstate(divide="ignore"):
         log_q = np.log(weight / weight.sum())
     drawn = batch.item if kind == "in_batch" else ids[12:]
-    np.testing.assert_allclose(logits.positive, -0.7 * log_q[batch.item], rtol=1e-5)
-    np.testing.assert_allclose(logits.negative[3], -0.7 * log_q[drawn], rtol=1e-5)
+    positive, column, row = columns.correction
+    np.testing.assert_allclose(positive, log_q[batch.item], rtol=1e-5)
+    np.testing.assert_allclose(column, log_q[drawn], rtol=1e-5)
+    assert row is None
 
 
 def test_items_without_training_events_are_no_negatives():
@@ -323,14 +330,21 @@ def test_items_without_training_events_are_no_negatives():
     known = data.dataset.known_items
     assert known < data.dataset.num_items
     for negatives in (
-        objective.NegativesConfig(kind="uniform", num=500),
-        objective.NegativesConfig(kind="popularity", num=500),
-        objective.NegativesConfig(kind="full", correction="none"),
+        negatives_lib.NegativesConfig(kind="uniform", num=500),
+        negatives_lib.NegativesConfig(kind="popularity", num=500),
+        negatives_lib.NegativesConfig(kind="full", correction="none"),
     ):
         goal = objective.make_objective(LOSS, negatives)
-        source = objective.make_source(data, negatives)
+        source = negatives_lib.make_source(data, negatives)
         batch = source.dataset.batch(jnp.arange(4))
-        assert goal.ids(batch, jax.random.key(0), source).max() <= known
+        sample, _ = goal.draw(
+            batch,
+            jax.random.key(0),
+            source=source,
+            state=candidates.State(),
+            query=None,
+        )
+        assert sample.ids.max() <= known
 
 
 def test_plans_divide_evenly_and_say_what_does_not_fit():
@@ -346,7 +360,9 @@ def test_plans_divide_evenly_and_say_what_does_not_fit():
     ("config", "told"),
     [
         (
-            lambda: objective.make_objective(LOSS, objective.NegativesConfig(kind="x")),
+            lambda: objective.make_objective(
+                LOSS, negatives_lib.NegativesConfig(kind="x")
+            ),
             "in_batch",
         ),
         (
@@ -355,7 +371,7 @@ def test_plans_divide_evenly_and_say_what_does_not_fit():
         ),
         (
             lambda: objective.make_objective(
-                LOSS, objective.NegativesConfig(kind="full")
+                LOSS, negatives_lib.NegativesConfig(kind="full")
             ),
             "correction=none",
         ),

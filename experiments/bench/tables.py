@@ -8,6 +8,7 @@ one scan. Every setting is timed in turn, round after round, and its median is s
 read the ratios, which hold on a noisy machine. Needs about 12 GB of memory.
 """
 
+import dataclasses
 import json
 import statistics
 import time
@@ -19,14 +20,22 @@ import optax
 from absl import app, flags
 from flax import nnx
 
-from recall_jax import features, logs, objective, train
+from recall_jax import (
+    candidates,
+    features,
+    frequency,
+    logs,
+    negatives,
+    objective,
+    train,
+)
 from recall_jax.data.dataset import Dataset
 from recall_jax.models import dssm
 
 WIDTH, EXAMPLES = 64, 1_000_000
 
 
-def make_source(rows: int, negatives: objective.NegativesConfig) -> objective.Source:
+def make_source(rows: int) -> negatives.Source:
     """Random (user, item) pairs over `rows` users and as many items."""
     rng = np.random.default_rng(0)
     count = np.ones(rows + 1)
@@ -44,7 +53,7 @@ def make_source(rows: int, negatives: objective.NegativesConfig) -> objective.So
         known_users=rows,
         history_length=0,
     )
-    return objective.Source(data, objective.sampling.popularity(count[1:], alpha=1.0))
+    return negatives.Source(data, exact=frequency.exact(count[1:]))
 
 
 def make_model(rows: int) -> tuple[nnx.Module, tuple[features.Table, ...]]:
@@ -56,27 +65,35 @@ def make_model(rows: int) -> tuple[nnx.Module, tuple[features.Table, ...]]:
     return dssm.Config(history_length=0).make(schema, nnx.Rngs(0))
 
 
-def dot_objective(softmax: objective.Objective) -> objective.Objective:
-    """The same towers without the softmax: what is left is the tables' cost."""
-    return softmax._replace(loss=lambda logits: -logits.positive)
+@dataclasses.dataclass(frozen=True)
+class Dot:
+    """The in-batch objective without its softmax: what is left is the tables' cost."""
+
+    softmax: objective.Objective
+
+    def draw(self, *args, **named):
+        return self.softmax.draw(*args, **named)
+
+    def total(self, query, item, **named):
+        return -jnp.sum(query * item), item
+
+    def advance(self, state, **named):
+        return state
 
 
 def make_runner(rows: int, *, tables: str, loss: str):
     """A function that runs one dispatch of steps, and its examples."""
-    negatives = objective.NegativesConfig()
-    goal = objective.make_objective(objective.LossConfig(), negatives)
-    if loss == "none":
-        goal = dot_objective(goal)
-    source = make_source(rows, negatives)
+    config = negatives.NegativesConfig()
+    goal = objective.make_objective(objective.LossConfig(), config)
+    goal = Dot(goal) if loss == "none" else goal
+    source = make_source(rows)
     model, specs = make_model(rows)
     optim = train.OptimConfig(tables="sgd" if tables == "dense_adam" else tables)
     optimizer = train.make_optimizer(optim)
     graph, state = train.init_state(
         model, specs, optimizer=optimizer, key=jax.random.key(0)
     )
-    hypers = train.make_hypers(
-        optim, objective.LossConfig(), negatives, num_steps=10**6
-    )
+    hypers = train.make_hypers(optim, objective.LossConfig(), config, num_steps=10**6)
     if tables == "dense_adam":
         step, state = dense_adam(graph, state, goal)
     else:
@@ -87,23 +104,26 @@ def make_runner(rows: int, *, tables: str, loss: str):
 def dense_adam(graph: train.Graph, state: train.TrainState, goal: objective.Objective):
     """The usual way: gradients of whole tables, optax.adam over all parameters."""
     adam = optax.scale_by_adam()
-    params = (state.tables, state.dense)
+    params, memory = (state.tables, state.dense), candidates.State()
 
     def step(carry, hypers, source, example):
         params, adam_state = carry
+        known = {"source": source, "state": memory}
         batch = source.dataset.batch(example)
+        sample, _ = goal.draw(batch, jax.random.key(0), query=None, **known)
 
         def loss_of(params):
             model = graph.model(*params)
-            logits = goal.score(
-                model.query(batch.query),
-                model.item(source.dataset.item(batch.item)),
-                ids=batch.item,
+            query, item = model.query(batch.query), source.dataset.item(sample.ids)
+            total, _ = goal.total(
+                query,
+                model.item(item),
+                sample=sample,
                 batch=batch,
-                source=source,
                 hypers=hypers,
+                **known,
             )
-            return goal.loss(logits).mean()
+            return total / len(example)
 
         loss, gradients = jax.value_and_grad(loss_of)(params)
         updates, adam_state = adam.update(gradients, adam_state)

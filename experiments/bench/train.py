@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from flax import nnx
 
 from experiments import cli, run
-from recall_jax import evaluate, fit, logs, objective, train
+from recall_jax import config as config_lib
+from recall_jax import evaluate, fit, logs, negatives, objective, train
 
 STAGES = ("batch and rows", "forward", "backward", "update")
 
@@ -33,7 +33,7 @@ def stages(graph: train.Graph, goal: objective.Objective, optimizer) -> dict:
     """The step cut off after each stage, as functions like `train.Step`."""
 
     def loss_of(params, drawn, hypers, source):
-        return train.mean_loss(
+        loss, _ = train.mean_loss(
             params,
             drawn=drawn,
             graph=graph,
@@ -41,10 +41,11 @@ def stages(graph: train.Graph, goal: objective.Objective, optimizer) -> dict:
             source=source,
             hypers=hypers,
         )
+        return loss
 
     def cut(state, hypers, source, example, *, stage):
         drawn = train.draw(state, source, example, graph=graph, objective=goal)
-        params = (drawn.rows, state.dense)
+        params = (drawn.rows, state.dense, state.loss)
         if stage == "batch and rows":
             out = total((drawn.query, drawn.item, drawn.rows, drawn.batch))
         elif stage == "forward":
@@ -62,22 +63,18 @@ def stages(graph: train.Graph, goal: objective.Objective, optimizer) -> dict:
 def main(argv: list[str]) -> None:
     del argv
     config = flags.FLAGS.config
+    config_lib.check(config)
     data = run.prepare(config).data
     evaluate.check(config.evaluate, data)
     plan = fit.make_plan(config.train, num_examples=data.num_examples)
-    optimizer = train.make_optimizer(config.optim)
-    model, tables = config.model.make(data.schema, nnx.Rngs(0))
-    graph, state = train.init_state(
-        model, tables, optimizer=optimizer, key=jax.random.key(0)
-    )
-    goal = objective.make_objective(config.loss, config.negatives)
+    built = run.build(config, data, batch_size=plan.size)
     medians, state = time_stages(
-        stages(graph, goal, optimizer),
-        state,
+        stages(built.graph, built.objective, built.optimizer),
+        built.state,
         hypers=train.make_hypers(
             config.optim, config.loss, config.negatives, num_steps=plan.num_steps
         ),
-        source=objective.make_source(data, config.negatives),
+        source=negatives.make_source(data, config.negatives),
         shape=(plan.scan, plan.size),
         rounds=flags.FLAGS.rounds,
     )
@@ -92,7 +89,7 @@ def main(argv: list[str]) -> None:
         "config": config.name,
         "examples_per_second": rate,
         "epoch_seconds": plan.steps_per_epoch * plan.size / rate,
-        "evaluation_seconds": time_evaluation(config, data, graph, state),
+        "evaluation_seconds": time_evaluation(config, data, built.graph, state),
         "evaluated_users": len(data.test),
         "ms_per_step": ms,
         "device": jax.devices()[0].device_kind,

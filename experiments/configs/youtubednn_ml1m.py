@@ -13,7 +13,8 @@ from recall_jax.config import Experiment
 from recall_jax.data import movielens
 from recall_jax.fit import TrainConfig
 from recall_jax.models import youtubednn
-from recall_jax.objective import LossConfig, NegativesConfig
+from recall_jax.negatives import NegativesConfig
+from recall_jax.objective import LossConfig
 from recall_jax.train import OptimConfig
 
 

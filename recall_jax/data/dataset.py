@@ -3,20 +3,18 @@
 import dataclasses
 import functools
 import hashlib
-import warnings
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from recall_jax import features
+from recall_jax.data import columns as columns_lib
 from recall_jax.data import interactions
-from recall_jax.data.interactions import Bag, ranges
-from recall_jax.types import Batch, Columns, InputError
-
-MAX_BAG = 16  # values of a multi-valued feature that are kept; more are warned of
+from recall_jax.data.interactions import ranges
+from recall_jax.types import Batch, Columns, InputError, Key
 
 
 @functools.partial(
@@ -30,6 +28,11 @@ MAX_BAG = 16  # values of a multi-valued feature that are kept; more are warned 
         "user_columns",
         "item_columns",
         "item_count",
+        "train_stop",
+        "example_item",
+        "example_label",
+        "shown_items",
+        "shown_offsets",
     ],
     meta_fields=["num_items", "known_items", "known_users", "history_length"],
 )
@@ -37,8 +40,11 @@ MAX_BAG = 16  # values of a multi-valued feature that are kept; more are warned 
 class Dataset:
     """Everything a step or an evaluation gathers from, as one pytree.
 
-    Events lie flat, sorted by user, then time: user u's are offsets[u]:offsets[u + 1].
-    An example is (user, position); its history is what stands before the position.
+    Events lie flat, sorted by user, then time: user u's are offsets[u]:offsets[u + 1],
+    those that train end at train_stop[u]. An example is (user, position); its history is
+    what stands before the position, its item what stands there, unless `example_item`
+    says otherwise. What was shown to u and passed over, while he trained, is
+    shown_items[shown_offsets[u]:shown_offsets[u + 1]].
     """
 
     items: Int[Array, "events"]  # catalogue ids
@@ -53,6 +59,11 @@ class Dataset:
     known_items: int  # those with training events: ids 1..known_items
     known_users: int
     history_length: int  # h
+    train_stop: Int[Array, "users_and_1"] | None = None
+    example_item: Int[Array, "examples"] | None = None  # None: the item at its position
+    example_label: Float[Array, "examples"] | None = None  # None: all 1
+    shown_items: Int[Array, "shown"] | None = None  # None: the log has no exposures
+    shown_offsets: Int[Array, "users_and_2"] | None = None
 
     def query(self, user: Int[Array, "b"], position: Int[Array, "b"]) -> Columns:
         """Columns of the query tower; `history` holds the h items before position,
@@ -60,13 +71,29 @@ class Dataset:
         columns = {name: c[user] for name, c in self.user_columns.items()}
         columns["user"] = jnp.minimum(user, self.known_users + 1)
         if self.history_length:
-            steps = jnp.arange(-self.history_length, 0)
-            index = position[:, None] + steps[None, :]
-            ids = self.items[jnp.maximum(index, 0)]
-            ids = jnp.minimum(ids, self.known_items + 1)
-            mine = index >= self.offsets[user][:, None]
-            columns["history"] = jnp.where(mine, ids, 0)
+            ids = self.past(user, position, length=self.history_length)
+            columns["history"] = jnp.minimum(ids, self.known_items + 1)
         return columns
+
+    def past(
+        self, user: Int[Array, "b"], position: Int[Array, "b"], *, length: int
+    ) -> Int[Array, "b length"]:
+        """Catalogue ids of a user's last events before position, the most recent last,
+        padded with 0 on the left."""
+        index = position[:, None] + jnp.arange(-length, 0)[None, :]
+        mine = index >= self.offsets[user][:, None]
+        return jnp.where(mine, self.items[jnp.maximum(index, 0)], 0)
+
+    def draw_shown(
+        self, key: Key, user: Int[Array, "b"], *, num: int
+    ) -> tuple[Int[Array, "b num"], Bool[Array, "b num"]]:
+        """Catalogue ids of what each user was shown and passed over, drawn with
+        replacement, and whether there is any."""
+        first = self.shown_offsets[user]
+        size = (self.shown_offsets[user + 1] - first)[:, None]
+        step = jax.random.randint(key, (len(user), num), 0, jnp.maximum(size, 1))
+        at = jnp.minimum(first[:, None] + step, self.shown_items.size - 1)
+        return self.shown_items[at], jnp.broadcast_to(size > 0, at.shape)
 
     def item(self, ids: Int[Array, "n"]) -> Columns:
         """Columns of the item tower at catalogue ids."""
@@ -77,10 +104,14 @@ class Dataset:
     def batch(self, example: Int[Array, "b"]) -> Batch:
         """The training examples at these positions of example_user."""
         user, position = self.example_user[example], self.example_position[example]
-        weight = (
-            jnp.ones(example.shape) if self.weights is None else self.weights[position]
-        )
-        return Batch(self.query(user, position), user, self.items[position], weight)
+        item, weight, label = self.items[position], self.weights, self.example_label
+        if self.example_item is not None:
+            item = self.example_item[example]
+        ones = jnp.ones(example.shape)
+        weight = ones if weight is None else weight[position]
+        label = ones if label is None else label[example]
+        query = self.query(user, position)
+        return Batch(query, user, item, weight, label, position)
 
 
 class Part(NamedTuple):
@@ -114,6 +145,7 @@ class Data:
     repeats: bool  # some user met some item twice
     user_codes: np.ndarray  # [U] position in the log's users of catalogue id j + 1
     item_codes: np.ndarray  # [V] the same for items
+    ordered: bool  # a user's events stand in an order that means something
 
     @property
     def num_examples(self) -> int:
@@ -128,11 +160,13 @@ class Data:
 
 
 def prepare(
-    split: interactions.Split, *, history_length: int, min_history: int
+    split: interactions.Split, *, history_length: int, min_history: int, label: str = ""
 ) -> Data:
     """Number users and items by training frequency and lay everything out flat.
 
     `min_history` is how many events must stand before a training example's positive.
+    With `label`, a column of events, examples carry it, and what was shown and passed
+    over is an example too, of label 0.
     """
     log = split.log
     in_train = ranges(split.start[:-1], split.valid)
@@ -149,12 +183,22 @@ def prepare(
             "there is nothing to train on"
         )
     user_id = np.arange(1, len(users.codes) + 1, dtype=np.int32)
+    example_user = np.repeat(user_id, flat.valid - first)
+    shown = _shown(split.log, flat, users=users, items=items)
+    labelled = {}
+    if label:
+        labels = _labels(log, label)[flat.order][position]
+        example_user, example_position, labelled = _labelled(
+            example_user, position, labels, items=flat.items, shown=shown
+        )
+    else:
+        example_position = position
     dataset = Dataset(
         items=jnp.asarray(flat.items),
         weights=None if log.weight is None else jnp.asarray(log.weight[flat.order]),
         offsets=jnp.asarray(flat.offsets, jnp.int32),
-        example_user=jnp.asarray(np.repeat(user_id, flat.valid - first)),
-        example_position=jnp.asarray(position, jnp.int32),
+        example_user=jnp.asarray(example_user),
+        example_position=jnp.asarray(example_position, jnp.int32),
         user_columns=jax.tree.map(jnp.asarray, users.columns),
         item_columns=jax.tree.map(jnp.asarray, items.columns),
         item_count=jnp.asarray(_count(flat.items[position], items), jnp.float32),
@@ -162,6 +206,9 @@ def prepare(
         known_items=items.vocabularies["item"].known,
         known_users=users.vocabularies["user"].known,
         history_length=history_length,
+        train_stop=jnp.asarray(np.append(0, flat.valid), jnp.int32),
+        **labelled,
+        **_shown_arrays(shown, num_users=len(user_id)),
     )
     return Data(
         dataset=dataset,
@@ -179,6 +226,7 @@ def prepare(
         repeats=_has_repeats(log),
         user_codes=users.codes,
         item_codes=items.codes,
+        ordered=split.ordered,
     )
 
 
@@ -200,7 +248,7 @@ def _side(
 ) -> _Side:
     present, known = _present_by_frequency(codes, in_train)
     weight = np.bincount(codes[in_train], minlength=len(entities))
-    columns, schema, vocabularies = _feature_columns(
+    columns, schema, vocabularies = columns_lib.feature_columns(
         entities, codes=present, weight=weight
     )
     own = {name: features.Vocabulary(entities.id[present], known)}
@@ -225,7 +273,7 @@ def _flatten(split: interactions.Split, *, users: _Side, items: _Side) -> _Flat:
     starts, stops = split.start[users.codes], split.start[users.codes + 1]
     order = ranges(starts, stops)
     offsets = np.concatenate([[0, 0], np.cumsum(stops - starts)])
-    item_id = _inverse(items.codes, num=len(split.log.items))
+    item_id = columns_lib.inverse(items.codes, num=len(split.log.items))
     return _Flat(
         order,
         item_id[split.log.item[order]],
@@ -233,6 +281,75 @@ def _flatten(split: interactions.Split, *, users: _Side, items: _Side) -> _Flat:
         valid=offsets[1:-1] + split.valid[users.codes] - starts,
         test=offsets[1:-1] + split.test[users.codes] - starts,
     )
+
+
+class _Shown(NamedTuple):
+    """Exposures passed over, by user and time."""
+
+    user: np.ndarray  # [s] int32 catalogue ids
+    item: np.ndarray  # [s] int32 catalogue ids
+    position: np.ndarray  # [s] where the history before them ends
+
+
+def _shown(log, flat: _Flat, *, users: _Side, items: _Side) -> _Shown | None:
+    """What was shown before a user's last training event, of items that train, and
+    that he never took up in training; None where the log has none, or no times."""
+    if log.shown is None or log.time is None:
+        return None
+    user = columns_lib.inverse(users.codes, num=len(log.users))[log.shown.user]
+    item = columns_lib.inverse(items.codes, num=len(log.items))[log.shown.item]
+    order = np.lexsort((log.shown.time, user))
+    user, item, time = user[order], item[order], log.shown.time[order]
+    first, span = log.time.min() - 1, log.time.max() - log.time.min() + 2
+    owner = np.repeat(np.arange(len(flat.offsets) - 1), np.diff(flat.offsets))
+    key = owner * span + log.time[flat.order] - first
+    asked = user * span + np.clip(time - first, 0, span - 1)
+    position = np.searchsorted(key, asked, side="right")
+    stop = np.append(0, flat.valid)
+    taken = owner * (len(items.codes) + 1) + flat.items
+    taken = taken[ranges(flat.start, flat.valid)]
+    pair = user * np.int64(len(items.codes) + 1) + item
+    keep = (user > 0) & (item > 0) & (item <= items.vocabularies["item"].known)
+    keep &= (position < stop[user]) & ~np.isin(pair, taken)
+    return _Shown(user[keep], item[keep], position[keep])
+
+
+def _shown_arrays(shown: _Shown | None, *, num_users: int) -> dict[str, jnp.ndarray]:
+    if shown is None or not len(shown.item):
+        return {}
+    offsets = np.searchsorted(shown.user, np.arange(num_users + 2))
+    return {
+        "shown_items": jnp.asarray(shown.item),
+        "shown_offsets": jnp.asarray(offsets, jnp.int32),
+    }
+
+
+def _labels(log: interactions.Interactions, name: str) -> np.ndarray:
+    """Float32 labels of the events of a column."""
+    column = log.events.get(name)
+    if not isinstance(column, np.ndarray) or column.dtype.kind not in "iuf":
+        numbers = [n for n, c in log.events.items() if getattr(c, "dtype", "") != ""]
+        raise InputError(
+            f"data.label {name!r} is no column of numbers among the events of "
+            f"{log.source}; there are: {', '.join(numbers) or 'none'}"
+        )
+    if not np.isfinite(column).all():
+        raise InputError(f"data.label {name!r}: some events have no label")
+    if log.weight is not None:
+        raise InputError("data.label and data.weight exclude each other; drop one")
+    return column.astype(np.float32)
+
+
+def _labelled(user, position, labels, *, items, shown: _Shown | None):
+    """Examples with their labels, exposures behind the positives with label 0."""
+    item = items[position]
+    if shown is not None:
+        user = np.concatenate([user, shown.user])
+        position = np.concatenate([position, shown.position])
+        item = np.concatenate([item, shown.item])
+        labels = np.concatenate([labels, np.zeros(len(shown.item), np.float32)])
+    fields = {"example_item": jnp.asarray(item), "example_label": jnp.asarray(labels)}
+    return user, position, fields
 
 
 def _count(items: np.ndarray, side: _Side) -> np.ndarray:
@@ -249,13 +366,6 @@ def _present_by_frequency(
     return order[present[order]], known
 
 
-def _inverse(codes: np.ndarray, *, num: int) -> np.ndarray:
-    """Catalogue id (from 1) of each code; 0 where it has none."""
-    ids = np.zeros(num, np.int32)
-    ids[codes] = np.arange(1, len(codes) + 1, dtype=np.int32)
-    return ids
-
-
 def _part(user: np.ndarray, start: np.ndarray, stop: np.ndarray) -> Part:
     some = stop > start
     return Part(user[some], start[some], stop[some])
@@ -265,72 +375,6 @@ def _has_repeats(log: interactions.Interactions) -> bool:
     pairs = log.user.astype(np.int64) * len(log.items) + log.item
     # With counts np.unique sorts; without, it hashes and takes ten times as long.
     return bool((np.unique(pairs, return_counts=True)[1] > 1).any())
-
-
-def _feature_columns(
-    entities: interactions.Entities, *, codes: np.ndarray, weight: np.ndarray
-) -> tuple[dict, tuple[features.Column, ...], dict[str, features.Vocabulary]]:
-    """Arrays by catalogue id (row 0 padding), their schema and vocabularies.
-
-    `weight` [m] counts each entity's training events: it orders the vocabularies and
-    normalises dense features.
-    """
-    arrays, columns, vocabularies = {}, [], {}
-    for name, values in entities.columns.items():
-        if isinstance(values, Bag) or values.dtype.kind != "f":
-            rows, vocabulary = _id_column(values, name=name, codes=codes, weight=weight)
-            vocabularies[name] = vocabulary
-            width = 0 if rows.ndim == 1 else rows.shape[1]
-            columns.append(features.Column(name, name, vocabulary.rows, width))
-        else:
-            rows = _dense_column(values, codes=codes, weight=weight)
-            columns.append(features.Column(name, "", 0, 0))
-        arrays[name] = rows
-    return arrays, tuple(columns), vocabularies
-
-
-def _id_column(
-    values: np.ndarray | Bag, *, name: str, codes: np.ndarray, weight: np.ndarray
-) -> tuple[np.ndarray, features.Vocabulary]:
-    """Look-up ids [V + 1] or [V + 1, m] and the vocabulary of a categorical column."""
-    bag = values
-    if not isinstance(values, Bag):
-        bag = Bag(values, np.arange(len(values) + 1))
-    lengths = np.diff(bag.offsets)
-    value_codes, distinct = interactions.factorize(bag.values)
-    seen = np.repeat(weight, lengths)
-    count = np.bincount(value_codes, weights=seen, minlength=len(distinct))
-    order = np.argsort(-count, kind="stable")
-    vocabulary = features.Vocabulary(distinct[order], int(np.count_nonzero(count)))
-    inner = vocabulary.lookup(_inverse(order, num=len(distinct))[value_codes])
-    most = int(lengths.max(initial=1))
-    if most > MAX_BAG:
-        warnings.warn(
-            f"column {name!r} has up to {most} values; the first {MAX_BAG} are kept",
-            stacklevel=2,
-        )
-    width = min(most, MAX_BAG)
-    table = np.zeros((len(lengths), width), np.int32)
-    column = np.arange(width)
-    filled = column < np.minimum(lengths, width)[:, None]
-    index = bag.offsets[:-1, None] + column
-    table[filled] = inner[index[filled]]
-    rows = np.concatenate([np.zeros((1, width), np.int32), table[codes]])
-    return (rows if isinstance(values, Bag) else rows[:, 0]), vocabulary
-
-
-def _dense_column(
-    values: np.ndarray, *, codes: np.ndarray, weight: np.ndarray
-) -> np.ndarray:
-    """A dense feature by catalogue id, standardised by its training events; what is
-    missing (NaN) takes no part in that and stands at the mean, 0."""
-    weight = np.where(np.isfinite(values), weight, 0).astype(np.float64)
-    total = max(weight.sum(), 1.0)
-    filled = np.nan_to_num(values.astype(np.float64))
-    mean = (filled * weight).sum() / total
-    spread = np.sqrt(((filled - mean) ** 2 * weight).sum() / total)
-    scaled = (values[codes] - mean) / (spread if spread > 0 else 1.0)
-    return np.nan_to_num(np.concatenate([[0.0], scaled])).astype(np.float32)
 
 
 def _schema(users: _Side, items: _Side, *, history_length: int) -> features.Schema:

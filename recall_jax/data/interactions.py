@@ -44,6 +44,7 @@ class Interactions:
     weight: np.ndarray | None = None  # [n] float32
     events: dict[str, np.ndarray | Bag] = dataclasses.field(default_factory=dict)
     source: str = ""  # where it came from, for people
+    shown: "Interactions | None" = None  # exposures passed over: same users and items
 
     def __len__(self) -> int:
         return len(self.user)
@@ -106,6 +107,8 @@ def min_count_filter(log: Interactions, *, users: int, items: int) -> Interactio
 class Split:
     """A log sorted by user, then time, and where each user's parts begin.
 
+    `ordered` says whether a user's events stand in an order that means something.
+
     User u's events are start[u]:start[u + 1]: training up to valid[u], validation up
     to test[u], test from there on. Whatever stands before a target may be its history.
     """
@@ -115,6 +118,7 @@ class Split:
     valid: np.ndarray  # [U] int64
     test: np.ndarray  # [U] int64
     protocol: str  # one line for people: what was held out, how ties were broken
+    ordered: bool = True
 
 
 def leave_one_out(log: Interactions, *, ties: str, seed: int) -> Split:
@@ -177,6 +181,41 @@ def temporal(
     )
 
 
+def given(log: Interactions, *, valid_share: float, seed: int) -> Split:
+    """Train and test as published (event column "part", 1 test), a part of each user's
+    training events cut off at random to validate by: `valid_share` of them, at least
+    one where he has three. A share of 0 cuts nothing and trains on all.
+
+    Neither part has an order, so a user's history is a set.
+    """
+    if "part" not in log.events:
+        raise InputError(
+            f"protocol given needs train and test files as published, and {log.source} "
+            "is one log; choose leave_one_out or temporal with --config.data.protocol"
+        )
+    if not 0 <= valid_share < 1:
+        raise InputError(f"data.valid_share is {valid_share}; it must be in 0..1")
+    part = log.events["part"] > 0
+    mixed = np.random.default_rng([seed, len(log)]).permutation(len(log))
+    order = mixed[np.lexsort((part[mixed], log.user[mixed]))]
+    num_users = len(log.users)
+    start = np.concatenate([[0], np.cumsum(np.bincount(log.user, minlength=num_users))])
+    test = start[:-1] + np.bincount(log.user[~part], minlength=num_users)
+    length = test - start[:-1]
+    cut = np.maximum(np.round(valid_share * length).astype(np.int64), length >= 3)
+    cut = cut if valid_share else np.zeros_like(cut)
+    told = f"{valid_share:.0%} of each user's training events, by seed {seed}, validate"
+    return Split(
+        log.select(order),
+        start,
+        valid=test - cut,
+        test=test,
+        protocol="given, train and test as published; "
+        + (told if valid_share else "all of train trains"),
+        ordered=False,
+    )
+
+
 def _sorted(
     log: Interactions, *, ties: str, seed: int
 ) -> tuple[Interactions, np.ndarray, float]:
@@ -206,13 +245,15 @@ def _sorted(
 class Config:
     """How a log is filtered and split. Each source's Config adds its own fields."""
 
-    protocol: str = "leave_one_out"  # or "temporal"
+    protocol: str = "leave_one_out"  # "temporal"; "given" where a source has two parts
     ties: str = "file"  # events in one second: "file" order, "shuffled", or "both" runs
     ties_seed: int = 0
     min_user_events: int = 0  # k-core; 0 keeps everybody
     min_item_events: int = 0
-    valid_share: float = 0.1  # of all events, for protocol "temporal"
-    test_share: float = 0.1
+    valid_share: float = 0.1  # of all events (temporal), of a user's training (given)
+    valid_seed: int = 0  # which of them, for protocol "given"
+    test_share: float = 0.1  # of all events, for protocol "temporal"
+    label: str = ""  # event column of labels; exposures then train too, label 0
 
     def baselines(self, data, part) -> dict:
         """Rows that only this source can add to a table: name -> search."""
@@ -242,6 +283,9 @@ def split(log: Interactions, *, config: Config) -> Split:
             valid_share=config.valid_share,
             test_share=config.test_share,
         )
+    if config.protocol == "given":
+        return given(log, valid_share=config.valid_share, seed=config.valid_seed)
     raise InputError(
-        f"unknown data.protocol {config.protocol!r}; there are: leave_one_out, temporal"
+        f"unknown data.protocol {config.protocol!r}; there are: leave_one_out, temporal, "
+        "given"
     )

@@ -51,21 +51,23 @@ class Config(interactions.Config):
     list_separator: str = "|"  # between those
     text: tuple[str, ...] = ()  # feature columns to be read by people, text encoders
     actions: tuple[str, ...] = ()  # those that are positive; (): all
+    exposures: tuple[str, ...] = ()  # those that say: shown, and passed over
     min_rating: float = 0.0  # 0: any
     min_weight: float = 0.0
     min_dwell: float = 0.0
 
     def load(self) -> Interactions:
-        """The positives. `read` gives every event, exposures among them."""
+        """The positives, exposures apart. `read` gives every event."""
+        log, shown = positives.set_apart(self.read(), exposures=self.exposures)
         log = positives.filter_positives(
-            self.read(),
+            log,
             actions=self.actions,
             min_rating=self.min_rating or None,
             min_weight=self.min_weight or None,
             min_dwell=self.min_dwell or None,
         )
         positives.check_usable(log, min_events=1)
-        return log
+        return dataclasses.replace(log, shown=shown)
 
     def read(self) -> Interactions:
         """Every event, in file order.

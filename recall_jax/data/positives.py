@@ -38,6 +38,17 @@ def filter_positives(
     return log if keep.all() else log.select(keep)
 
 
+def set_apart(
+    log: Interactions, *, exposures: Sequence[str | int]
+) -> tuple[Interactions, Interactions | None]:
+    """The log without the exposures, which are events of these actions, and those; None
+    where there are no such actions. Neither has entities of its own."""
+    if not exposures:
+        return log, None
+    shown = is_one_of(event_column(log, "action"), values=exposures)
+    return log.select(~shown), log.select(shown)
+
+
 def event_column(log: Interactions, name: str) -> np.ndarray:
     column = log.weight if name == "weight" else log.events.get(name)
     if not isinstance(column, np.ndarray):

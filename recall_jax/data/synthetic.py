@@ -68,9 +68,10 @@ class Config(interactions.Config):
         return min(self.max_events_per_user, self.num_items // 3)
 
     def load(self) -> Interactions:
-        """The positives; `generate(config).log` has the exposures too."""
+        """The positives, exposures apart; `generate(config).log` has both together."""
         log = _generated(dataclasses.astuple(self)).log
-        return log.select(log.events["action"] > 0)
+        shown = log.events["action"] == 0
+        return dataclasses.replace(log.select(~shown), shown=log.select(shown))
 
     def baselines(self, data: Data, part: Part) -> dict[str, Search]:
         """The oracle's row: nobody who does not know the generator can beat it. Only

@@ -1,0 +1,30 @@
+"""Matrix factorisation with a softmax loss on Gowalla, train and test as published.
+
+    python -m experiments.run --config=mf_gowalla
+
+Expected: to be measured.
+"""
+
+from recall_jax.config import Experiment
+from recall_jax.data import lightgcn
+from recall_jax.evaluate import EvaluateConfig
+from recall_jax.fit import TrainConfig
+from recall_jax.models import mf
+from recall_jax.negatives import NegativesConfig
+from recall_jax.objective import LossConfig
+from recall_jax.train import OptimConfig
+
+
+def get_config() -> Experiment:
+    return Experiment(
+        name="mf_gowalla",
+        data=lightgcn.Config(name="gowalla"),
+        model=mf.Config(),
+        negatives=NegativesConfig(kind="in_batch", correction="positive_excluded"),
+        loss=LossConfig(name="softmax", temperature=0.1),
+        optim=OptimConfig(learning_rate=1e-2),
+        train=TrainConfig(epochs=25, batch_size=2048, eval_every=5, refit="all"),
+        evaluate=EvaluateConfig(
+            metrics=("recall@20", "ndcg@20", "hr@20", "mrr@20"), select_by="ndcg@20"
+        ),
+    )

@@ -1,0 +1,359 @@
+"""The items that a step scores against each positive: drawn, masked, corrected."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from recall_jax import frequency, scores
+from recall_jax.negatives import (
+    BATCH_KINDS,
+    DRAWN_KINDS,
+    NegativesConfig,
+    Source,
+    Suppression,
+)
+from recall_jax.types import Batch, InputError, Key
+
+
+class Queue(NamedTuple):
+    """Cross-batch memory (Wang et al. 2020): recent item vectors, oldest overwritten."""
+
+    vector: Float[Array, "n d"]
+    item: Int[Array, "n"]  # catalogue ids; 0: not filled yet
+    user: Int[Array, "n"]
+    at: Int[Array, ""]  # where the next goes
+
+
+class State(NamedTuple):
+    """What the negatives remember between steps, in the training state."""
+
+    estimator: frequency.Gaps | frequency.Sketch | None = None
+    queue: Queue | None = None
+    index: Float[Array, "V d"] | None = None  # item vectors as of the last refresh
+
+
+def init_state(
+    config: NegativesConfig, *, batch_size: int, num_items: int, width: int
+) -> State:
+    """The state before the first step; `width` is that of the vectors."""
+    estimator = queue = index = None
+    if config.frequency != "exact":
+        make = {"gaps": frequency.init_gaps, "sketch": frequency.init_sketch}
+        estimator = make[config.frequency](
+            num_hashes=config.num_hashes, width=config.hash_width
+        )
+    if config.kind == "queue":
+        if config.num < batch_size:
+            raise InputError(
+                f"negatives.num {config.num}, the length of the queue, must be at least "
+                f"train.batch_size {batch_size}"
+            )
+        zeros = jnp.zeros(config.num, jnp.int32)
+        vectors = jnp.zeros((config.num, width))
+        queue = Queue(vectors, zeros, zeros + 0, jnp.zeros((), jnp.int32))
+    if config.own == "semi_hard":
+        index = jnp.zeros((num_items, width))
+    return State(estimator, queue, index)
+
+
+class Sample(NamedTuple):
+    """The candidates of a step. The item tower encodes `ids`: positives, drawn columns
+    and own candidates end to end, or the whole catalogue and own candidates."""
+
+    ids: Int[Array, "n"]
+    weight: Float[Array, "b"]  # of the examples
+    kept: Bool[Array, "b"] | None  # of the batch's columns; None: all
+    own: Int[Array, "b m"] | None
+    own_valid: Bool[Array, "b m"] | None
+
+
+def draw(
+    config: NegativesConfig,
+    batch: Batch,
+    key: Key,
+    *,
+    source: Source,
+    state: State,
+    query: Callable[[], Float[Array, "b d"]] | None,
+) -> tuple[Sample, State]:
+    """The candidates of a batch, and the state with the batch counted.
+
+    `query` encodes the batch for the search of own=semi_hard, which alone needs it.
+    """
+    drawn_key, own_key, weight_key, column_key = jax.random.split(key, 4)
+    if state.estimator is not None:
+        updated = state.estimator.update(batch.item, rate=config.frequency_rate)
+        state = state._replace(estimator=updated)
+    first = batch.item
+    if config.kind == "full":
+        first = jnp.arange(1, source.dataset.known_items + 1)
+    parts = [first]
+    if config.kind in DRAWN_KINDS:
+        parts.append(source.sampler.draw(drawn_key, shape=(config.num,)))
+    own = own_valid = None
+    if config.own != "none":
+        own, own_valid = _draw_own(
+            config, batch, own_key, source=source, state=state, query=query
+        )
+        parts.append(own.ravel())
+    weight, kept = batch.weight, None
+    if source.positives is not None:
+        survives = _survives(weight_key, source.positives, batch.item)
+        weight = jnp.where(survives, weight, 0.0)
+    if source.negatives is not None and config.kind in BATCH_KINDS:
+        kept = _survives(column_key, source.negatives, batch.item)
+    return Sample(jnp.concatenate(parts), weight, kept, own, own_valid), state
+
+
+def _survives(key: Key, suppression: Suppression, ids: Int[Array, "b"]):
+    return jax.random.uniform(key, ids.shape) < suppression.keep[ids]
+
+
+def _draw_own(config, batch: Batch, key: Key, *, source: Source, state: State, query):
+    """Own candidates [b, m], and which are there."""
+    if config.own == "market":
+        return source.market.draw(key, batch.item, num=config.num_own)
+    if config.own == "exposed":
+        return source.dataset.draw_shown(key, batch.user, num=config.num_own)
+    low, high = config.ranks
+    known = source.dataset.known_items
+    index = state.index[:known]
+
+    def ranked(vector):
+        return jax.lax.top_k(vector @ index.T, high)[1] + 1
+
+    ids = jax.lax.map(ranked, query(), batch_size=min(256, len(batch.item)))
+    at = jax.random.randint(key, (len(ids), config.num_own), low, high)
+    own = jnp.take_along_axis(ids, at, axis=1)
+    return own, jnp.ones(own.shape, bool)
+
+
+class Parts(NamedTuple):
+    """The encoded vectors of a sample by what they are for."""
+
+    positive: Float[Array, "b d"]
+    columns: Float[Array, "n d"] | None
+    own: Float[Array, "b m d"] | None
+
+
+class Columns(NamedTuple):
+    """What all examples of a batch share."""
+
+    vector: Float[Array, "n d"]
+    mask: scores.Mask
+    correction: scores.Correction
+
+
+def split_parts(
+    config: NegativesConfig,
+    vectors: Float[Array, "n d"],
+    *,
+    sample: Sample,
+    batch: Batch,
+    state: State,
+) -> Parts:
+    """The positives, all columns and the own candidates of what `ids` encoded to."""
+    num_own = 0 if sample.own is None else sample.own.size
+    first, own = vectors[: len(vectors) - num_own], None
+    if sample.own is not None:
+        own = vectors[len(first) :].reshape(*sample.own.shape, -1)
+    if config.kind == "full":
+        return Parts(first[batch.item - 1], first, own)
+    positive, drawn = first[: batch.item.size], first[batch.item.size :]
+    columns = {
+        "in_batch": [positive],
+        "queue": [positive, None if state.queue is None else state.queue.vector],
+        "mixed": [positive, drawn],
+        "none": [],
+    }.get(config.kind, [drawn])
+    return Parts(positive, jnp.concatenate(columns) if columns else None, own)
+
+
+def rows_of(config: NegativesConfig, batch: Batch, *, source: Source) -> scores.Rows:
+    """What masks know of the examples."""
+    # An example's own row is its positive and never a negative, whatever is masked.
+    keys = [batch.item if "item" in config.mask else jnp.arange(batch.item.size)]
+    keys += [batch.user] if "user" in config.mask else []
+    dataset, length = source.dataset, config.mask_length
+    if "positives" in config.mask:
+        begin, end = dataset.offsets[batch.user], dataset.train_stop[batch.user]
+        centred = jnp.maximum(batch.position + (length + 1) // 2, begin + length)
+        seen = dataset.past(batch.user, jnp.minimum(centred, end), length=length)
+    elif "history" in config.mask:
+        seen = dataset.past(batch.user, batch.position, length=length)
+    else:
+        seen = None
+    return scores.Rows(tuple(keys), seen)
+
+
+def columns_of(
+    config: NegativesConfig,
+    parts: Parts,
+    *,
+    rows: scores.Rows,
+    sample: Sample,
+    batch: Batch,
+    source: Source,
+    state: State,
+) -> Columns | None:
+    """The shared columns with their mask and correction; None where there are none."""
+    if parts.columns is None:
+        return None
+    keys = _column_keys(config, sample=sample, batch=batch, state=state)
+    item_or_row = keys.item if "item" in config.mask else keys.row
+    by_user = (keys.user,) if "user" in config.mask else ()
+    columns = scores.Columns((item_or_row, *by_user), keys.item, keys.valid)
+    correction = _correction(config, keys, batch=batch, source=source, state=state)
+    return Columns(parts.columns, scores.make_mask(rows, columns), correction)
+
+
+class _Keys(NamedTuple):
+    """Of each column: item, row of the batch (-1 none), user (-1 nobody), validity."""
+
+    item: Int[Array, "n"]
+    row: Int[Array, "n"]
+    user: Int[Array, "n"]
+    valid: Bool[Array, "n"] | None
+
+
+def _column_keys(config, *, sample: Sample, batch: Batch, state: State) -> _Keys:
+    b, num_own = batch.item.size, 0 if sample.own is None else sample.own.size
+    first = sample.ids[: sample.ids.size - num_own]
+    if config.kind not in BATCH_KINDS:
+        drawn = first if config.kind == "full" else first[b:]
+        nobody = jnp.full(drawn.shape, -1)
+        return _Keys(drawn, nobody, nobody, None)
+    item, user, valid = [batch.item], [batch.user], [sample.kept]
+    if config.kind == "queue":
+        item, user = item + [state.queue.item], user + [state.queue.user]
+        valid.append(state.queue.item > 0)
+    elif config.kind == "mixed":
+        item.append(first[b:])
+        user.append(jnp.full(first[b:].shape, -1))
+        valid.append(None)
+    row = [jnp.arange(b)] + [jnp.full(x.shape, -1) for x in item[1:]]
+    some = any(x is not None for x in valid)
+    valid = [
+        jnp.ones(x.shape, bool) if v is None else v
+        for x, v in zip(item, valid, strict=True)
+    ]
+    item, row, user, valid = map(jnp.concatenate, (item, row, user, valid))
+    return _Keys(item, row, user, valid if some else None)
+
+
+def _correction(config, keys: _Keys, *, batch: Batch, source: Source, state: State):
+    """What comes off the logits of positives and columns."""
+    if config.correction == "none":
+        return scores.NO_CORRECTION
+    log_q = column_log_q(config, keys.item, batch=batch, source=source, state=state)
+    positive = column_log_q(config, batch.item, batch=batch, source=source, state=state)
+    if config.correction == "log_q":
+        return scores.log_q_correction(positive, log_q)
+    count = keys.item.size if keys.valid is None else keys.valid.sum()
+    if config.correction == "positive_excluded":
+        hits = scores.occurrences(batch.item, keys.item, keys.valid)
+        return scores.positive_excluded_correction(
+            positive, log_q, others=(count - hits).astype(jnp.float32)
+        )
+    own_row = 0  # of a batch's columns, an example's own was not drawn for it
+    if config.kind in BATCH_KINDS:
+        own_row = 1 if keys.valid is None else keys.valid[: batch.item.size]
+    drawn = jnp.broadcast_to(count - jnp.asarray(own_row), batch.item.shape)
+    return scores.sampled_correction(log_q, drawn=drawn.astype(jnp.float32))
+
+
+def column_log_q(
+    config: NegativesConfig,
+    ids: Int[Array, "n"],
+    *,
+    batch: Batch,
+    source: Source,
+    state: State,
+) -> Float[Array, "n"]:
+    """log of the chance that a column, drawn as this config draws, is each of `ids`."""
+    if config.kind not in BATCH_KINDS:
+        return source.sampler.log_q[ids]
+    b, estimator = batch.item.size, state.estimator or source.exact
+    log_q = estimator.log_q(ids, batch_size=b)
+    kept = 1.0
+    if source.negatives is not None:
+        suppression = source.negatives
+        log_q += jnp.log(suppression.keep[ids]) - suppression.log_kept
+        kept = jnp.exp(suppression.log_kept)
+    if config.kind != "mixed":
+        return log_q
+    num_items = source.dataset.known_items
+    return scores.mixture_log_q(
+        log_q, batch=kept * b, drawn=config.num, num_items=num_items
+    )
+
+
+class Own(NamedTuple):
+    """log q off the positive and off the own candidates (None: nothing), and which of
+    these count."""
+
+    positive_log_q: Float[Array, "b"] | None
+    log_q: Float[Array, "b m"] | None
+    where: Bool[Array, "b m"] | None
+
+
+def own_of(
+    config: NegativesConfig,
+    *,
+    rows: scores.Rows,
+    sample: Sample,
+    batch: Batch,
+    source: Source,
+    state: State,
+) -> Own:
+    """The correction and the mask of own candidates.
+
+    Beside columns they were not drawn from the columns' q: Yi's form is a property of
+    the item and applies to them as well; in the other forms each stands for itself.
+    """
+    if sample.own is None:
+        return Own(None, None, None)
+    where = scores.own_allowed(
+        rows, sample.own, positive_id=batch.item, valid=sample.own_valid
+    )
+    alone = config.kind == "none"
+    if config.correction == "none" or (not alone and config.correction != "log_q"):
+        return Own(None, None, where)
+    if not alone:
+        flat = column_log_q(
+            config, sample.own.ravel(), batch=batch, source=source, state=state
+        )
+        return Own(None, flat.reshape(sample.own.shape), where)
+    log_q, positive = source.market.log_q[sample.own], source.market.log_q[batch.item]
+    if config.correction == "log_q":
+        return Own(positive, log_q, where)
+    if config.correction == "sampled":
+        return Own(None, log_q + jnp.log(float(config.num_own)), where)
+    others = (sample.own != batch.item[:, None]).sum(-1).astype(log_q.dtype)
+    excluded = scores.positive_excluded_correction(positive, positive, others=others)
+    return Own(None, log_q + excluded.row[:, None], where)
+
+
+def advance(
+    config: NegativesConfig,
+    state: State,
+    *,
+    batch: Batch,
+    vectors: Float[Array, "b d"],
+) -> State:
+    """The state after a step, given the vectors of its positives."""
+    if config.kind != "queue":
+        return state
+    queue, b = state.queue, batch.item.size
+    at = (queue.at + jnp.arange(b)) % config.num
+    return state._replace(
+        queue=Queue(
+            queue.vector.at[at].set(vectors, unique_indices=True),
+            queue.item.at[at].set(batch.item, unique_indices=True),
+            queue.user.at[at].set(batch.user, unique_indices=True),
+            (queue.at + b) % config.num,
+        )
+    )

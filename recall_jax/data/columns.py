@@ -1,0 +1,84 @@
+"""Feature columns of users and items as arrays by catalogue id, with vocabularies."""
+
+import warnings
+
+import numpy as np
+
+from recall_jax import features
+from recall_jax.data import interactions
+from recall_jax.data.interactions import Bag
+
+MAX_BAG = 16  # values of a multi-valued feature that are kept; more are warned of
+
+
+def inverse(codes: np.ndarray, *, num: int) -> np.ndarray:
+    """Catalogue id (from 1) of each code; 0 where it has none."""
+    ids = np.zeros(num, np.int32)
+    ids[codes] = np.arange(1, len(codes) + 1, dtype=np.int32)
+    return ids
+
+
+def feature_columns(
+    entities: interactions.Entities, *, codes: np.ndarray, weight: np.ndarray
+) -> tuple[dict, tuple[features.Column, ...], dict[str, features.Vocabulary]]:
+    """Arrays by catalogue id (row 0 padding), their schema and vocabularies.
+
+    `weight` [m] counts each entity's training events: it orders the vocabularies and
+    normalises dense features.
+    """
+    arrays, columns, vocabularies = {}, [], {}
+    for name, values in entities.columns.items():
+        if isinstance(values, Bag) or values.dtype.kind != "f":
+            rows, vocabulary = _id_column(values, name=name, codes=codes, weight=weight)
+            vocabularies[name] = vocabulary
+            width = 0 if rows.ndim == 1 else rows.shape[1]
+            columns.append(features.Column(name, name, vocabulary.rows, width))
+        else:
+            rows = _dense_column(values, codes=codes, weight=weight)
+            columns.append(features.Column(name, "", 0, 0))
+        arrays[name] = rows
+    return arrays, tuple(columns), vocabularies
+
+
+def _id_column(
+    values: np.ndarray | Bag, *, name: str, codes: np.ndarray, weight: np.ndarray
+) -> tuple[np.ndarray, features.Vocabulary]:
+    """Look-up ids [V + 1] or [V + 1, m] and the vocabulary of a categorical column."""
+    bag = values
+    if not isinstance(values, Bag):
+        bag = Bag(values, np.arange(len(values) + 1))
+    lengths = np.diff(bag.offsets)
+    value_codes, distinct = interactions.factorize(bag.values)
+    seen = np.repeat(weight, lengths)
+    count = np.bincount(value_codes, weights=seen, minlength=len(distinct))
+    order = np.argsort(-count, kind="stable")
+    vocabulary = features.Vocabulary(distinct[order], int(np.count_nonzero(count)))
+    inner = vocabulary.lookup(inverse(order, num=len(distinct))[value_codes])
+    most = int(lengths.max(initial=1))
+    if most > MAX_BAG:
+        warnings.warn(
+            f"column {name!r} has up to {most} values; the first {MAX_BAG} are kept",
+            stacklevel=2,
+        )
+    width = min(most, MAX_BAG)
+    table = np.zeros((len(lengths), width), np.int32)
+    column = np.arange(width)
+    filled = column < np.minimum(lengths, width)[:, None]
+    index = bag.offsets[:-1, None] + column
+    table[filled] = inner[index[filled]]
+    rows = np.concatenate([np.zeros((1, width), np.int32), table[codes]])
+    return (rows if isinstance(values, Bag) else rows[:, 0]), vocabulary
+
+
+def _dense_column(
+    values: np.ndarray, *, codes: np.ndarray, weight: np.ndarray
+) -> np.ndarray:
+    """A dense feature by catalogue id, standardised by its training events; what is
+    missing (NaN) takes no part in that and stands at the mean, 0."""
+    weight = np.where(np.isfinite(values), weight, 0).astype(np.float64)
+    total = max(weight.sum(), 1.0)
+    filled = np.nan_to_num(values.astype(np.float64))
+    mean = (filled * weight).sum() / total
+    spread = np.sqrt(((filled - mean) ** 2 * weight).sum() / total)
+    scaled = (values[codes] - mean) / (spread if spread > 0 else 1.0)
+    return np.nan_to_num(np.concatenate([[0.0], scaled])).astype(np.float32)

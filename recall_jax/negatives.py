@@ -1,0 +1,188 @@
+"""The choice of negatives: config, its checks, and what a step reads to draw them.
+
+Negatives are *columns* that a whole batch shares (`kind`), candidates of each example's
+own (`own`), or both, in one denominator. `corrections.md` beside this file says which to
+choose and what each assumes.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from recall_jax import frequency, sampling
+from recall_jax.data.dataset import Data, Dataset
+from recall_jax.types import InputError
+
+BATCH_KINDS = ("in_batch", "mixed", "queue")
+DRAWN_KINDS = ("uniform", "popularity", "log_uniform", "mixed")
+CHOICES = {
+    "kind": (*BATCH_KINDS, "uniform", "popularity", "log_uniform", "full", "none"),
+    "own": ("none", "market", "exposed", "semi_hard"),
+    "correction": ("log_q", "sampled", "positive_excluded", "none"),
+    "mask": ("item", "user", "history", "positives"),
+    "frequency": ("exact", "gaps", "sketch"),
+}
+
+
+@dataclasses.dataclass
+class NegativesConfig:
+    """Where negatives come from, which are masked, and the correction for how they
+    were drawn. `CHOICES` lists the names."""
+
+    kind: str = "in_batch"  # columns; "none": no column is shared
+    num: int = 1024  # columns drawn a step, or kept in the queue
+    alpha: float = 0.75  # popularity^alpha; within a market too
+    correction: str = "log_q"
+    strength: float = 1.0  # of the correction
+    mask: tuple[str, ...] = ("item",)  # what an example does not meet
+    mask_length: int = 64  # items that the masks history and positives hold
+    hardest: int = 0  # keep this many columns of each example, by score; 0: all
+    own: str = "none"  # candidates of each example's own
+    num_own: int = 4  # of them
+    market: str = ""  # the item column of own=market
+    ranks: tuple[int, ...] = (20, 120)  # of own=semi_hard: from, and up to
+    refresh_every: int = 1  # dispatches between refreshes of its index
+    suppress_positives: float = 0.0  # word2vec's threshold, as 1e-3; 0: off
+    suppress_negatives: float = 0.0
+    frequency: str = "exact"  # how q of a batch's items is known
+    frequency_rate: float = 0.01  # how fast gaps and sketch follow a drift
+    num_hashes: int = 4  # of gaps and sketch
+    hash_width: int = 1 << 16
+
+
+def check(config: NegativesConfig) -> None:
+    """Raise InputError for names and combinations that mean nothing."""
+    for field, names in CHOICES.items():
+        value = getattr(config, field)
+        for name in value if isinstance(value, tuple) else (value,):
+            if name not in names:
+                raise InputError(
+                    f"unknown negatives.{field} {name!r}; there are: "
+                    + ", ".join(names)
+                )
+    shared, corrected = config.kind != "none", config.correction != "none"
+    low, high = (*config.ranks, -1, -1)[:2]
+    width = config.hash_width
+    problems = {
+        "negatives.kind=full draws nothing, so there is nothing to correct; set "
+        "negatives.correction=none": config.kind == "full" and corrected,
+        'negatives.kind=full without "item" in negatives.mask would count the positive '
+        "twice": config.kind == "full" and "item" not in config.mask,
+        "negatives.hardest picks columns by their score, not by chance, so no correction "
+        "is right; set negatives.correction=none": config.hardest > 0 and corrected,
+        "negatives.hardest picks among columns, and negatives.kind=none has "
+        "none": config.hardest > 0 and not shared,
+        f"negatives.own={config.own} is not drawn with known chances; beside "
+        "negatives.kind=none set negatives.correction=none": (
+            not shared and config.own != "market" and corrected
+        ),
+        "negatives.own=market needs the item column of the markets; name it in "
+        "negatives.market": config.own == "market" and not config.market,
+        f"negatives.ranks is {config.ranks}; it must be two ranks, the first below the "
+        "second": config.own == "semi_hard"
+        and not (len(config.ranks) == 2 and 0 <= low < high),
+        "negatives.suppress_negatives drops columns that are drawn, and "
+        f"negatives.kind={config.kind} draws none": config.suppress_negatives > 0
+        and config.kind in ("full", "none"),
+        f"negatives.hash_width is {width}; it must be a power of two": width < 2
+        or width & (width - 1) > 0,
+        "negatives.frequency estimates q of a batch's items, of which negatives.kind="
+        f"{config.kind} makes no use; set negatives.frequency=exact": (
+            config.frequency != "exact" and config.kind not in BATCH_KINDS
+        ),
+    }
+    for text, wrong in problems.items():
+        if wrong:
+            raise InputError(text)
+
+
+class Suppression(NamedTuple):
+    """word2vec's keep probability by catalogue id, and log sum_i q(i) keep(i)."""
+
+    keep: Float[Array, "V_and_1"]
+    log_kept: Float[Array, ""]
+
+
+class Source(NamedTuple):
+    """What a step reads and never writes: arguments of the program, not constants."""
+
+    dataset: Dataset
+    sampler: sampling.Sampler | None = None  # of the drawn columns
+    exact: frequency.Exact | None = None  # of an example's item
+    positives: Suppression | None = None
+    negatives: Suppression | None = None  # of a batch's columns
+    market: sampling.Grouped | None = None
+
+
+def make_source(data: Data, config: NegativesConfig) -> Source:
+    """The data set and the samplers of a config's negatives: items with training events.
+
+    The others all read one unknown row; as negatives they would teach it, and so every
+    new item, to be low, whatever its features say.
+    """
+    check(config)
+    dataset = data.dataset
+    count, known = np.asarray(dataset.item_count)[1:], dataset.known_items
+    _check_fits(config, data)
+    negatives = _suppression(count, threshold=config.suppress_negatives)
+    sampler = None
+    if config.kind in DRAWN_KINDS:
+        uniform = np.arange(len(count)) < known
+        weight = {
+            "uniform": uniform,
+            "mixed": uniform,
+            "popularity": sampling.popularity_weight(count, alpha=config.alpha),
+            "log_uniform": sampling.log_uniform_weight(known, num_items=len(count)),
+        }[config.kind]
+        if negatives is not None and config.kind != "mixed":
+            weight = weight * np.asarray(negatives.keep[1:], np.float64)
+        sampler = sampling.weighted(weight)
+    return Source(
+        dataset,
+        sampler,
+        frequency.exact(count),
+        positives=_suppression(count, threshold=config.suppress_positives),
+        negatives=negatives,
+        market=_market(config, data) if config.own == "market" else None,
+    )
+
+
+def _check_fits(config: NegativesConfig, data: Data) -> None:
+    known = data.dataset.known_items
+    if config.own == "semi_hard" and config.ranks[1] > known:
+        raise InputError(
+            f"negatives.ranks reach to {config.ranks[1]}, but only {known} items have "
+            "training events; lower them"
+        )
+    if config.own == "exposed" and data.dataset.shown_items is None:
+        raise InputError(
+            f"negatives.own=exposed needs exposures, and {data.source} has none: name "
+            "the column of actions and which of them are positive, "
+            "--config.data.action=COLUMN --config.data.actions=click,..."
+        )
+
+
+def _suppression(count: np.ndarray, *, threshold: float) -> Suppression | None:
+    if threshold <= 0:
+        return None
+    keep = sampling.keep_probability(count, threshold=threshold)
+    kept = np.sum(count * keep) / np.sum(count)
+    keep = jnp.asarray(np.append(0.0, keep), jnp.float32)
+    return Suppression(keep, jnp.asarray(np.log(kept), jnp.float32))
+
+
+def _market(config: NegativesConfig, data: Data) -> sampling.Grouped:
+    column = data.schema.pick((config.market,), side="item")[0]
+    if column.width or not column.vocabulary or column.name == "item":
+        raise InputError(
+            f"negatives.market {config.market!r} must be a categorical item column with "
+            "one value an item"
+        )
+    weight = sampling.popularity_weight(
+        np.asarray(data.dataset.item_count)[1:], alpha=config.alpha
+    )
+    group = np.asarray(data.dataset.item_columns[config.market])[1:]
+    return sampling.grouped(weight, group)
