@@ -54,19 +54,19 @@ def softmax_sum(
         bias = -strength * correction.column
     row, *constants = jax.lax.stop_gradient((row, bias, weight, columns.mask))
     scaled = query / temperature
-    total = _log_denominator(scaled, columns.vector, rest + row, *constants)
-    return total - jnp.sum(constants[1] * (row + logits.positive))
+    numerator = logits.positive + row
+    return _total(scaled, columns.vector, rest + row, numerator, *constants)
 
 
 @jax.custom_vjp
-def _log_denominator(query, column, rest, bias, weight, mask) -> Float[Array, ""]:
-    """sum_i weight_i log(exp(rest_i) + sum_j exp(query_i . column_j + bias_j)), j over
-    the columns that the mask allows."""
-    return _forward(query, column, rest, bias, weight, mask)[0]
+def _total(query, column, rest, numerator, bias, weight, mask) -> Float[Array, ""]:
+    """sum_i weight_i [log(exp(rest_i) + sum_j exp(query_i . column_j + bias_j)) -
+    numerator_i], j over the columns that the mask allows."""
+    return _forward(query, column, rest, numerator, bias, weight, mask)[0]
 
 
-def _forward(query, column, rest, bias, weight, mask):
-    """The value and, for a cotangent of 1, the gradients of query, column and rest."""
+def _forward(query, column, rest, numerator, bias, weight, mask):
+    """The value and, for a cotangent of 1, the gradients of the first four."""
     num_rows, size = len(query), block_rows(len(query), len(column))
     num_blocks = -(-num_rows // size)
 
@@ -76,11 +76,11 @@ def _forward(query, column, rest, bias, weight, mask):
         )
         return padded.reshape(num_blocks, size, *x.shape[1:])
 
-    by_row = (query, rest, weight, mask.row_keys, mask.seen)
+    by_row = (query, rest, numerator, weight, mask.row_keys, mask.seen)
     transposed = column.T
 
     def block(column_gradient, rows):
-        query, rest, weight, keys, seen = rows
+        query, rest, numerator, weight, keys, seen = rows
         where = scores.allowed(mask._replace(row_keys=keys, seen=seen))
         logits = jnp.where(where, query @ transposed + bias[None, :], -jnp.inf)
         top = jnp.maximum(rest, logits.max(-1))
@@ -90,8 +90,9 @@ def _forward(query, column, rest, bias, weight, mask):
         scale = (weight / total)[:, None]
         # [d, block] x [block, n] runs twice as fast on a CPU as its transpose.
         column_gradient += (query * scale).T @ share
-        out = (jnp.log(total) + top) * weight, (share @ column) * scale, first
-        return column_gradient, (*out[:2], first * scale[:, 0])
+        # In this order a large top does not swallow the logarithm.
+        value = (jnp.log(total) + (top - numerator)) * weight
+        return column_gradient, (value, (share @ column) * scale, first * scale[:, 0])
 
     column_gradient, out = jax.lax.scan(
         block, jnp.zeros_like(transposed), jax.tree.map(in_blocks, by_row)
@@ -99,11 +100,12 @@ def _forward(query, column, rest, bias, weight, mask):
     value, query_gradient, rest_gradient = (
         x.reshape(-1, *x.shape[2:])[:num_rows] for x in out
     )
-    return value.sum(), (query_gradient, column_gradient.T, rest_gradient)
+    gradients = (query_gradient, column_gradient.T, rest_gradient, -weight)
+    return value.sum(), gradients
 
 
 def _backward(gradients, cotangent):
     return (*(cotangent * g for g in gradients), None, None, None)
 
 
-_log_denominator.defvjp(_forward, _backward)
+_total.defvjp(_forward, _backward)

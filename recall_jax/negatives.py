@@ -1,7 +1,7 @@
 """The choice of negatives: config, its checks, and what a step reads to draw them.
 
 Negatives are *columns* that a whole batch shares (`kind`), candidates of each example's
-own (`own`), or both, in one denominator. `corrections.md` beside this file says which to
+own (`own`), or both, in one denominator. `negatives.md` beside this file says which to
 choose and what each assumes.
 """
 

@@ -74,7 +74,7 @@ def keep_probability(count: np.ndarray, *, threshold: float) -> np.ndarray:
 
 def weighted(weight: np.ndarray) -> Sampler:
     """Probability proportional to `weight` [V] >= 0, some of it positive."""
-    share = np.asarray(weight, np.float64) / np.sum(weight)
+    share = np.asarray(weight, np.float64) / np.sum(weight, dtype=np.float64)
     keep, alias = alias_table(share)
     with np.errstate(divide="ignore"):
         log_q = np.log(np.concatenate([[0.0], share]))
@@ -150,6 +150,8 @@ def alias_table(share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Sanders 2022).
     """
     height = share * len(share)
+    top = np.argmax(height)
+    height[top] = max(height[top], 1.0)  # rounding may leave all of a uniform one below
     small, large = np.flatnonzero(height < 1), np.flatnonzero(height >= 1)
     keep, alias = height.copy(), np.arange(len(share))
     if not len(small):
@@ -161,9 +163,8 @@ def alias_table(share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     donor = np.minimum(np.searchsorted(excess, before, side="right"), last)
     alias[small] = large[donor]
     reached = np.searchsorted(deficit, excess, side="left")
-    over = np.where(
-        reached < len(small), deficit[np.minimum(reached, len(small) - 1)] - excess, 0.0
-    )
+    drawn_on = (reached < len(small)) & (excess > 0)  # exactly full ones are not
+    over = np.where(drawn_on, deficit[np.minimum(reached, len(small) - 1)] - excess, 0)
     keep[large] = np.clip(1 - over, 0.0, 1.0)
     alias[large] = large[np.minimum(np.arange(len(large)) + 1, last)]
     keep[large[last]] = 1.0

@@ -161,15 +161,12 @@ def make_step(graph: Graph, *, objective: Objective, optimizer: Optimizer) -> St
         params = (drawn.rows, state.dense, state.loss)
         value_and_grad = jax.value_and_grad(loss_of, has_aux=True)
         (loss, vectors), gradients = value_and_grad(params)
+        metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradients)}
+        metrics |= objective_lib.with_learned({}, state.loss)
         state = apply_gradients(
             state, gradients, drawn=drawn, hypers=hypers, optimizer=optimizer
         )
         memory = objective.advance(drawn.memory, batch=drawn.batch, vectors=vectors)
-        metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradients)}
-        if state.loss:
-            metrics["temperature"] = objective_lib.with_learned({}, state.loss)[
-                "temperature"
-            ]
         return state._replace(candidates=memory), metrics
 
     return step

@@ -1,13 +1,19 @@
-"""Tests run with shapes checked, rank promotion an error, and a tiny log at hand."""
+"""Tests run on eight devices of one CPU, with shapes checked, rank promotion an error,
+and a tiny log at hand."""
 
 import os
 import pathlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {EIGHT_DEVICES}".strip()
 
 from jaxtyping import install_import_hook
 
 CHECKED = (
+    "blockwise",
+    "candidates",
+    "frequency",
     "layers",
     "losses",
     "metrics",
@@ -34,11 +40,6 @@ DATA_DIR = pathlib.Path(
         "RECALL_DATA_DIR", pathlib.Path(__file__).parents[2] / "shared" / "data"
     )
 )
-
-
-def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: minutes; run with -m slow")
-    config.addinivalue_line("filterwarnings", "error")
 
 
 def pytest_collection_modifyitems(config, items):

@@ -36,8 +36,18 @@ def pieces(
     keys = jax.random.split(jax.random.key(seed))
     built, specs = model.make(data.schema, nnx.Rngs(keys[0]))
     optimizer = train.make_optimizer(optim)
-    graph, state = train.init_state(built, specs, optimizer=optimizer, key=keys[1])
     goal = objective.make_objective(loss, negatives)
+    memory = candidates.init_state(
+        negatives, batch_size=16, num_items=data.dataset.num_items, width=4
+    )
+    graph, state = train.init_state(
+        built,
+        specs,
+        optimizer=optimizer,
+        key=keys[1],
+        loss=goal.init_loss(),
+        memory=memory,
+    )
     step = train.make_step(graph, objective=goal, optimizer=optimizer)
     hypers = train.make_hypers(optim, loss, negatives, num_steps=100)
     return step, state, hypers, negatives_lib.make_source(data, negatives)

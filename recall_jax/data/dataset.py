@@ -152,10 +152,17 @@ class Data:
         return len(self.dataset.example_user)
 
     def fingerprint(self) -> str:
-        """SHA-256 of the events, their order and their split, and the raw ids."""
+        """SHA-256 of the events, their order and their split, the raw ids, and where
+        there are any, labels and exposures."""
         digest = hashlib.sha256(features.dump_vocabularies(self.vocabularies).encode())
-        for array in (self.items, self.offsets, self.train_stop):
-            digest.update(array.tobytes())
+        arrays = [self.items, self.offsets, self.train_stop]
+        data = self.dataset
+        if data.example_label is not None:
+            arrays += [data.example_item, data.example_label]
+        if data.shown_items is not None:
+            arrays += [data.shown_items, data.shown_offsets]
+        for array in arrays:
+            digest.update(np.asarray(array).tobytes())
         return digest.hexdigest()
 
 
@@ -328,7 +335,8 @@ def _labels(log: interactions.Interactions, name: str) -> np.ndarray:
     """Float32 labels of the events of a column."""
     column = log.events.get(name)
     if not isinstance(column, np.ndarray) or column.dtype.kind not in "iuf":
-        numbers = [n for n, c in log.events.items() if getattr(c, "dtype", "") != ""]
+        arrays = {n: c for n, c in log.events.items() if isinstance(c, np.ndarray)}
+        numbers = [n for n, c in arrays.items() if c.dtype.kind in "iuf"]
         raise InputError(
             f"data.label {name!r} is no column of numbers among the events of "
             f"{log.source}; there are: {', '.join(numbers) or 'none'}"

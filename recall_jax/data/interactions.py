@@ -195,18 +195,24 @@ def given(log: Interactions, *, valid_share: float, seed: int) -> Split:
         )
     if not 0 <= valid_share < 1:
         raise InputError(f"data.valid_share is {valid_share}; it must be in 0..1")
-    part = log.events["part"] > 0
-    mixed = np.random.default_rng([seed, len(log)]).permutation(len(log))
-    order = mixed[np.lexsort((part[mixed], log.user[mixed]))]
+    part = log.events["part"]
+    if part.dtype.kind not in "iub" or not np.isin(part, (0, 1)).all():
+        raise InputError(
+            f'{log.source}: the column "part" must hold 0 (train), 1 (test)'
+        )
+    train, test_rows = np.flatnonzero(part == 0), np.flatnonzero(part)
+    train = np.random.default_rng([seed, len(train)]).permutation(train)
+    order = np.concatenate([train, test_rows])
+    order = order[np.argsort(log.user[order], kind="stable")]
     num_users = len(log.users)
     start = np.concatenate([[0], np.cumsum(np.bincount(log.user, minlength=num_users))])
-    test = start[:-1] + np.bincount(log.user[~part], minlength=num_users)
-    length = test - start[:-1]
+    length = np.bincount(log.user[train], minlength=num_users)
+    test = start[:-1] + length
     cut = np.maximum(np.round(valid_share * length).astype(np.int64), length >= 3)
     cut = cut if valid_share else np.zeros_like(cut)
     told = f"{valid_share:.0%} of each user's training events, by seed {seed}, validate"
     return Split(
-        log.select(order),
+        dataclasses.replace(log.select(order), time=None),
         start,
         valid=test - cut,
         test=test,
@@ -284,6 +290,11 @@ def split(log: Interactions, *, config: Config) -> Split:
             test_share=config.test_share,
         )
     if config.protocol == "given":
+        if config.ties != "file":
+            raise InputError(
+                f"data.ties={config.ties} is of events in one second, and protocol given "
+                "has no times; set data.ties=file"
+            )
         return given(log, valid_share=config.valid_share, seed=config.valid_seed)
     raise InputError(
         f"unknown data.protocol {config.protocol!r}; there are: leave_one_out, temporal, "

@@ -34,11 +34,18 @@ class Config(interactions.Config):
             )
         folder = locate(self.dir, name=self.name)
         train, test = (read_pairs(folder / name) for name in FILES)
-        check_apart(train, test, folder=folder)
         rows = np.concatenate([train, test])
         (users, user), (items, item) = (
             np.unique(rows[:, j], return_inverse=True) for j in range(2)
         )
+        pair = user * len(items) + item
+        both = np.isin(pair[len(train) :], pair[: len(train)])
+        if both.any():  # such a pair could never be found
+            first, second = test[both][0]
+            raise InputError(
+                f"{folder}: {both.sum():,} pairs of test.txt stand in train.txt too, the "
+                f"first user {first}, item {second}; take them out of one"
+            )
         return Interactions(
             user=user.astype(np.int32),
             item=item.astype(np.int32),
@@ -81,35 +88,24 @@ def read_pairs(path: pathlib.Path) -> np.ndarray:
     lengths = np.array([max(len(record) - 1, 0) for record in records], np.int64)
     if not lengths.sum():
         raise InputError(f"{path} has no user with an item; get the original again")
-    try:
-        users = np.array([record[0] for record in records if record], np.int64)
-        items = np.array([x for record in records for x in record[1:]], np.int64)
-    except (ValueError, OverflowError):
-        raise InputError(wrong_line(path, records)) from None
+    if problem := wrong_word(records):
+        raise InputError(f"{path}, {problem}")
+    users = np.array([record[0] for record in records if record], np.int64)
+    items = np.array([x for record in records for x in record[1:]], np.int64)
     filled = np.array([bool(record) for record in records])
     rows = np.stack([np.repeat(users, lengths[filled]), items], axis=1)
     _, first = np.unique(rows, axis=0, return_index=True)
     return rows[np.sort(first)]
 
 
-def wrong_line(path: pathlib.Path, records: list[list[str]]) -> str:
+def wrong_word(records: list[list[str]]) -> str:
+    """What is wrong with the first word that is no whole number of up to 18 digits."""
     for number, record in enumerate(records, start=1):
-        for word in record:
-            if not (word.isascii() and word.isdigit() and len(word) <= 18):
-                return (
-                    f"{path}, line {number} of {len(records)}: {word[:40]!r} is no "
-                    "whole number; expected `user item item ...`. Damaged?"
-                )
-    return f"{path} holds something other than whole numbers"
-
-
-def check_apart(train: np.ndarray, test: np.ndarray, *, folder: pathlib.Path) -> None:
-    """No pair may stand in both files: it could never be found."""
-    span = 1 + max(train[:, 1].max(), test[:, 1].max())
-    both = np.isin(test[:, 0] * span + test[:, 1], train[:, 0] * span + train[:, 1])
-    if both.any():
-        user, item = test[both][0]
-        raise InputError(
-            f"{folder}: {both.sum():,} pairs of test.txt stand in train.txt too, the "
-            f"first user {user}, item {item}; take them out of one"
+        if all(word.isdigit() and len(word) <= 18 for word in record):
+            continue
+        word = next(word for word in record if not word.isdigit() or len(word) > 18)
+        return (
+            f"line {number} of {len(records)}: {word[:40]!r} is no whole number; expected "
+            "`user item item ...`. Damaged?"
         )
+    return ""

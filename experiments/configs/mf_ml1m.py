@@ -1,0 +1,27 @@
+"""Matrix factorisation on MovieLens 1M, 5-core, leave-one-out, full softmax.
+
+    python -m experiments.run --config=mf_ml1m
+
+A vector a user and a vector an item, no features, no history: a baseline for losses and
+negatives, which the other mf_ml1m_* change one at a time. Expected: EXPECTED.
+"""
+
+from recall_jax.config import Experiment
+from recall_jax.data import movielens
+from recall_jax.fit import TrainConfig
+from recall_jax.models import mf
+from recall_jax.negatives import NegativesConfig
+from recall_jax.objective import LossConfig
+from recall_jax.train import OptimConfig
+
+
+def get_config() -> Experiment:
+    return Experiment(
+        name="mf_ml1m",
+        data=movielens.Config(name="1m", min_user_events=5, min_item_events=5),
+        model=mf.Config(),
+        negatives=NegativesConfig(kind="full", correction="none"),
+        loss=LossConfig(name="softmax", temperature=0.1),
+        optim=OptimConfig(learning_rate=1e-2, schedule="cosine"),
+        train=TrainConfig(epochs=8, batch_size=1024),
+    )

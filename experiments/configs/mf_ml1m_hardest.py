@@ -1,0 +1,23 @@
+"""MF on MovieLens 1M, the 32 best-scored of 1,024 uniform negatives.
+
+    python -m experiments.run --config=mf_ml1m_hardest
+
+Expected: EXPECTED.
+"""
+
+from experiments.configs import mf_ml1m
+from recall_jax.config import Experiment
+from recall_jax.negatives import NegativesConfig
+
+
+def get_config() -> Experiment:
+    config = mf_ml1m.get_config()
+    config.name = "mf_ml1m_hardest"
+    config.negatives = NegativesConfig(
+        kind="uniform",
+        num=1024,
+        hardest=32,
+        mask=("item", "positives"),
+        correction="none",
+    )
+    return config

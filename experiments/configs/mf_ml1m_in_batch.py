@@ -1,0 +1,17 @@
+"""MF on MovieLens 1M, in-batch negatives with the log-q correction.
+
+    python -m experiments.run --config=mf_ml1m_in_batch
+
+Expected: EXPECTED.
+"""
+
+from experiments.configs import mf_ml1m
+from recall_jax.config import Experiment
+from recall_jax.negatives import NegativesConfig
+
+
+def get_config() -> Experiment:
+    config = mf_ml1m.get_config()
+    config.name = "mf_ml1m_in_batch"
+    config.negatives = NegativesConfig(kind="in_batch", correction="positive_excluded")
+    return config

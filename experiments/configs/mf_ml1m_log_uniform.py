@@ -1,0 +1,19 @@
+"""MF on MovieLens 1M, negatives log-uniform in the frequency rank, with log-q.
+
+    python -m experiments.run --config=mf_ml1m_log_uniform
+
+Expected: EXPECTED.
+"""
+
+from experiments.configs import mf_ml1m
+from recall_jax.config import Experiment
+from recall_jax.negatives import NegativesConfig
+
+
+def get_config() -> Experiment:
+    config = mf_ml1m.get_config()
+    config.name = "mf_ml1m_log_uniform"
+    config.negatives = NegativesConfig(
+        kind="log_uniform", num=1024, correction="positive_excluded"
+    )
+    return config

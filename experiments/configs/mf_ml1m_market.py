@@ -1,0 +1,20 @@
+"""MF on MovieLens 1M, in-batch negatives and four of the positive's own year, as
+Airbnb draws them from its market (Grbovic and Cheng 2018).
+
+    python -m experiments.run --config=mf_ml1m_market
+
+Expected: EXPECTED.
+"""
+
+from experiments.configs import mf_ml1m
+from recall_jax.config import Experiment
+from recall_jax.negatives import NegativesConfig
+
+
+def get_config() -> Experiment:
+    config = mf_ml1m.get_config()
+    config.name = "mf_ml1m_market"
+    config.negatives = NegativesConfig(
+        kind="in_batch", own="market", market="year", correction="positive_excluded"
+    )
+    return config

@@ -1,0 +1,20 @@
+"""MF on MovieLens 1M, in-batch and uniform negatives in one denominator
+(Yang et al. 2020).
+
+    python -m experiments.run --config=mf_ml1m_mixed
+
+Expected: EXPECTED.
+"""
+
+from experiments.configs import mf_ml1m
+from recall_jax.config import Experiment
+from recall_jax.negatives import NegativesConfig
+
+
+def get_config() -> Experiment:
+    config = mf_ml1m.get_config()
+    config.name = "mf_ml1m_mixed"
+    config.negatives = NegativesConfig(
+        kind="mixed", num=1024, correction="positive_excluded"
+    )
+    return config

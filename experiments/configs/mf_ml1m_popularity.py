@@ -1,0 +1,19 @@
+"""MF on MovieLens 1M, negatives by popularity^0.75 (word2vec's) with log-q.
+
+    python -m experiments.run --config=mf_ml1m_popularity
+
+Expected: EXPECTED.
+"""
+
+from experiments.configs import mf_ml1m
+from recall_jax.config import Experiment
+from recall_jax.negatives import NegativesConfig
+
+
+def get_config() -> Experiment:
+    config = mf_ml1m.get_config()
+    config.name = "mf_ml1m_popularity"
+    config.negatives = NegativesConfig(
+        kind="popularity", num=1024, alpha=0.75, correction="positive_excluded"
+    )
+    return config

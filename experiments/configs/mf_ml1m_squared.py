@@ -1,0 +1,22 @@
+"""MF on MovieLens 1M, squared error on implicit positives and uniform negatives,
+scored by the inner product.
+
+    python -m experiments.run --config=mf_ml1m_squared
+
+Expected: EXPECTED.
+"""
+
+from experiments.configs import mf_ml1m
+from recall_jax.config import Experiment
+from recall_jax.negatives import NegativesConfig
+from recall_jax.objective import LossConfig
+
+
+def get_config() -> Experiment:
+    config = mf_ml1m.get_config()
+    config.name = "mf_ml1m_squared"
+    config.negatives = NegativesConfig(kind="uniform", num=1024, correction="none")
+    config.loss = LossConfig(name="squared", temperature=1.0, negative_weight=8.0)
+    config.model.normalize = "none"
+    config.model.biases = "both"
+    return config

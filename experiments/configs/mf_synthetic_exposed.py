@@ -1,0 +1,29 @@
+"""MF on a synthetic log, in-batch negatives and four that the user was shown and
+passed over.
+
+    python -m experiments.run --config=mf_synthetic_exposed
+
+Expected: EXPECTED.
+"""
+
+from recall_jax.config import Experiment
+from recall_jax.data import synthetic
+from recall_jax.fit import TrainConfig
+from recall_jax.models import mf
+from recall_jax.negatives import NegativesConfig
+from recall_jax.objective import LossConfig
+from recall_jax.train import OptimConfig
+
+
+def get_config() -> Experiment:
+    return Experiment(
+        name="mf_synthetic_exposed",
+        data=synthetic.Config(),
+        model=mf.Config(),
+        negatives=NegativesConfig(
+            kind="in_batch", own="exposed", correction="positive_excluded"
+        ),
+        loss=LossConfig(name="softmax", temperature=0.1),
+        optim=OptimConfig(learning_rate=1e-2, schedule="cosine"),
+        train=TrainConfig(epochs=8, batch_size=1024),
+    )

@@ -1,0 +1,27 @@
+"""Matrix completion on a synthetic log: squared error on graded interest, 0 shown only,
+1 to 4 by click, like, save, share and purchase (Koren et al. 2009).
+
+    python -m experiments.run --config=mf_synthetic_graded
+
+Expected: EXPECTED.
+"""
+
+from recall_jax.config import Experiment
+from recall_jax.data import synthetic
+from recall_jax.fit import TrainConfig
+from recall_jax.models import mf
+from recall_jax.negatives import NegativesConfig
+from recall_jax.objective import LossConfig
+from recall_jax.train import OptimConfig
+
+
+def get_config() -> Experiment:
+    return Experiment(
+        name="mf_synthetic_graded",
+        data=synthetic.Config(label="grade"),
+        model=mf.Config(normalize="none", biases="both"),
+        negatives=NegativesConfig(kind="none", correction="none"),
+        loss=LossConfig(name="squared", temperature=1.0),
+        optim=OptimConfig(learning_rate=4e-3, schedule="cosine"),
+        train=TrainConfig(epochs=8, batch_size=1024),
+    )
