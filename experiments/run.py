@@ -13,29 +13,15 @@ import functools
 import json
 import pathlib
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import numpy as np
 from absl import flags
-from flax import nnx
 
-from experiments import cli, summary
-from recall_jax import (
-    baselines,
-    candidates,
-    checkpoint,
-    evaluate,
-    features,
-    fit,
-    negatives,
-    objective,
-    retrieval,
-    train,
-)
+from experiments import cli, summary, training
+from recall_jax import baselines, checkpoint, evaluate, fit, retrieval
 from recall_jax import config as config_lib
 from recall_jax.config import Experiment
-from recall_jax.data import dataset, interactions
 from recall_jax.data.dataset import Data, Part
 from recall_jax.types import InputError
 
@@ -62,11 +48,11 @@ def run(config: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
         print("\n".join(config_lib.as_flags(config)))
         done = workdir / "results.json"
         if done.exists():
-            results = _read_json(done)
+            results = training.read_json(done)
             print(f"{workdir} is finished; these are its results.")
         else:
             results = _train_and_evaluate(config, workdir)
-            _write_json(done, results)
+            training.write_json(done, results)
     summary.show(results, workdir)
     return results
 
@@ -77,7 +63,7 @@ def _refuse_another(config: Experiment, workdir: pathlib.Path) -> None:
     if not path.exists():
         return
     content = json.loads(json.dumps(config_lib.as_dict(config)))
-    differing = list(_differences(_read_json(path), content))
+    differing = list(_differences(training.read_json(path), content))
     if differing:
         raise InputError(
             f"{workdir} holds a run of another config ({'; '.join(differing[:5])}); "
@@ -95,62 +81,15 @@ def _differences(there: Any, here: Any, *, path: str = ""):
         yield f"{path}: {there!r} there, {here!r} asked"
 
 
-def _read_json(path: pathlib.Path) -> Any:
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except ValueError as problem:
-        raise InputError(
-            f"{path} is damaged ({problem}); bring a copy back, or remove it to have it "
-            "written again"
-        ) from problem
-
-
-def _write_json(path: pathlib.Path, content: Any) -> None:
-    checkpoint.write_atomically(path, json.dumps(content, indent=1) + "\n")
-
-
-class Prepared(NamedTuple):
-    """A data set, and the same with ties broken the other way where there are times."""
-
-    data: Data
-    other_ties: Data | None
-
-
-def prepare(config: Experiment) -> Prepared:
-    """Load, filter, split and lay out the data of an experiment."""
-    log = config.data.load()
-
-    def split(ties: str) -> Data:
-        part = interactions.split(log, config=_with_ties(config, ties).data)
-        return dataset.prepare(
-            part,
-            history_length=config.model.history_length,
-            min_history=config.model.min_history,
-            label=config.data.label,
-        )
-
-    ties = "shuffled" if config.data.ties == "shuffled" else "file"
-    other = "file" if ties == "shuffled" else "shuffled"
-    compared = config.data.protocol == "leave_one_out" and log.time is not None
-    both = config.data.ties == "both"
-    # An unknown name goes to the split as it is, which names the known ones.
-    first = split(config.data.ties if not both else ties)
-    return Prepared(first, split(other) if compared or both else None)
-
-
-def _with_ties(config: Experiment, ties: str) -> Experiment:
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, ties=ties))
-
-
 def _train_and_evaluate(config: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
     start = time.perf_counter()
-    prepared = prepare(config)
+    prepared = training.prepare(config)
     data = prepared.data
     for part in filter(None, prepared):
         evaluate.check(config.evaluate, part)
     seconds = collections.Counter(data=time.perf_counter() - start, train=0)
     _describe(config, data)
-    encoder, fitted = train_model(config, data, workdir)
+    encoder, fitted = training.train_model(config, data, workdir)
     seconds.update(fitted.seconds)
     start = time.perf_counter()
     rows = measure_rows(config, prepared, encoder, evaluate.params_of(fitted.state))
@@ -189,8 +128,8 @@ def _measure_shuffled(
 ) -> evaluate.Result:
     """Test figures of a second model, trained and tested with ties shuffled."""
     print("second run, ties shuffled")
-    config = _with_ties(config, "shuffled")
-    encoder, fitted = train_model(config, data, workdir / "ties_shuffled")
+    config = training.with_ties(config, "shuffled")
+    encoder, fitted = training.train_model(config, data, workdir / "ties_shuffled")
     return evaluate.measure_model(
         encoder,
         evaluate.params_of(fitted.state),
@@ -210,10 +149,12 @@ def _refit(
     """Test figures of the model trained anew on all of train, validation part included,
     for the epochs that validation chose; in `workdir`/refit."""
     whole = dataclasses.replace(config.data, valid_share=0.0)
-    data = prepare(dataclasses.replace(config, data=whole)).data
+    data = training.prepare(dataclasses.replace(config, data=whole)).data
     epochs = first.best_epoch
     print(f"refit on all of train, {epochs} epochs")
-    encoder, fitted = train_model(config, data, workdir / "refit", epochs=epochs)
+    encoder, fitted = training.train_model(
+        config, data, workdir / "refit", epochs=epochs
+    )
     seconds.update({f"refit_{name}": s for name, s in fitted.seconds.items()})
     return evaluate.measure_model(
         encoder,
@@ -243,124 +184,11 @@ def _describe(config: Experiment, data: Data) -> None:
     )
 
 
-def train_model(
-    config: Experiment, data: Data, workdir: pathlib.Path, *, epochs: int | None = None
-) -> tuple[evaluate.Encoder, fit.Fitted]:
-    """Train, or go on training, the model of an experiment.
-
-    With `epochs` exactly these many, by the schedule of the config's, and nothing is
-    validated or chosen.
-    """
-    plan = fit.make_plan(config.train, num_examples=data.num_examples)
-    hypers = train.make_hypers(
-        config.optim, config.loss, config.negatives, num_steps=plan.num_steps
-    )
-    built = build(config, data, batch_size=plan.size)
-    encoder = evaluate.make_encoder(built.graph)
-    measured = functools.partial(
-        evaluate.measure_model,
-        encoder,
-        data=data,
-        part=data.valid,
-        config=config.evaluate,
-        index="exact",
-    )
-
-    def validate(state: train.TrainState) -> dict[str, float]:
-        return measured(evaluate.params_of(state)).means()
-
-    def refresh(state: train.TrainState) -> train.TrainState:
-        vectors = evaluate.encode_items(
-            encoder,
-            evaluate.params_of(state),
-            data=data,
-            batch_size=config.evaluate.batch_size,
-        )
-        return state._replace(candidates=state.candidates._replace(index=vectors))
-
-    _write_description(config, data, workdir)
-    loop = fit.Loop(
-        step=train.make_step(
-            built.graph, objective=built.objective, optimizer=built.optimizer
-        ),
-        source=negatives.make_source(data, config.negatives),
-        hypers=hypers,
-        plan=plan if epochs is None else plan._replace(epochs=epochs),
-        config=config.train,
-        order_key=built.order_key,
-        validate=validate if epochs is None else None,
-        select_by=config.evaluate.select_by,
-        workdir=workdir,
-        refresh=refresh,
-        refresh_every=built.objective.refresh_every,
-    )
-    return encoder, fit.fit(loop, built.state)
-
-
-class Built(NamedTuple):
-    """An experiment's model, objective and optimizer, and the state to start from."""
-
-    graph: train.Graph
-    objective: objective.Objective
-    optimizer: train.Optimizer
-    state: train.TrainState
-    order_key: jax.Array
-
-
-def build(config: Experiment, data: Data, *, batch_size: int) -> Built:
-    """Everything that a config decides about a step."""
-    goal = objective.make_objective(config.loss, config.negatives)
-    optimizer = train.make_optimizer(config.optim)
-    keys = jax.random.split(jax.random.key(config.seed), 3)
-    model, tables = config.model.make(data.schema, nnx.Rngs(keys[0]))
-    memory = candidates.init_state(
-        config.negatives,
-        batch_size=batch_size,
-        num_items=data.dataset.num_items,
-        width=model_width(model, data),
-    )
-    graph, state = train.init_state(
-        model,
-        tables,
-        optimizer=optimizer,
-        key=keys[1],
-        loss=goal.init_loss(),
-        memory=memory,
-    )
-    return Built(graph, goal, optimizer, state, keys[2])
-
-
-def model_width(model: nnx.Module, data: Data) -> int:
-    """Of a model's vectors."""
-    ids = jax.ShapeDtypeStruct((1,), np.int32)
-    return jax.eval_shape(lambda ids: model.item(data.dataset.item(ids)), ids).shape[-1]
-
-
-def _write_description(config: Experiment, data: Data, workdir: pathlib.Path) -> None:
-    """What a model is trained by and on, before the first step: config.json,
-    vocabularies.json, data.json. A run does not go on with other data."""
-    described = {
-        "source": data.source,
-        "protocol": data.protocol,
-        "events": len(data.items),
-        "sha256": data.fingerprint(),
-    }
-    path = workdir / "data.json"
-    if path.exists() and _read_json(path)["sha256"] != described["sha256"]:
-        raise InputError(
-            f"{workdir} was trained on other data than {data.source} holds now; bring "
-            "that back to resume, or name another folder with --workdir"
-        )
-    workdir.mkdir(parents=True, exist_ok=True)
-    _write_json(workdir / "config.json", config_lib.as_dict(config))
-    checkpoint.write_atomically(
-        workdir / "vocabularies.json", features.dump_vocabularies(data.vocabularies)
-    )
-    _write_json(path, described)
-
-
 def measure_rows(
-    config: Experiment, prepared: Prepared, encoder: evaluate.Encoder, params: Any
+    config: Experiment,
+    prepared: training.Prepared,
+    encoder: evaluate.Encoder,
+    params: Any,
 ) -> dict[str, Any]:
     """The validation and test figures of the model and of the baselines beside it."""
     data, settings = prepared.data, config.evaluate

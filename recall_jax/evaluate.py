@@ -53,9 +53,15 @@ def check(config: EvaluateConfig, data: Data) -> None:
                 f"unknown evaluate.indexes {name!r}; there are: " + ", ".join(INDEXES)
             )
     _check_training(data)
-    for name, part in (("validation", data.valid), ("test", data.test)):
+    for name, share, part in (
+        ("validation", "valid_share", data.valid),
+        ("test", "test_share", data.test),
+    ):
         if not len(part):
-            raise InputError(f"{data.source}: the {name} part is empty")
+            raise InputError(
+                f"{data.source}: the {name} part is empty; raise data.{share}, "
+                "or bring a longer log"
+            )
         check_leak(data, part, seen=removes_seen(config, data))
 
 

@@ -48,7 +48,8 @@ class Gaps(NamedTuple):
     Of several hashes the largest gap wins: a shared bucket is seen too often. A gap
     g says that an item is in a batch with chance 1/g = 1 - (1 - q)^b, which saturates
     where b q is above about 2: `log_q` inverts it, and cannot tell q above
-    1 - b^(-1/b), where a batch without the item comes once in b steps, from that.
+    1 - b^(-1/b), where a batch without the item comes once in b steps, from that. An
+    item that stays away keeps its last gap until it is seen again.
     """
 
     hashes: Hashes
@@ -59,7 +60,8 @@ class Gaps(NamedTuple):
 
     def update(self, ids: Int[Array, "b"], *, rate: float) -> "Gaps":
         """After a batch. The first 1/rate gaps are averaged plainly, then each new one
-        moves the average by `rate`: small is exact, large follows a drift sooner."""
+        moves the average by `rate`: small is exact, large follows a drift sooner. An
+        item's duplicates within the batch are one sighting."""
         step = self.step + 1
         row = jnp.arange(len(self.last))[:, None]
         at = (row, buckets(self.hashes, ids, width=self.last.shape[1]))
@@ -81,8 +83,8 @@ class Gaps(NamedTuple):
         at = (row, buckets(self.hashes, ids, width=self.last.shape[1]))
         unseen = (self.step + 1).astype(jnp.float32)
         gap = jnp.where(self.count[at] > 0, self.gap[at], unseen).max(axis=0)
-        absent = jnp.maximum(1 - 1 / jnp.maximum(gap, 1.0), 1 / batch_size)
-        log_absent = jnp.log(absent) / batch_size  # of one draw
+        log_absent = jnp.log1p(-1 / jnp.maximum(gap, 1.0))  # from a whole batch
+        log_absent = jnp.maximum(log_absent, -np.log(batch_size)) / batch_size
         return jnp.log(jnp.maximum(-jnp.expm1(log_absent), LEAST_Q))
 
 
@@ -102,7 +104,8 @@ class Sketch(NamedTuple):
     """A count-min sketch (Cormode and Muthukrishnan 2005) whose counts fade.
 
     The estimate is never below the (faded) share and, with W buckets and k hashes,
-    above it by more than 4/W with probability at most 2^-k.
+    above it by more than 4/W with probability at most 2^-k. Counts are float32: with
+    rate 0 a bucket stands still at 2^24 sightings.
     """
 
     hashes: Hashes

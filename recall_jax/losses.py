@@ -101,7 +101,7 @@ def gbce_loss(
     gSASRec).
 
     t = 0 is plain binary cross-entropy (beta 1), t = 1 gives beta = a. n counts the
-    negatives given, masked ones too: the rate at which they were drawn.
+    negatives given, masked ones too: the rate at which they were drawn, at most 1.
 
     >>> import jax.numpy as jnp
     >>> p, n = jnp.array([0.0]), jnp.array([[0.0]])

@@ -35,7 +35,7 @@ class NegativesConfig:
     kind: str = "in_batch"  # columns; "none": no column is shared
     num: int = 1024  # columns drawn a step, or kept in the queue
     alpha: float = 0.75  # popularity^alpha; within a market too
-    correction: str = "log_q"
+    correction: str = "positive_excluded"
     strength: float = 1.0  # of the correction
     mask: tuple[str, ...] = ("item",)  # what an example does not meet
     mask_length: int = 64  # items that the masks history and positives hold
@@ -73,6 +73,9 @@ def check(config: NegativesConfig) -> None:
         "twice": config.kind == "full" and "item" not in config.mask,
         "negatives.hardest picks columns by their score, not by chance, so no correction "
         "is right; set negatives.correction=none": config.hardest > 0 and corrected,
+        f"negatives.hardest {config.hardest} is more than the negatives.num "
+        f"{config.num} that are drawn": config.kind in DRAWN_KINDS
+        and config.hardest > config.num,
         "negatives.hardest picks among columns, and negatives.kind=none has "
         "none": config.hardest > 0 and not shared,
         f"negatives.own={config.own} is not drawn with known chances; beside "
@@ -159,9 +162,10 @@ def _check_fits(config: NegativesConfig, data: Data) -> None:
         )
     if config.own == "exposed" and data.dataset.shown_items is None:
         raise InputError(
-            f"negatives.own=exposed needs exposures, and {data.source} has none: name "
-            "the column of actions and which of them are positive, "
-            "--config.data.action=COLUMN --config.data.actions=click,..."
+            f"negatives.own=exposed needs exposures with times, and {data.source} has "
+            "none that were passed over in training: name the columns and the actions, "
+            "--config.data.time=COLUMN --config.data.action=COLUMN "
+            "--config.data.exposures=shown,..."
         )
 
 

@@ -234,9 +234,9 @@ def join(first: Logits, negative: Array, where: Array) -> Logits:
 
 
 def hardest(logits: Logits, *, num: int) -> Logits:
-    """The `num` largest negatives of each example: the top of a pool."""
+    """The `num` largest negatives of each example, or all if there are fewer."""
     masked = jnp.where(logits.where, jax.lax.stop_gradient(logits.negative), -jnp.inf)
-    _, at = jax.lax.top_k(masked, num)
+    _, at = jax.lax.top_k(masked, min(num, masked.shape[-1]))
     negative, where = (
         jnp.take_along_axis(x, at, axis=-1) for x in (logits.negative, logits.where)
     )

@@ -34,6 +34,8 @@ from recall_jax.data import dataset, interactions
 from recall_jax.data.interactions import Bag, Entities, Interactions
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Most of a test's seconds are compilation; commands that tests start optimise as ever.
+jax.config.update("jax_disable_most_optimizations", True)
 
 DATA_DIR = pathlib.Path(
     os.environ.get(

@@ -242,7 +242,14 @@ def in_batch(query, item, ids, seen):
     )
 
 
-def test_memory_is_a_blocks_not_the_matrix():
+@pytest.fixture
+def optimized():
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+def test_memory_is_a_blocks_not_the_matrix(optimized):
     """b = 65,536: the scores alone would take 17 GB, histories of all pairs far more."""
     b, h = 65_536, 50
     floats = jax.ShapeDtypeStruct((b, 64), jnp.float32)

@@ -67,7 +67,8 @@ def start(code: str, *arguments) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)},
+        env=os.environ
+        | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "PYTHONPATH": str(root)},
     )
 
 

@@ -20,7 +20,9 @@ SMALL = {  # any field of that name, wherever it stands; as in test_run, so that
     "batch_size": 16,  # programs are compiled already
     "epochs": 2,
     "scan_steps": 5,
-    "num": 8,
+    "num": 16,
+    "hardest": 4,
+    "ranks": (2, 10),
     "id_width": 32,
     "feature_width": 2,
     "hidden": (8,),
@@ -34,13 +36,13 @@ SMALL = {  # any field of that name, wherever it stands; as in test_run, so that
 def shrunk(config):
     """A copy of small sizes; a synthetic log of its own is the tiny one."""
     if isinstance(config, synthetic.Config):
-        return TINY_LOG
+        return dataclasses.replace(TINY_LOG, label=config.label)
     changes = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
             changes[field.name] = shrunk(value)
-        elif field.name in SMALL:
+        elif field.name in SMALL and value:  # what is off stays off
             changes[field.name] = SMALL[field.name]
     return dataclasses.replace(config, **changes)
 
@@ -54,13 +56,15 @@ def tiny_log(config) -> Interactions:
     return dataclasses.replace(
         log,
         users=with_columns(log.users, getattr(model, "query", ())),
-        items=with_columns(log.items, getattr(model, "item", ())),
+        items=with_columns(
+            log.items, (*getattr(model, "item", ()), config.negatives.market)
+        ),
     )
 
 
 def with_columns(entities: Entities, names) -> Entities:
     rng, columns = np.random.default_rng(0), dict(entities.columns)
-    for name in set(names) - {"user", "item", "history"}:
+    for name in set(names) - {"user", "item", "history", ""}:
         columns.setdefault(name, rng.integers(5, size=len(entities)))
     if "genres" in columns:
         columns["genres"] = columns["tags"]
@@ -80,7 +84,7 @@ def test_its_docstring_has_its_command_and_its_name_is_its_files(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_it_trains_is_cut_off_resumes_and_ends_finite(name, tmp_path, monkeypatch):
     config = shrunk(cli.load_config(name))
-    if config.data != TINY_LOG:
+    if not isinstance(config.data, synthetic.Config):
         log = tiny_log(config)
         monkeypatch.setattr(type(config.data), "load", lambda self: log)
     save = checkpoint.save

@@ -304,7 +304,9 @@ def test_dropout_draws_anew_each_step_and_alike_for_one_seed(data):
 @pytest.mark.parametrize("kind", ["in_batch", "popularity"])
 def test_the_correction_is_the_log_share_of_training_examples(data, kind):
     """log q off positives and columns alike, with q worked out from counts here."""
-    negatives = negatives_lib.NegativesConfig(kind=kind, num=8, alpha=0.5, strength=0.7)
+    negatives = negatives_lib.NegativesConfig(
+        kind=kind, num=8, alpha=0.5, correction="log_q"
+    )
     goal = objective.make_objective(LOSS, negatives)
     source = negatives_lib.make_source(data, negatives)
     batch = source.dataset.batch(jnp.arange(12))

@@ -23,7 +23,7 @@ from absl import flags
 from conftest import make_log
 from test_logs_run import events
 
-from experiments import cli, run
+from experiments import cli, run, training
 from recall_jax import checkpoint, fit
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -182,7 +182,7 @@ def test_a_run_leaves_its_config_results_metrics_and_vocabularies(whole):
 
 def test_a_finished_run_prints_its_results_again(whole, monkeypatch):
     before = files(whole.workdir)
-    monkeypatch.setattr(run, "prepare", None)
+    monkeypatch.setattr(training, "prepare", None)
     status, printed, _ = command(*SYNTHETIC, f"--workdir={whole.workdir}")
     assert status == 0 and "is finished" in printed
     table, again = (
@@ -453,7 +453,7 @@ def test_a_mistake_stops_a_real_process_with_one_line(kept_programs):
         ("--config.optim.schedule=step", "unknown optim.schedule 'step'"),
         ("--config.negatives.kind=hard", "unknown negatives.kind 'hard'; there are"),
         ("--config.negatives.num=0", "negatives.num is 0; it must be at least 1"),
-        ("--config.negatives.correction=q", "negatives.correction must be"),
+        ("--config.negatives.correction=q", "unknown negatives.correction"),
         ("--config.negatives.kind=full", "set negatives.correction=none"),
         ("--config.model.dropout=1", "dropout is 1.0; .*at least 0 and below 1"),
         ("--config.model.dropout=-0.1", "dropout is -0.1; .*at least 0 and below 1"),
@@ -594,13 +594,13 @@ def test_what_stops_a_run_in_its_middle_is_told(
     def fail(*arguments):
         raise problem
 
-    monkeypatch.setattr(run, "train_model", fail)
+    monkeypatch.setattr(training, "train_model", fail)
     status, _, said = command(*SYNTHETIC, f"--workdir={tmp_path}")
     assert_refused(status, said, expected)
 
 
 def test_an_error_of_ours_is_no_mistake_of_the_users(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "train_model", lambda *arguments: 1 / 0)
+    monkeypatch.setattr(training, "train_model", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         command(*SYNTHETIC, f"--workdir={tmp_path}")
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from test_run import assert_same_run, files, timeless
 
-from experiments import run
+from experiments import run, training
 from recall_jax import checkpoint, evaluate, fit, objective, train
 from recall_jax.config import Experiment
 from recall_jax.data import dataset, interactions, lightgcn, synthetic
@@ -119,6 +119,8 @@ def test_the_refit_runs_exactly_the_chosen_epochs_and_chooses_nothing(whole):
     assert [line["epoch"] for line in measured] == [BEST, 4, LAST]
     assert max(measured, key=lambda line: line["valid_ndcg@5"]) == measured[0]
     assert results["best_step"] == measured[0]["step"]
+    for name, value in results["valid"].items():  # it is the chosen model's row
+        assert value == pytest.approx(measured[0][f"valid_{name}"], abs=1e-6)
     assert results["steps"] == first[-1]["step"] == 3 * results["best_step"]
     assert refit[-1]["epoch"] == BEST
     assert not [name for line in refit for name in line if name.startswith("valid_")]
@@ -135,7 +137,7 @@ def test_the_refit_is_a_training_on_all_of_train_from_the_start(whole, tmp_path)
     split = interactions.given(config.data.load(), valid_share=0, seed=0)
     data = dataset.prepare(split, history_length=0, min_history=0)
     assert data.num_examples == 8 * USERS and not len(data.valid)
-    encoder, fitted = run.train_model(config, data, tmp_path, epochs=BEST)
+    encoder, fitted = training.train_model(config, data, tmp_path, epochs=BEST)
     result = evaluate.measure_model(
         encoder,
         evaluate.params_of(fitted.state),

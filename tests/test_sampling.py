@@ -27,6 +27,11 @@ def draw(sampler: sampling.Sampler, seed: int, *, shape: tuple[int, ...] = (DRAW
     return sampler.draw(jax.random.key(seed), shape=shape)
 
 
+@functools.partial(jax.jit, static_argnames="num")
+def draw_like(sampler: sampling.Grouped, seed: int, like, *, num: int):
+    return sampler.draw(jax.random.key(seed), like, num=num)
+
+
 def stated_chance(sampler) -> np.ndarray:
     """exp of the stated log q [V + 1] in float64."""
     return np.exp(np.asarray(sampler.log_q, np.float64))
@@ -195,7 +200,7 @@ def test_a_market_draws_its_own_items_by_their_weight():
     weight = np.array([5.0, 1.0, 2.0, 0.0, 1.0, 0.0, 6.0, 0.0, 0.5, 3.0, 0.0])
     sampler = sampling.grouped(weight, group)
     like = np.array([1, 4, 3, 6, 0, 10, 5, 11], np.int32)
-    item, valid = sampler.draw(jax.random.key(5), jnp.asarray(like), num=50_000)
+    item, valid = draw_like(sampler, 5, like, num=50_000)
     item, valid = np.asarray(item), np.asarray(valid)
     assert sampler.log_q[0] == -np.inf
     for row, code in enumerate([0, 1, 3, None, None, 1, 0, None]):
@@ -214,10 +219,10 @@ def test_large_markets_follow_their_log_q():
     group = np.minimum(rng.geometric(0.2, 3000) - 1, 19)
     weight = 1000 / (1 + rng.permutation(3000)) * (rng.random(3000) < 0.9)
     sampler = sampling.grouped(weight, group)
-    like = jnp.asarray(rng.integers(1, 3001, 80_000), jnp.int32)
-    item, valid = map(np.asarray, sampler.draw(jax.random.key(7), like, num=3))
+    like = rng.integers(1, 3001, 80_000).astype(np.int32)
+    item, valid = map(np.asarray, draw_like(sampler, 7, like, num=3))
     assert valid.all()
-    market = group[np.asarray(like) - 1][:, None]
+    market = group[like - 1][:, None]
     assert (group[item - 1] == market).all()
     share = np.bincount(market.ravel(), minlength=20) / len(like)
     chance = stated_chance(sampler)[1:] * share[group]

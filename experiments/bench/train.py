@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments import cli, run
+from experiments import cli, training
 from recall_jax import config as config_lib
 from recall_jax import evaluate, fit, logs, negatives, objective, train
 
@@ -64,10 +64,10 @@ def main(argv: list[str]) -> None:
     del argv
     config = flags.FLAGS.config
     config_lib.check(config)
-    data = run.prepare(config).data
+    data = training.prepare(config).data
     evaluate.check(config.evaluate, data)
     plan = fit.make_plan(config.train, num_examples=data.num_examples)
-    built = run.build(config, data, batch_size=plan.size)
+    built = training.build(config, data, batch_size=plan.size)
     medians, state = time_stages(
         stages(built.graph, built.objective, built.optimizer),
         built.state,

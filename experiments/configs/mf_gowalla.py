@@ -19,8 +19,12 @@ def get_config() -> Experiment:
     return Experiment(
         name="mf_gowalla",
         data=lightgcn.Config(name="gowalla"),
-        model=mf.Config(),
-        negatives=NegativesConfig(kind="in_batch", correction="positive_excluded"),
+        model=mf.Config(width=128),
+        negatives=NegativesConfig(
+            kind="in_batch",
+            correction="positive_excluded",
+            mask=("item", "positives"),
+        ),
         loss=LossConfig(name="softmax", temperature=0.1),
         optim=OptimConfig(learning_rate=1e-2),
         train=TrainConfig(epochs=25, batch_size=2048, eval_every=5, refit="all"),

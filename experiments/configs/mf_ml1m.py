@@ -23,5 +23,5 @@ def get_config() -> Experiment:
         negatives=NegativesConfig(kind="full", correction="none"),
         loss=LossConfig(name="softmax", temperature=0.1),
         optim=OptimConfig(learning_rate=1e-2, schedule="cosine"),
-        train=TrainConfig(epochs=8, batch_size=1024),
+        train=TrainConfig(epochs=5, batch_size=1024),
     )

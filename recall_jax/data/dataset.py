@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from recall_jax import features
 from recall_jax.data import columns as columns_lib
-from recall_jax.data import interactions
+from recall_jax.data import interactions, positives
 from recall_jax.data.interactions import ranges
 from recall_jax.types import Batch, Columns, InputError, Key
 
@@ -153,10 +153,12 @@ class Data:
 
     def fingerprint(self) -> str:
         """SHA-256 of the events, their order and their split, the raw ids, and where
-        there are any, labels and exposures."""
+        there are any, weights, labels and exposures."""
         digest = hashlib.sha256(features.dump_vocabularies(self.vocabularies).encode())
         arrays = [self.items, self.offsets, self.train_stop]
         data = self.dataset
+        if data.weights is not None:
+            arrays.append(data.weights)
         if data.example_label is not None:
             arrays += [data.example_item, data.example_label]
         if data.shown_items is not None:
@@ -191,10 +193,10 @@ def prepare(
         )
     user_id = np.arange(1, len(users.codes) + 1, dtype=np.int32)
     example_user = np.repeat(user_id, flat.valid - first)
-    shown = _shown(split.log, flat, users=users, items=items)
+    shown = _shown(split.log, flat, users=users, items=items, min_history=min_history)
     labelled = {}
     if label:
-        labels = _labels(log, label)[flat.order][position]
+        labels = positives.labels(log, label)[flat.order][position]
         example_user, example_position, labelled = _labelled(
             example_user, position, labels, items=flat.items, shown=shown
         )
@@ -298,7 +300,9 @@ class _Shown(NamedTuple):
     position: np.ndarray  # [s] where the history before them ends
 
 
-def _shown(log, flat: _Flat, *, users: _Side, items: _Side) -> _Shown | None:
+def _shown(
+    log, flat: _Flat, *, users: _Side, items: _Side, min_history: int
+) -> _Shown | None:
     """What was shown before a user's last training event, of items that train, and
     that he never took up in training; None where the log has none, or no times."""
     if log.shown is None or log.time is None:
@@ -318,6 +322,7 @@ def _shown(log, flat: _Flat, *, users: _Side, items: _Side) -> _Shown | None:
     pair = user * np.int64(len(items.codes) + 1) + item
     keep = (user > 0) & (item > 0) & (item <= items.vocabularies["item"].known)
     keep &= (position < stop[user]) & ~np.isin(pair, taken)
+    keep &= position >= flat.offsets[user] + min_history
     return _Shown(user[keep], item[keep], position[keep])
 
 
@@ -329,23 +334,6 @@ def _shown_arrays(shown: _Shown | None, *, num_users: int) -> dict[str, jnp.ndar
         "shown_items": jnp.asarray(shown.item),
         "shown_offsets": jnp.asarray(offsets, jnp.int32),
     }
-
-
-def _labels(log: interactions.Interactions, name: str) -> np.ndarray:
-    """Float32 labels of the events of a column."""
-    column = log.events.get(name)
-    if not isinstance(column, np.ndarray) or column.dtype.kind not in "iuf":
-        arrays = {n: c for n, c in log.events.items() if isinstance(c, np.ndarray)}
-        numbers = [n for n, c in arrays.items() if c.dtype.kind in "iuf"]
-        raise InputError(
-            f"data.label {name!r} is no column of numbers among the events of "
-            f"{log.source}; there are: {', '.join(numbers) or 'none'}"
-        )
-    if not np.isfinite(column).all():
-        raise InputError(f"data.label {name!r}: some events have no label")
-    if log.weight is not None:
-        raise InputError("data.label and data.weight exclude each other; drop one")
-    return column.astype(np.float32)
 
 
 def _labelled(user, position, labels, *, items, shown: _Shown | None):

@@ -194,7 +194,9 @@ def given(log: Interactions, *, valid_share: float, seed: int) -> Split:
             "is one log; choose leave_one_out or temporal with --config.data.protocol"
         )
     if not 0 <= valid_share < 1:
-        raise InputError(f"data.valid_share is {valid_share}; it must be in 0..1")
+        raise InputError(
+            f"data.valid_share is {valid_share}; it must be at least 0 and below 1"
+        )
     part = log.events["part"]
     if part.dtype.kind not in "iub" or not np.isin(part, (0, 1)).all():
         raise InputError(

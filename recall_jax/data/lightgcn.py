@@ -52,7 +52,7 @@ class Config(interactions.Config):
             users=Entities(users),
             items=Entities(items),
             events={"part": np.repeat([0, 1], [len(train), len(test)])},
-            source=f"{self.name}, {folder}",
+            source=f"{folder.name}, {folder}",
         )
 
 

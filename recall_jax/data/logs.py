@@ -58,6 +58,11 @@ class Config(interactions.Config):
 
     def load(self) -> Interactions:
         """The positives, exposures apart. `read` gives every event."""
+        if both := set(self.exposures) & set(self.actions):
+            raise InputError(
+                f"{min(both)!r} stands in data.exposures and in data.actions; an "
+                "action is one or the other"
+            )
         log, shown = positives.set_apart(self.read(), exposures=self.exposures)
         log = positives.filter_positives(
             log,

@@ -46,7 +46,34 @@ def set_apart(
     if not exposures:
         return log, None
     shown = is_one_of(event_column(log, "action"), values=exposures)
+    if shown.all():
+        raise InputError(
+            f"data.exposures {list(exposures)} are the actions of all {len(log):,} events; "
+            "leave out those that are positive"
+        )
     return log.select(~shown), log.select(shown)
+
+
+def labels(log: Interactions, name: str) -> np.ndarray:
+    """Float32 labels of the events of a column."""
+    column = log.events.get(name)
+    if not isinstance(column, np.ndarray) or column.dtype.kind not in "iuf":
+        arrays = {n: c for n, c in log.events.items() if isinstance(c, np.ndarray)}
+        numbers = [n for n, c in arrays.items() if c.dtype.kind in "iuf"]
+        raise InputError(
+            f"data.label {name!r} is no column of numbers among the events of "
+            f"{log.source}; there are: {', '.join(numbers) or 'none'}"
+        )
+    if not np.isfinite(column).all():
+        raise InputError(f"data.label {name!r}: some events have no label")
+    if log.weight is not None:
+        raise InputError("data.label and data.weight exclude each other; drop one")
+    if log.shown is not None and log.time is None:
+        raise InputError(
+            "data.label makes exposures examples, which needs times to tell them from "
+            "later ones; name the column in data.time, or drop data.exposures"
+        )
+    return column.astype(np.float32)
 
 
 def event_column(log: Interactions, name: str) -> np.ndarray:

@@ -109,6 +109,7 @@ def test_the_test_part_is_the_published_one_whatever_the_seed_and_share(tmp_path
     for name, lines in (("train", train), ("test", published)):
         text = [f"{user} {' '.join(map(str, lines[user]))}" for user in lines]
         (tmp_path / f"{name}.txt").write_text("\n".join(text))
+    validated = set()
     for seed in range(4):
         for valid_share in (0, 0.1, 0.6):
             config = lightgcn.Config(
@@ -122,6 +123,8 @@ def test_the_test_part_is_the_published_one_whatever_the_seed_and_share(tmp_path
                 for user, start, stop in zip(*data.test)
             }
             assert found == published
+            validated.add(str(parts_of(split)))
+    assert len(validated) > 6  # data.valid_seed and data.valid_share reach the split
 
 
 def test_another_seed_cuts_other_events_and_the_same_seed_the_same():

@@ -1,0 +1,190 @@
+"""From an experiment's config to its data, its step and a trained model."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+
+from recall_jax import (
+    candidates,
+    checkpoint,
+    evaluate,
+    features,
+    fit,
+    negatives,
+    objective,
+    train,
+)
+from recall_jax import config as config_lib
+from recall_jax.config import Experiment
+from recall_jax.data import dataset, interactions
+from recall_jax.data.dataset import Data
+from recall_jax.types import InputError
+
+
+class Prepared(NamedTuple):
+    """A data set, and the same with ties broken the other way where there are times."""
+
+    data: Data
+    other_ties: Data | None
+
+
+def prepare(config: Experiment) -> Prepared:
+    """Load, filter, split and lay out the data of an experiment."""
+    log = config.data.load()
+
+    def split(ties: str) -> Data:
+        part = interactions.split(log, config=with_ties(config, ties).data)
+        return dataset.prepare(
+            part,
+            history_length=config.model.history_length,
+            min_history=config.model.min_history,
+            label=config.data.label,
+        )
+
+    ties = "shuffled" if config.data.ties == "shuffled" else "file"
+    other = "file" if ties == "shuffled" else "shuffled"
+    compared = config.data.protocol == "leave_one_out" and log.time is not None
+    both = config.data.ties == "both"
+    # An unknown name goes to the split as it is, which names the known ones.
+    first = split(config.data.ties if not both else ties)
+    return Prepared(first, split(other) if compared or both else None)
+
+
+def with_ties(config: Experiment, ties: str) -> Experiment:
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, ties=ties))
+
+
+def train_model(
+    config: Experiment, data: Data, workdir: pathlib.Path, *, epochs: int | None = None
+) -> tuple[evaluate.Encoder, fit.Fitted]:
+    """Train, or go on training, the model of an experiment.
+
+    With `epochs` exactly these many, by the schedule of the config's, and nothing is
+    validated or chosen.
+    """
+    plan = fit.make_plan(config.train, num_examples=data.num_examples)
+    hypers = train.make_hypers(
+        config.optim, config.loss, config.negatives, num_steps=plan.num_steps
+    )
+    built = build(config, data, batch_size=plan.size)
+    encoder = evaluate.make_encoder(built.graph)
+    measured = functools.partial(
+        evaluate.measure_model,
+        encoder,
+        data=data,
+        part=data.valid,
+        config=config.evaluate,
+        index="exact",
+    )
+
+    def validate(state: train.TrainState) -> dict[str, float]:
+        return measured(evaluate.params_of(state)).means()
+
+    def refresh(state: train.TrainState) -> train.TrainState:
+        vectors = evaluate.encode_items(
+            encoder,
+            evaluate.params_of(state),
+            data=data,
+            batch_size=config.evaluate.batch_size,
+        )
+        return state._replace(candidates=state.candidates._replace(index=vectors))
+
+    _write_description(config, data, workdir)
+    loop = fit.Loop(
+        step=train.make_step(
+            built.graph, objective=built.objective, optimizer=built.optimizer
+        ),
+        source=negatives.make_source(data, config.negatives),
+        hypers=hypers,
+        plan=plan if epochs is None else plan._replace(epochs=epochs),
+        config=config.train,
+        order_key=built.order_key,
+        validate=validate if epochs is None else None,
+        select_by=config.evaluate.select_by,
+        workdir=workdir,
+        refresh=refresh,
+        refresh_every=built.objective.refresh_every,
+    )
+    return encoder, fit.fit(loop, built.state)
+
+
+class Built(NamedTuple):
+    """An experiment's model, objective and optimizer, and the state to start from."""
+
+    graph: train.Graph
+    objective: objective.Objective
+    optimizer: train.Optimizer
+    state: train.TrainState
+    order_key: jax.Array
+
+
+def build(config: Experiment, data: Data, *, batch_size: int) -> Built:
+    """Everything that a config decides about a step."""
+    goal = objective.make_objective(config.loss, config.negatives)
+    optimizer = train.make_optimizer(config.optim)
+    keys = jax.random.split(jax.random.key(config.seed), 3)
+    model, tables = config.model.make(data.schema, nnx.Rngs(keys[0]))
+    memory = candidates.init_state(
+        config.negatives,
+        batch_size=batch_size,
+        num_items=data.dataset.num_items,
+        width=model_width(model, data),
+    )
+    graph, state = train.init_state(
+        model,
+        tables,
+        optimizer=optimizer,
+        key=keys[1],
+        loss=goal.init_loss(),
+        memory=memory,
+    )
+    return Built(graph, goal, optimizer, state, keys[2])
+
+
+def model_width(model: nnx.Module, data: Data) -> int:
+    """Of a model's vectors."""
+    ids = jax.ShapeDtypeStruct((1,), np.int32)
+    return jax.eval_shape(lambda ids: model.item(data.dataset.item(ids)), ids).shape[-1]
+
+
+def _write_description(config: Experiment, data: Data, workdir: pathlib.Path) -> None:
+    """What a model is trained by and on, before the first step: config.json,
+    vocabularies.json, data.json. A run does not go on with other data."""
+    described = {
+        "source": data.source,
+        "protocol": data.protocol,
+        "events": len(data.items),
+        "sha256": data.fingerprint(),
+    }
+    path = workdir / "data.json"
+    if path.exists() and read_json(path)["sha256"] != described["sha256"]:
+        raise InputError(
+            f"{workdir} was trained on other data than {data.source} holds now; bring "
+            "that back to resume, or name another folder with --workdir"
+        )
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(workdir / "config.json", config_lib.as_dict(config))
+    checkpoint.write_atomically(
+        workdir / "vocabularies.json", features.dump_vocabularies(data.vocabularies)
+    )
+    write_json(path, described)
+
+
+def read_json(path: pathlib.Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError as problem:
+        raise InputError(
+            f"{path} is damaged ({problem}); bring a copy back, or remove it to have it "
+            "written again"
+        ) from problem
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+    checkpoint.write_atomically(path, json.dumps(content, indent=1) + "\n")
