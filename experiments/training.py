@@ -149,6 +149,7 @@ def build(config: Experiment, data: Data, *, batch_size: int) -> Built:
 
 def model_width(model: nnx.Module, data: Data) -> int:
     """Of a model's vectors."""
+    model.eval()  # dropout would count its draws inside the trace
     ids = jax.ShapeDtypeStruct((1,), np.int32)
     return jax.eval_shape(lambda ids: model.item(data.dataset.item(ids)), ids).shape[-1]
 
