@@ -19,7 +19,7 @@ import jax
 from absl import flags
 
 from experiments import cli, summary, training
-from recall_jax import baselines, checkpoint, evaluate, fit, retrieval
+from recall_jax import baselines, checkpoint, evaluate, fit, negatives, retrieval
 from recall_jax import config as config_lib
 from recall_jax.config import Experiment
 from recall_jax.data.dataset import Data, Part
@@ -148,8 +148,14 @@ def _refit(
 ) -> evaluate.Result:
     """Test figures of the model trained anew on all of train, validation part included,
     for the epochs that validation chose; in `workdir`/refit."""
-    whole = dataclasses.replace(config.data, valid_share=0.0)
-    data = training.prepare(dataclasses.replace(config, data=whole)).data
+    config = dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, valid_share=0.0),
+        train=dataclasses.replace(config.train, refit="none"),
+    )
+    data = training.prepare(config).data
+    seen = evaluate.removes_seen(config.evaluate, data)
+    evaluate.check_leak(data, data.test, seen=seen)
     epochs = first.best_epoch
     print(f"refit on all of train, {epochs} epochs")
     encoder, fitted = training.train_model(
@@ -182,6 +188,8 @@ def _describe(config: Experiment, data: Data) -> None:
     print(
         f"protocol   {data.protocol}; the whole catalogue is ranked, seen items {seen}"
     )
+    if told := negatives.advice(config.negatives):
+        print(f"note       {told}")
 
 
 def measure_rows(

@@ -127,6 +127,7 @@ class Built(NamedTuple):
 def build(config: Experiment, data: Data, *, batch_size: int) -> Built:
     """Everything that a config decides about a step."""
     goal = objective.make_objective(config.loss, config.negatives)
+    objective.check_labels(config.loss, data.dataset.example_label)
     optimizer = train.make_optimizer(config.optim)
     keys = jax.random.split(jax.random.key(config.seed), 3)
     model, tables = config.model.make(data.schema, nnx.Rngs(keys[0]))

@@ -163,16 +163,15 @@ def split_parts(
     if config.kind == "full":
         return Parts(first[batch.item - 1], first, own)
     positive, drawn = first[: batch.item.size], first[batch.item.size :]
-    columns = {
-        "in_batch": [positive],
-        "queue": [positive, None if state.queue is None else state.queue.vector],
-        "mixed": [positive, drawn],
-        "none": [],
-    }.get(config.kind, [drawn])
-    return Parts(positive, jnp.concatenate(columns) if columns else None, own)
+    if config.kind == "none":
+        return Parts(positive, None, own)
+    columns = [positive] if config.kind in BATCH_KINDS else []
+    columns += [drawn] if config.kind in DRAWN_KINDS else []
+    columns += [state.queue.vector] if config.kind == "queue" else []
+    return Parts(positive, jnp.concatenate(columns), own)
 
 
-def rows_of(config: NegativesConfig, batch: Batch, *, source: Source) -> scores.Rows:
+def rows_of(config: NegativesConfig, batch: Batch, *, source: Source) -> scores.RowKeys:
     """What masks know of the examples."""
     # An example's own row is its positive and never a negative, whatever is masked.
     keys = [batch.item if "item" in config.mask else jnp.arange(batch.item.size)]
@@ -186,14 +185,14 @@ def rows_of(config: NegativesConfig, batch: Batch, *, source: Source) -> scores.
         seen = dataset.past(batch.user, batch.position, length=length)
     else:
         seen = None
-    return scores.Rows(tuple(keys), seen)
+    return scores.RowKeys(tuple(keys), seen)
 
 
 def columns_of(
     config: NegativesConfig,
     parts: Parts,
     *,
-    rows: scores.Rows,
+    rows: scores.RowKeys,
     sample: Sample,
     batch: Batch,
     source: Source,
@@ -205,7 +204,7 @@ def columns_of(
     keys = _column_keys(config, sample=sample, batch=batch, state=state)
     item_or_row = keys.item if "item" in config.mask else keys.row
     by_user = (keys.user,) if "user" in config.mask else ()
-    columns = scores.Columns((item_or_row, *by_user), keys.item, keys.valid)
+    columns = scores.ColumnKeys((item_or_row, *by_user), keys.item, keys.valid)
     correction = _correction(config, keys, batch=batch, source=source, state=state)
     return Columns(parts.columns, scores.make_mask(rows, columns), correction)
 
@@ -255,9 +254,8 @@ def _correction(config, keys: _Keys, *, batch: Batch, source: Source, state: Sta
     count = keys.item.size if keys.valid is None else keys.valid.sum()
     if config.correction == "positive_excluded":
         hits = scores.occurrences(batch.item, keys.item, keys.valid)
-        return scores.positive_excluded_correction(
-            positive, log_q, others=(count - hits).astype(jnp.float32)
-        )
+        others = (count - hits).astype(jnp.float32)
+        return scores.positive_excluded_correction(positive, log_q, others=others)
     own_row = 0  # of a batch's columns, an example's own was not drawn for it
     if config.kind in BATCH_KINDS:
         own_row = 1 if keys.valid is None else keys.valid[: batch.item.size]
@@ -292,10 +290,8 @@ def column_log_q(
 
 
 class Own(NamedTuple):
-    """log q off the positive and off the own candidates (None: nothing), and which of
-    these count."""
+    """log q off the own candidates (None: nothing), and which of them count."""
 
-    positive_log_q: Float[Array, "b"] | None
     log_q: Float[Array, "b m"] | None
     where: Bool[Array, "b m"] | None
 
@@ -303,56 +299,50 @@ class Own(NamedTuple):
 def own_of(
     config: NegativesConfig,
     *,
-    rows: scores.Rows,
+    rows: scores.RowKeys,
     sample: Sample,
     batch: Batch,
     source: Source,
-    state: State,
 ) -> Own:
     """The correction and the mask of own candidates.
 
-    Beside columns they were not drawn from the columns' q: Yi's form is a property of
-    the item and applies to them as well; in the other forms each stands for itself.
+    Beside columns each stands for itself; alone, drawn from a market, they stand for it.
     """
     if sample.own is None:
-        return Own(None, None, None)
+        return Own(None, None)
     where = scores.own_allowed(
         rows, sample.own, positive_id=batch.item, valid=sample.own_valid
     )
-    alone = config.kind == "none"
-    if config.correction == "none" or (not alone and config.correction != "log_q"):
-        return Own(None, None, where)
-    if not alone:
-        flat = column_log_q(
-            config, sample.own.ravel(), batch=batch, source=source, state=state
-        )
-        return Own(None, flat.reshape(sample.own.shape), where)
-    log_q, positive = source.market.log_q[sample.own], source.market.log_q[batch.item]
-    if config.correction == "log_q":
-        return Own(positive, log_q, where)
+    if config.correction == "none" or config.kind != "none":
+        return Own(None, where)
+    log_q = source.market.log_q[sample.own]
     if config.correction == "sampled":
-        return Own(None, log_q + jnp.log(float(config.num_own)), where)
+        return Own(log_q + jnp.log(float(config.num_own)), where)
     others = (sample.own != batch.item[:, None]).sum(-1).astype(log_q.dtype)
-    excluded = scores.positive_excluded_correction(positive, positive, others=others)
-    return Own(None, log_q + excluded.row[:, None], where)
+    positive = source.market.log_q[batch.item]
+    row = scores.excluded_row(positive, others=others)
+    return Own(log_q + row[:, None], where)
 
 
 def advance(
     config: NegativesConfig,
     state: State,
     *,
+    sample: Sample,
     batch: Batch,
     vectors: Float[Array, "b d"],
 ) -> State:
-    """The state after a step, given the vectors of its positives."""
+    """The state after a step, given the vectors of its positives: those that were
+    columns enter the queue."""
     if config.kind != "queue":
         return state
-    queue, b = state.queue, batch.item.size
+    queue, b, item = state.queue, batch.item.size, batch.item
+    item = item if sample.kept is None else jnp.where(sample.kept, item, 0)
     at = (queue.at + jnp.arange(b)) % config.num
     return state._replace(
         queue=Queue(
             queue.vector.at[at].set(vectors, unique_indices=True),
-            queue.item.at[at].set(batch.item, unique_indices=True),
+            queue.item.at[at].set(item, unique_indices=True),
             queue.user.at[at].set(batch.user, unique_indices=True),
             (queue.at + b) % config.num,
         )

@@ -71,10 +71,20 @@ def check(config: NegativesConfig) -> None:
         "negatives.correction=none": config.kind == "full" and corrected,
         'negatives.kind=full without "item" in negatives.mask would count the positive '
         "twice": config.kind == "full" and "item" not in config.mask,
+        f"negatives.correction={config.correction} without hits masked would count the "
+        'positive twice; put "item" into negatives.mask': config.correction
+        in ("sampled", "positive_excluded")
+        and shared
+        and not {"item", "positives"} & set(config.mask),
+        f"negatives.own={config.own} was not drawn from the columns' q, which "
+        "negatives.correction=log_q takes off every item; set "
+        "negatives.correction=positive_excluded": config.own != "none"
+        and config.correction == "log_q",
         "negatives.hardest picks columns by their score, not by chance, so no correction "
         "is right; set negatives.correction=none": config.hardest > 0 and corrected,
         f"negatives.hardest {config.hardest} is more than the negatives.num "
-        f"{config.num} that are drawn": config.kind in DRAWN_KINDS
+        f"{config.num} that are drawn": config.kind
+        in ("uniform", "popularity", "log_uniform")
         and config.hardest > config.num,
         "negatives.hardest picks among columns, and negatives.kind=none has "
         "none": config.hardest > 0 and not shared,
@@ -102,6 +112,17 @@ def check(config: NegativesConfig) -> None:
             raise InputError(text)
 
 
+def advice(config: NegativesConfig) -> str:
+    """What somebody who chose this should know; "" mostly."""
+    masked = {"item", "positives"} & set(config.mask)
+    if config.correction == "log_q" and masked:
+        return (
+            "negatives.correction=log_q is right on average only with hits left in, and "
+            f"{min(masked)} masks them; see recall_jax/negatives.md"
+        )
+    return ""
+
+
 class Suppression(NamedTuple):
     """word2vec's keep probability by catalogue id, and log sum_i q(i) keep(i)."""
 
@@ -126,7 +147,6 @@ def make_source(data: Data, config: NegativesConfig) -> Source:
     The others all read one unknown row; as negatives they would teach it, and so every
     new item, to be low, whatever its features say.
     """
-    check(config)
     dataset = data.dataset
     count, known = np.asarray(dataset.item_count)[1:], dataset.known_items
     _check_fits(config, data)

@@ -16,6 +16,11 @@ from recall_jax.types import Batch, Hypers, InputError, Key
 
 POINTWISE = {"logistic": losses.logistic_loss, "squared": losses.squared_loss}
 SIMILARITY = ("hinge", "cosine_contrastive")  # losses that know no temperature
+CORRECTIONS = {  # of a loss; none for those not named
+    "softmax": negatives.CHOICES["correction"],
+    "bpr": ("none", "log_q"),
+    "logistic": ("none", "log_q"),
+}
 TEMPERATURES = (0.01, 10.0)  # between which a learned one stays
 
 
@@ -126,7 +131,7 @@ class Objective:
         config, name, weight = self.negatives, self.loss.name, sample.weight
         unscaled = {"temperature": jnp.ones_like(hypers["temperature"])}
         hypers = hypers | unscaled if name in SIMILARITY else hypers
-        scale = {name: hypers[name] for name in ("temperature", "strength")}
+        scale = {field: hypers[field] for field in ("temperature", "strength")}
         known = {"sample": sample, "batch": batch, "state": state}
         parts = candidates.split_parts(config, item, **known)
         kept = jax.lax.stop_gradient(parts.positive)
@@ -135,7 +140,9 @@ class Objective:
             return jnp.sum(POINTWISE[name](score, batch.label) * weight), kept
         known |= {"rows": candidates.rows_of(config, batch, source=source)}
         columns = candidates.columns_of(config, parts, source=source, **known)
-        own = candidates.own_of(config, source=source, **known)
+        own = candidates.own_of(
+            config, rows=known["rows"], sample=sample, batch=batch, source=source
+        )
         logits = _own_logits(query, parts, own=own, scale=scale)
         if columns is not None:
             correction = columns.correction
@@ -151,10 +158,17 @@ class Objective:
         return jnp.sum(LOSSES[name](logits, hypers, num_items) * weight), kept
 
     def advance(
-        self, state: State, *, batch: Batch, vectors: Float[Array, "b d"]
+        self,
+        state: State,
+        *,
+        sample: candidates.Sample,
+        batch: Batch,
+        vectors: Float[Array, "b d"],
     ) -> State:
         """The state after a step, given what `total` kept."""
-        return candidates.advance(self.negatives, state, batch=batch, vectors=vectors)
+        return candidates.advance(
+            self.negatives, state, sample=sample, batch=batch, vectors=vectors
+        )
 
     @property
     def refresh_every(self) -> int:
@@ -167,6 +181,18 @@ class Objective:
         if self.loss.temperature_kind == "fixed":
             return {}
         return {"log_temperature": jnp.log(jnp.float32(self.loss.temperature))}
+
+
+def check_labels(loss: LossConfig, labels: Array | None) -> None:
+    """Raise InputError for labels that the loss cannot fit."""
+    if labels is None or loss.name != "logistic":
+        return
+    low, high = float(labels.min()), float(labels.max())
+    if low < 0 or high > 1:
+        raise InputError(
+            f"loss.name=logistic takes labels from 0 to 1, and data.label has {low:g} to "
+            f"{high:g}; set loss.name=squared"
+        )
 
 
 def with_learned(hypers: Hypers, params: dict[str, Array]) -> Hypers:
@@ -186,10 +212,7 @@ def _own_logits(
     query, parts: candidates.Parts, *, own: candidates.Own, scale
 ) -> Logits:
     """Logits of the own candidates alone; none where there are none."""
-    correction = scores.Correction(own.positive_log_q, None, None)
-    positive = scores.positive_logits(
-        query, parts.positive, correction=correction, **scale
-    )
+    positive = scores.positive_logits(query, parts.positive, **scale)
     if parts.own is None:
         return Logits(positive, query[:, :0], jnp.zeros((len(query), 0), bool))
     negative = scores.own_logits(query, parts.own, log_q=own.log_q, **scale)
@@ -231,9 +254,14 @@ def make_objective(loss: LossConfig, config: NegativesConfig) -> Objective:
         )
     similarity, labelled = loss.name in SIMILARITY, config.kind == config.own == "none"
     learned, (low, high) = loss.temperature_kind == "learned", TEMPERATURES
+    allowed = CORRECTIONS.get(loss.name, ("none",))
     problems = {
-        f"loss.name={loss.name} is of similarities, which no correction applies to; set "
-        "negatives.correction=none": similarity and config.correction != "none",
+        f"negatives.correction={config.correction} means nothing for loss.name="
+        f"{loss.name}; set negatives.correction to one of: "
+        + ", ".join(allowed): config.correction not in allowed,
+        "loss.name=gbce goes by the rate at which negatives were drawn, and "
+        "negatives.hardest picks them; set one of them otherwise": loss.name == "gbce"
+        and config.hardest > 0,
         f"loss.name={loss.name} is of similarities and knows no temperature to learn; "
         "set loss.temperature_kind=fixed": similarity and learned,
         f"a learned temperature starts at {loss.temperature} but stays between {low} "

@@ -26,14 +26,14 @@ class Logits(NamedTuple):
 # Masks.
 
 
-class Rows(NamedTuple):
+class RowKeys(NamedTuple):
     """What masks know of each example."""
 
     keys: tuple[Int[Array, "b"], ...]
     seen: Int[Array, "b h"] | None = None  # item ids it may not meet, 0 padding
 
 
-class Columns(NamedTuple):
+class ColumnKeys(NamedTuple):
     """What masks know of each candidate; `keys` stand beside those of the rows."""
 
     keys: tuple[Int[Array, "n"], ...]
@@ -56,7 +56,7 @@ class Mask(NamedTuple):
     valid: Bool[Array, "n"] | None
 
 
-def make_mask(rows: Rows, columns: Columns) -> Mask:
+def make_mask(rows: RowKeys, columns: ColumnKeys) -> Mask:
     """The mask of a batch; histories are looked up among the columns by a sort."""
     if rows.seen is None:
         return Mask(rows.keys, columns.keys, None, None, columns.valid)
@@ -85,7 +85,7 @@ def allowed(mask: Mask) -> Bool[Array, "b n"]:
 
 
 def own_allowed(
-    rows: Rows,
+    rows: RowKeys,
     item: Int[Array, "b m"],
     *,
     positive_id: Int[Array, "b"],
@@ -155,9 +155,16 @@ def positive_excluded_correction(
     (1 - P(p)) (-ds_p + sum_j w_j ds_j), w the softmax of s - log q over the negatives:
     the paper's interaction weight 1 - P(p) comes out of the differentiation.
     """
+    return Correction(None, column, excluded_row(positive, others=others))
+
+
+def excluded_row(
+    positive: Float[Array, "b"], *, others: Float[Array, "b"]
+) -> Float[Array, "b"]:
+    """log(n' / (1 - q(p))), the part of that correction that belongs to the example."""
     most = 1 - 1e-6  # a catalogue of one item leaves nothing to renormalise
     rest = jnp.log1p(-jnp.minimum(jnp.exp(positive), most))
-    return Correction(None, column, jnp.log(jnp.maximum(others, 1.0)) - rest)
+    return jnp.log(jnp.maximum(others, 1.0)) - rest
 
 
 def mixture_log_q(
@@ -291,7 +298,7 @@ def sampled_scores(
         "temperature": temperature,
         "strength": strength,
     }
-    mask = make_mask(Rows((positive_id,)), Columns((negative_id,), negative_id))
+    mask = make_mask(RowKeys((positive_id,)), ColumnKeys((negative_id,), negative_id))
     return Logits(
         positive_logits(query, positive, **common),
         column_logits(query, negative, **common),

@@ -166,7 +166,9 @@ def make_step(graph: Graph, *, objective: Objective, optimizer: Optimizer) -> St
         state = apply_gradients(
             state, gradients, drawn=drawn, hypers=hypers, optimizer=optimizer
         )
-        memory = objective.advance(drawn.memory, batch=drawn.batch, vectors=vectors)
+        memory = objective.advance(
+            drawn.memory, sample=drawn.sample, batch=drawn.batch, vectors=vectors
+        )
         return state._replace(candidates=memory), metrics
 
     return step

@@ -46,14 +46,14 @@ def draw(seed: int, *, correction="row", mask="seen", own="own", scale=1.0):
     rng = np.random.default_rng(seed)
     normal = lambda *shape: jnp.float32(scale * rng.normal(size=shape))
     integers = lambda high, *shape: jnp.asarray(rng.integers(0, high, shape), jnp.int32)
-    columns = scores.Columns(
+    columns = scores.ColumnKeys(
         (integers(6, N), integers(9, N)),
         integers(6, N),
         jnp.asarray(rng.random(N) < 0.6) if mask == "valid" else None,
     )
     seen = integers(6, B, H) if mask != "keys" else None
     masks = scores.make_mask(
-        scores.Rows((integers(6, B), integers(9, B)), seen), columns
+        scores.RowKeys((integers(6, B), integers(9, B)), seen), columns
     )
     corrections = {
         "none": scores.NO_CORRECTION,
@@ -121,7 +121,9 @@ def test_at_any_shape(rows, columns, block):
     ids = [jnp.asarray(rng.integers(0, 8, n), jnp.int32) for n in (rows, columns)]
     shared = candidates.Columns(
         vector,
-        scores.make_mask(scores.Rows((ids[0],)), scores.Columns((ids[1],), ids[1])),
+        scores.make_mask(
+            scores.RowKeys((ids[0],)), scores.ColumnKeys((ids[1],), ids[1])
+        ),
         scores.NO_CORRECTION,
     )
     logits = scores.Logits(query[:, 0], query[:, :0], jnp.zeros((rows, 0), bool))
@@ -229,8 +231,8 @@ def test_vmap_over_temperatures_equals_a_loop(small_blocks):
 
 def in_batch(query, item, ids, seen):
     """An in-batch loss with everything on, from a batch's arrays alone."""
-    rows = scores.Rows((ids,), seen)
-    mask = scores.make_mask(rows, scores.Columns((ids,), ids))
+    rows = scores.RowKeys((ids,), seen)
+    mask = scores.make_mask(rows, scores.ColumnKeys((ids,), ids))
     log_q = jnp.log1p(ids.astype(jnp.float32))
     columns = candidates.Columns(item, mask, scores.log_q_correction(log_q, log_q))
     positive = scores.positive_logits(

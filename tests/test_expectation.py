@@ -89,7 +89,7 @@ def mean_gradient(
     data, params, config, *, batch_size, strength, batches, state=NOTHING
 ):
     """Of the objective, over many batches."""
-    goal = objective.make_objective(objective.LossConfig(), config)
+    goal = objective.Objective(objective.LossConfig(), config)  # unchecked
     source = negatives.make_source(data, config)
     hypers = {
         "temperature": jnp.float32(TEMPERATURE),

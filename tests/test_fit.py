@@ -148,10 +148,10 @@ def test_touched_rows_train_as_the_whole_table_does(rule, monkeypatch):
 @pytest.mark.parametrize(
     "negatives",
     [
-        negatives_lib.NegativesConfig(kind="in_batch"),
+        negatives_lib.NegativesConfig(kind="in_batch", correction="log_q"),
         negatives_lib.NegativesConfig(kind="in_batch", correction="none"),
-        negatives_lib.NegativesConfig(kind="uniform", num=8),
-        negatives_lib.NegativesConfig(kind="popularity", num=8),
+        negatives_lib.NegativesConfig(kind="uniform", num=8, correction="none"),
+        negatives_lib.NegativesConfig(kind="popularity", num=8, correction="log_q"),
         negatives_lib.NegativesConfig(kind="full", correction="none"),
     ],
 )

@@ -31,11 +31,7 @@ KINDS = {
     "market_sampled": NegativesConfig(
         kind="none", own="market", market="market", correction="sampled"
     ),
-    "market_excluded": NegativesConfig(
-        kind="none", own="market", market="market", correction="positive_excluded"
-    ),
     "exposed": NegativesConfig(own="exposed"),
-    "exposed_log_q": NegativesConfig(own="exposed", correction="log_q"),
     "exposed_alone": NegativesConfig(kind="none", own="exposed", **FIXED),
     "semi_hard": NegativesConfig(own="semi_hard", ranks=(2, 12)),
     "every_mask": NegativesConfig(mask=("item", "user", "history")),
@@ -139,7 +135,10 @@ def test_a_queue_holds_the_last_batches_and_overwrites_the_oldest(shop):
     for j in range(4):
         batch = source.dataset.batch(jnp.arange(4) + 4 * j)
         vectors = jnp.full((4, 2), float(j))
-        state = candidates.advance(config, state, batch=batch, vectors=vectors)
+        sample = candidates.Sample(batch.item, batch.weight, None, None, None)
+        state = candidates.advance(
+            config, state, sample=sample, batch=batch, vectors=vectors
+        )
         seen += batch.item.tolist()
         filled = np.asarray(state.queue.item)
         assert (filled > 0).sum() == min(10, len(seen))
@@ -293,7 +292,12 @@ def test_a_step_on_eight_devices_is_that_of_one(shop, name):
         ({}, {"hash_width": 100}, "must be a power of two"),
         ({}, {"kind": "uniform", "frequency": "gaps"}, "negatives.frequency=exact"),
         ({"name": "x"}, {}, "unknown loss.name 'x'; there are: softmax"),
-        ({"name": "hinge"}, {}, "no correction applies"),
+        ({"name": "hinge"}, {}, "means nothing for loss.name=hinge; set .* none"),
+        ({"name": "squared"}, {"correction": "log_q"}, "means nothing"),
+        ({"name": "bpr"}, {}, "to one of: none, log_q"),
+        ({"name": "gbce"}, {"hardest": 3, **FIXED}, "by the rate at which"),
+        ({}, {"mask": ()}, "count the positive twice"),
+        ({}, {"own": "exposed", "correction": "log_q"}, "positive_excluded"),
         ({"temperature_kind": "x"}, {}, '"fixed" or "learned"'),
         (
             {"name": "hinge", "temperature_kind": "learned"},
@@ -332,3 +336,31 @@ def test_a_queue_shorter_than_the_batch_is_refused():
     config = NegativesConfig(kind="queue", num=8)
     with pytest.raises(InputError, match=r"at least train\.batch_size 16"):
         candidates.init_state(config, batch_size=16, num_items=4, width=2)
+
+
+def test_dropped_columns_do_not_enter_the_queue(shop):
+    config = NegativesConfig(kind="queue", num=64, suppress_negatives=1e-3)
+    sample, batch, state = drawn(shop, config)
+    assert not sample.kept.all()
+    vectors = jnp.ones((32, 4))
+    state = candidates.advance(
+        config, state, sample=sample, batch=batch, vectors=vectors
+    )
+    queued = np.asarray(state.queue.item)
+    assert sorted(queued[queued > 0]) == sorted(np.asarray(batch.item)[sample.kept])
+
+
+def test_labels_beyond_a_chance_are_refused_by_the_logistic_loss():
+    labels = jnp.array([0.0, 4.0])
+    objective.check_labels(LossConfig(name="squared"), labels)
+    objective.check_labels(LossConfig(name="logistic"), labels / 4)
+    with pytest.raises(InputError, match="0 to 4; set loss.name=squared"):
+        objective.check_labels(LossConfig(name="logistic"), labels)
+
+
+def test_hits_masked_under_yis_form_are_advised_against():
+    assert "log_q is right on average only" in negatives.advice(
+        NegativesConfig(correction="log_q")
+    )
+    assert not negatives.advice(NegativesConfig(correction="log_q", mask=("user",)))
+    assert not negatives.advice(NegativesConfig())

@@ -86,8 +86,8 @@ def test_a_mask_is_what_it_says_column_by_column(seed, with_seen, with_valid):
     keys = rng.integers(0, 5, (2, 6)), rng.integers(0, 5, (2, 7))
     item, seen = rng.integers(1, 6, 7), rng.integers(0, 8, (6, 3))
     valid = rng.random(7) < 0.5
-    rows = scores.Rows(tuple(map(jnp.asarray, keys[0])))
-    columns = scores.Columns(tuple(map(jnp.asarray, keys[1])), jnp.asarray(item))
+    rows = scores.RowKeys(tuple(map(jnp.asarray, keys[0])))
+    columns = scores.ColumnKeys(tuple(map(jnp.asarray, keys[1])), jnp.asarray(item))
     if with_seen:
         rows = rows._replace(seen=jnp.asarray(seen))
     if with_valid:
@@ -108,7 +108,7 @@ def test_own_candidates_are_masked_alike(seed):
     positive, own = rng.integers(1, 6, 4), rng.integers(1, 6, (4, 3))
     seen, valid = rng.integers(0, 6, (4, 2)), rng.random((4, 3)) < 0.7
     got = scores.own_allowed(
-        scores.Rows((), jnp.asarray(seen)),
+        scores.RowKeys((), jnp.asarray(seen)),
         jnp.asarray(own),
         positive_id=jnp.asarray(positive),
         valid=jnp.asarray(valid),

@@ -27,7 +27,7 @@ HYPERS = {"temperature": jnp.float32(0.07), "strength": jnp.float32(1.0)}
 
 def by_blocks(query, item, ids, log_q):
     """In-batch softmax with hits masked and log q off both sides, mean over the batch."""
-    mask = scores.make_mask(scores.Rows((ids,)), scores.Columns((ids,), ids))
+    mask = scores.make_mask(scores.RowKeys((ids,)), scores.ColumnKeys((ids,), ids))
     correction = scores.log_q_correction(log_q, log_q)
     positive = scores.positive_logits(query, item, correction=correction, **HYPERS)
     none = scores.Logits(positive, query[:, :0], jnp.zeros((len(query), 0), bool))
@@ -158,6 +158,8 @@ def main(argv):
     del argv
     given = flags.FLAGS
     sizes = [int(b) for b in given.batch_sizes]
+    if odd := [b for b in sizes if b % blockwise.block_rows(b, b)]:
+        raise app.UsageError(f"--batch_sizes: {odd[0]} is no multiple of its blocks")
     rows = []
     for d in map(int, given.widths):
         for b in sizes:

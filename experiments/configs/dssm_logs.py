@@ -32,7 +32,7 @@ def get_config() -> Experiment:
         name="dssm_logs",
         data=logs.Config(),
         model=dssm.Config(),
-        negatives=NegativesConfig(kind="in_batch", correction="log_q"),
+        negatives=NegativesConfig(kind="in_batch", correction="positive_excluded"),
         loss=LossConfig(name="softmax", temperature=0.1),
         optim=OptimConfig(learning_rate=2e-3, schedule="cosine"),
         train=TrainConfig(epochs=10, batch_size=512),

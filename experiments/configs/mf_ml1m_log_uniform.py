@@ -2,7 +2,8 @@
 
     python -m experiments.run --config=mf_ml1m_log_uniform
 
-Expected: EXPECTED.
+Expected, one seed: test hr@10 0.083, ndcg@10 0.041.
+Half a minute to two minutes on two cores (BUILD_NOTES.md, record 8).
 """
 
 from experiments.configs import mf_ml1m

@@ -2,7 +2,8 @@
 
     python -m experiments.run --config=mf_ml1m_popularity
 
-Expected: EXPECTED.
+Expected, one seed: test hr@10 0.087, ndcg@10 0.042.
+Half a minute to two minutes on two cores (BUILD_NOTES.md, record 8).
 """
 
 from experiments.configs import mf_ml1m

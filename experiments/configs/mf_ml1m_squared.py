@@ -3,7 +3,8 @@ scored by the inner product.
 
     python -m experiments.run --config=mf_ml1m_squared
 
-Expected: EXPECTED.
+Expected, three seeds: test hr@10 0.084 (spread 0.001), ndcg@10 0.042.
+Half a minute to two minutes on two cores (BUILD_NOTES.md, record 8).
 """
 
 from experiments.configs import mf_ml1m

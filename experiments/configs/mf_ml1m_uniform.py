@@ -2,7 +2,8 @@
 
     python -m experiments.run --config=mf_ml1m_uniform
 
-Expected: EXPECTED.
+Expected, three seeds: test hr@10 0.080 (spread 0.003), ndcg@10 0.039.
+Half a minute to two minutes on two cores (BUILD_NOTES.md, record 8).
 """
 
 from experiments.configs import mf_ml1m

@@ -3,7 +3,8 @@ passed over.
 
     python -m experiments.run --config=mf_synthetic_exposed
 
-Expected: EXPECTED.
+Expected, one seed: test hr@10 0.191, ndcg@10 0.098 (popularity 0.043, the oracle
+0.539). Half a minute on two cores (BUILD_NOTES.md, record 8).
 """
 
 from recall_jax.config import Experiment

@@ -194,14 +194,9 @@ def prepare(
     user_id = np.arange(1, len(users.codes) + 1, dtype=np.int32)
     example_user = np.repeat(user_id, flat.valid - first)
     shown = _shown(split.log, flat, users=users, items=items, min_history=min_history)
-    labelled = {}
-    if label:
-        labels = positives.labels(log, label)[flat.order][position]
-        example_user, example_position, labelled = _labelled(
-            example_user, position, labels, items=flat.items, shown=shown
-        )
-    else:
-        example_position = position
+    example_user, example_position, labelled = _labelled(
+        example_user, position, split.log, label=label, flat=flat, shown=shown
+    )
     dataset = Dataset(
         items=jnp.asarray(flat.items),
         weights=None if log.weight is None else jnp.asarray(log.weight[flat.order]),
@@ -336,9 +331,13 @@ def _shown_arrays(shown: _Shown | None, *, num_users: int) -> dict[str, jnp.ndar
     }
 
 
-def _labelled(user, position, labels, *, items, shown: _Shown | None):
-    """Examples with their labels, exposures behind the positives with label 0."""
-    item = items[position]
+def _labelled(user, position, log, *, label: str, flat: _Flat, shown: _Shown | None):
+    """Examples, and where `label` names a column their labels, exposures behind the
+    positives with label 0."""
+    if not label:
+        return user, position, {}
+    labels = positives.labels(log, label)[flat.order][position]
+    item = flat.items[position]
     if shown is not None:
         user = np.concatenate([user, shown.user])
         position = np.concatenate([position, shown.position])

@@ -211,7 +211,7 @@ def given(log: Interactions, *, valid_share: float, seed: int) -> Split:
     length = np.bincount(log.user[train], minlength=num_users)
     test = start[:-1] + length
     cut = np.maximum(np.round(valid_share * length).astype(np.int64), length >= 3)
-    cut = cut if valid_share else np.zeros_like(cut)
+    cut = np.minimum(cut, np.maximum(length - 1, 0)) * bool(valid_share)
     told = f"{valid_share:.0%} of each user's training events, by seed {seed}, validate"
     return Split(
         dataclasses.replace(log.select(order), time=None),
@@ -272,6 +272,11 @@ def split(log: Interactions, *, config: Config) -> Split:
     """Filter and split a log as its config says."""
     if not len(log):
         raise InputError(f"{log.source}: no events are left after the filters")
+    if config.protocol == "given" and config.min_user_events + config.min_item_events:
+        raise InputError(
+            "data.min_user_events and data.min_item_events would change test files that "
+            "are published; set them to 0 under protocol given"
+        )
     log = min_count_filter(
         log, users=config.min_user_events, items=config.min_item_events
     )
