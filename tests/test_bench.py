@@ -7,7 +7,7 @@ from conftest import make_data
 from flax import nnx
 from test_fit import LOSS, MODEL, NEGATIVES
 
-from experiments.bench import tables, train, unique
+from experiments.bench import in_batch, tables, train, unique
 from recall_jax import negatives as negatives_lib
 from recall_jax import objective
 from recall_jax import train as training
@@ -49,3 +49,16 @@ def test_stages_are_timed_and_only_the_last_trains():
         steps, state, hypers=hypers, source=source, shape=(2, 8), rounds=2
     )
     assert len(medians) == len(train.STAGES) and int(trained.step) == 6
+
+
+def test_in_batch_forms_agree_and_are_timed():
+    batch = in_batch.make_batch(64, 8)
+    blocks, plain = (
+        jax.jit(in_batch.FORMS[form])(*batch) for form in ("blocks", "plain")
+    )
+    for one, other in zip(jax.tree.leaves(blocks), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    row = in_batch.measure(64, 8, rounds=1, steps=2, plain_limit=1.0)
+    assert min(row.values()) > 0
+    other = row | {"b": 4096}
+    assert in_batch.headline([other])["speedup_in_scan_4096"] > 0
