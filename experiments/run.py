@@ -130,14 +130,7 @@ def _measure_shuffled(
     print("second run, ties shuffled")
     config = training.with_ties(config, "shuffled")
     encoder, fitted = training.train_model(config, data, workdir / "ties_shuffled")
-    return evaluate.measure_model(
-        encoder,
-        evaluate.params_of(fitted.state),
-        data=data,
-        part=data.test,
-        config=config.evaluate,
-        index="exact",
-    )
+    return _measure_test(config, data, encoder, fitted)
 
 
 def _refit(
@@ -162,6 +155,12 @@ def _refit(
         config, data, workdir / "refit", epochs=epochs
     )
     seconds.update({f"refit_{name}": s for name, s in fitted.seconds.items()})
+    return _measure_test(config, data, encoder, fitted)
+
+
+def _measure_test(
+    config: Experiment, data: Data, encoder: evaluate.Encoder, fitted: fit.Fitted
+) -> evaluate.Result:
     return evaluate.measure_model(
         encoder,
         evaluate.params_of(fitted.state),
