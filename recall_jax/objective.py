@@ -32,9 +32,7 @@ class LossConfig:
     temperature: float = 0.07
     temperature_kind: str = "fixed"  # or "learned", starting from there
     margin: float = 0.5  # of hinge and cosine_contrastive
-    negative_weight: float = (
-        1.0  # of the negatives' mean: cosine_contrastive, pointwise
-    )
+    negative_weight: float = 1.0  # of the negatives' mean (contrastive, pointwise)
     calibration: float = 0.75  # gbce's t
 
 
