@@ -184,15 +184,13 @@ def prepare(
     users = _side("user", log.users, codes=log.user, in_train=in_train)
     items = _side("item", log.items, codes=log.item, in_train=in_train)
     flat = _flatten(split, users=users, items=items)
-    first = np.minimum(flat.start + min_history, flat.valid)
-    position = ranges(first, flat.valid)
+    user_id = np.arange(1, len(users.codes) + 1, dtype=np.int32)
+    example_user, position = _positives(flat, user_id, min_history=min_history)
     if not len(position):
         raise InputError(
             f"{log.source}: no user has more than {min_history} training events, so "
             "there is nothing to train on"
         )
-    user_id = np.arange(1, len(users.codes) + 1, dtype=np.int32)
-    example_user = np.repeat(user_id, flat.valid - first)
     shown = _shown(split.log, flat, users=users, items=items, min_history=min_history)
     example_user, example_position, labelled = _labelled(
         example_user, position, split.log, label=label, flat=flat, shown=shown
@@ -285,6 +283,12 @@ def _flatten(split: interactions.Split, *, users: _Side, items: _Side) -> _Flat:
         valid=offsets[1:-1] + split.valid[users.codes] - starts,
         test=offsets[1:-1] + split.test[users.codes] - starts,
     )
+
+
+def _positives(flat: _Flat, user_id: np.ndarray, *, min_history: int):
+    """User and position of each training event with enough of them before it."""
+    first = np.minimum(flat.start + min_history, flat.valid)
+    return np.repeat(user_id, flat.valid - first), ranges(first, flat.valid)
 
 
 class _Shown(NamedTuple):
