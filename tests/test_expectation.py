@@ -230,3 +230,30 @@ def test_estimated_q_does_as_well_as_the_exact_one(data, params, exact, config):
         state=state._replace(estimator=estimator),
     )
     assert np.linalg.norm(mean - exact) / np.linalg.norm(exact) < RIGHT
+
+
+def test_a_queues_columns_give_queries_the_full_softmax_and_items_too_little(
+    data, params, exact, log
+):
+    """Filled with the log's items, as batches draw them, and with vectors as they are
+    now: the same q corrects it. The pushes of its copies are lost to the items."""
+    item, nobody = jnp.asarray(log[1]), jnp.zeros(EVENTS, jnp.int32)
+    queue = candidates.Queue(params["item"][item], item, nobody, jnp.int32(0))
+    config = dataclasses.replace(EXCLUDED, kind="queue", num=EVENTS)
+    mean = mean_gradient(
+        data,
+        params,
+        config,
+        batch_size=250,
+        strength=1.0,
+        batches=120,
+        state=candidates.State(queue=queue),
+    )
+    of_items = params["item"].size  # the parts stand in order of their names
+    errors = [
+        np.linalg.norm(got - wanted) / np.linalg.norm(wanted)
+        for got, wanted in zip(
+            np.split(mean, [of_items]), np.split(exact, [of_items]), strict=True
+        )
+    ]
+    assert errors[1] < RIGHT and errors[0] > WRONG
