@@ -148,29 +148,33 @@ def make_source(data: Data, config: NegativesConfig) -> Source:
     new item, to be low, whatever its features say.
     """
     dataset = data.dataset
-    count, known = np.asarray(dataset.item_count)[1:], dataset.known_items
+    count = np.asarray(dataset.item_count)[1:]
     _check_fits(config, data)
     negatives = _suppression(count, threshold=config.suppress_negatives)
-    sampler = None
-    if config.kind in DRAWN_KINDS:
-        uniform = np.arange(len(count)) < known
-        weight = {
-            "uniform": uniform,
-            "mixed": uniform,
-            "popularity": sampling.popularity_weight(count, alpha=config.alpha),
-            "log_uniform": sampling.log_uniform_weight(known, num_items=len(count)),
-        }[config.kind]
-        if negatives is not None and config.kind != "mixed":
-            weight = weight * np.asarray(negatives.keep[1:], np.float64)
-        sampler = sampling.weighted(weight)
+    keep = (np.arange(len(count)) < dataset.known_items).astype(np.float64)
+    if negatives is not None and config.kind != "mixed":  # there, only its batch
+        keep *= np.asarray(negatives.keep[1:])
     return Source(
         dataset,
-        sampler,
+        _sampler(config, count, keep=keep),
         frequency.exact(count),
         positives=_suppression(count, threshold=config.suppress_positives),
         negatives=negatives,
         market=_market(config, data) if config.own == "market" else None,
     )
+
+
+def _sampler(
+    config: NegativesConfig, count: np.ndarray, *, keep: np.ndarray
+) -> sampling.Sampler | None:
+    """Of the drawn columns; None where there are none."""
+    if config.kind not in DRAWN_KINDS:
+        return None
+    if config.kind == "popularity":
+        return sampling.popularity(count, alpha=config.alpha, keep=keep)
+    if config.kind == "log_uniform":
+        return sampling.log_uniform(len(count), keep=keep)
+    return sampling.uniform(len(count), keep=keep)
 
 
 def _check_fits(config: NegativesConfig, data: Data) -> None:

@@ -32,18 +32,21 @@ class Sampler(NamedTuple):
         return jnp.where(kept, cell + 1, self.alias[cell])
 
 
-def uniform(num_items: int) -> Sampler:
-    """Every catalogue item alike."""
-    return weighted(np.ones(num_items))
+Keep = np.ndarray | float  # chance that a drawn item is kept, else drawn again
 
 
-def popularity(count: np.ndarray, *, alpha: float) -> Sampler:
+def uniform(num_items: int, *, keep: Keep = 1.0) -> Sampler:
+    """Every item alike."""
+    return weighted(np.ones(num_items) * keep)
+
+
+def popularity(count: np.ndarray, *, alpha: float, keep: Keep = 1.0) -> Sampler:
     """Probability proportional to count^alpha; items never counted are never drawn.
 
     `count` [V] holds the training events of catalogue ids 1..V. alpha 0.75 is
     word2vec's (Mikolov et al. 2013), 1 the distribution of in-batch negatives.
     """
-    return weighted(popularity_weight(count, alpha=alpha))
+    return weighted(popularity_weight(count, alpha=alpha) * keep)
 
 
 def popularity_weight(count: np.ndarray, *, alpha: float) -> np.ndarray:
@@ -51,16 +54,10 @@ def popularity_weight(count: np.ndarray, *, alpha: float) -> np.ndarray:
     return np.where(count > 0, np.maximum(count, 1.0) ** alpha, 0.0)
 
 
-def log_uniform(num_items: int) -> Sampler:
+def log_uniform(num_items: int, *, keep: Keep = 1.0) -> Sampler:
     """P(i) = log((i + 1) / i) / log(V + 1) over ids in frequency order, as catalogue ids
     are: near Zipf's law. By the alias table, since exp of a float32 skips large ids."""
-    return weighted(log_uniform_weight(num_items, num_items=num_items))
-
-
-def log_uniform_weight(known: int, *, num_items: int) -> np.ndarray:
-    """log((i + 1) / i) [V] of the first `known` ids, 0 beyond."""
-    rank = np.arange(1, num_items + 1)
-    return np.where(rank <= known, np.log1p(1 / rank), 0.0)
+    return weighted(np.log1p(1 / np.arange(1, num_items + 1)) * keep)
 
 
 def keep_probability(count: np.ndarray, *, threshold: float) -> np.ndarray:

@@ -157,6 +157,7 @@ def measure(b: int, d: int, *, rounds: int, steps: int, plain_limit: float) -> d
 def main(argv):
     del argv
     given = flags.FLAGS
+    blockwise.BLOCK_ROWS = given.block_rows
     sizes = [int(b) for b in given.batch_sizes]
     if odd := [b for b in sizes if b % blockwise.block_rows(b, b)]:
         raise app.UsageError(f"--batch_sizes: {odd[0]} is no multiple of its blocks")
@@ -201,5 +202,6 @@ if __name__ == "__main__":
     flags.DEFINE_list("widths", ["64", "128"], "d")
     flags.DEFINE_integer("steps", 8, "steps a scan at b = 4,096; fewer above")
     flags.DEFINE_integer("rounds", 6, "timed rounds; fewer above b = 16,384")
+    flags.DEFINE_integer("block_rows", blockwise.BLOCK_ROWS, "rows a block, at most")
     flags.DEFINE_float("plain_limit", 2.0, "GB that the plain form's matrix may take")
     app.run(main)
