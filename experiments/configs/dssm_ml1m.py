@@ -5,8 +5,8 @@
 Full softmax: at 3,416 items it costs less than an in-batch softmax of 4,096, and needs no
 correction. Expected, ties in file order, three seeds: test hr@10 0.300 (spread 0.001),
 ndcg@10 0.174, recall@20 0.403; trained and tested with ties shuffled
-(--config.data.ties=shuffled) 0.286, 0.163, 0.398. Two and a half to four and a half
-minutes on two cores, with what else they do (BUILD_NOTES.md, record 3).
+(--config.data.ties=shuffled) 0.286, 0.163, 0.398. One to four and a half minutes
+on two cores, with what else they do (BUILD_NOTES.md, record 3).
 """
 
 from recall_jax.config import Experiment
