@@ -74,6 +74,13 @@ class Column(NamedTuple):
     vocabulary: str  # of its ids; "" for a dense feature
     rows: int  # of a table that it reads; 0 for a dense feature
     width: int  # values of a multi-valued field (the history too); 0 if single
+    kind: str = "feature"  # KINDS
+
+
+KINDS = ("feature", "sequence", "text", "age")
+"""Of columns: values without order; ids met one after the other, the most recent last;
+the letter trigrams of a text in their order; the age of an example. A tower that is told
+to take all columns takes features and the history; it reads others if it names them."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -379,7 +379,9 @@ def _has_repeats(log: interactions.Interactions) -> bool:
 def _schema(users: _Side, items: _Side, *, history_length: int) -> features.Schema:
     user = features.Column("user", "user", users.vocabularies["user"].rows, 0)
     item = features.Column("item", "item", items.vocabularies["item"].rows, 0)
-    history = features.Column("history", "item", item.rows, history_length)
+    history = features.Column(
+        "history", "item", item.rows, history_length, kind="sequence"
+    )
     return features.Schema(
         query=(user, *([history] if history_length else []), *users.schema),
         item=(item, *items.schema),

@@ -35,8 +35,12 @@ Plan = tuple[tuple[Column, str], ...]  # a column and the table it reads
 
 
 def columns(names: Sequence[str], *, schema: Schema, side: str) -> tuple[Column, ...]:
-    """The named columns of a side, or all of them."""
-    every = tuple(column.name for column in getattr(schema, side))
+    """The named columns of a side; without names its features and the history."""
+    every = tuple(
+        column.name
+        for column in getattr(schema, side)
+        if column.kind == "feature" or column.name == "history"
+    )
     return schema.pick(tuple(names) or every, side=side)
 
 
