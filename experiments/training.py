@@ -45,6 +45,7 @@ def prepare(config: Experiment) -> Prepared:
             history_length=config.model.history_length,
             min_history=config.model.min_history,
             label=config.data.label,
+            span=span_of(config.model),
         )
 
     ties = "shuffled" if config.data.ties == "shuffled" else "file"
@@ -54,6 +55,11 @@ def prepare(config: Experiment) -> Prepared:
     # An unknown name goes to the split as it is, which names the known ones.
     first = split(config.data.ties if not both else ties)
     return Prepared(first, split(other) if compared or both else None)
+
+
+def span_of(model: Any) -> int:
+    """Examples that a model takes as one row of a batch."""
+    return model.history_length if model.every_position else 1
 
 
 def with_ties(config: Experiment, ties: str) -> Experiment:
@@ -68,11 +74,11 @@ def train_model(
     With `epochs` exactly these many, by the schedule of the config's, and nothing is
     validated or chosen.
     """
-    plan = fit.make_plan(config.train, num_examples=data.num_examples)
+    plan = fit.make_plan(config.train, num_rows=data.num_rows)
     hypers = train.make_hypers(
         config.optim, config.loss, config.negatives, num_steps=plan.num_steps
     )
-    built = build(config, data, batch_size=plan.size)
+    built = build(config, data, batch_size=plan.size * data.dataset.span)
     encoder = evaluate.make_encoder(built.graph)
     measured = functools.partial(
         evaluate.measure_model,

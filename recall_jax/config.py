@@ -21,7 +21,8 @@ from recall_jax.types import InputError
 class Experiment:
     """Everything that decides a run's figures. `data` is a source's Config with
     `load()` and the fields of `interactions.Config`, `model` a model's with
-    `make(schema, rngs)`, `history_length` and `min_history`."""
+    `make(schema, rngs)`, `history_length`, `min_history` and `every_position`, whether
+    its queries are of every position of a history."""
 
     name: str
     data: Any

@@ -150,7 +150,7 @@ def check_leak(data: Data, part: Part, *, seen: bool) -> None:
 
 
 class Encoder(NamedTuple):
-    """Jitted towers of a graph; `params` is (tables, dense)."""
+    """Jitted towers of a graph; `params` is (tables, dense, statistics)."""
 
     query: Callable[[Any, Dataset, jax.Array, jax.Array], jax.Array]
     item: Callable[[Any, Dataset, jax.Array], jax.Array]
@@ -163,7 +163,8 @@ def make_encoder(graph: Graph) -> Encoder:
     @jax.jit
     @jax.default_matmul_precision("highest")
     def query(params, dataset: Dataset, user, position):
-        return graph.model(*params).query(dataset.query(user, position))
+        vectors = graph.model(*params).query(dataset.query(user, position))
+        return vectors[:, -1] if vectors.ndim == 3 else vectors  # the last position's
 
     @jax.jit
     @jax.default_matmul_precision("highest")
@@ -173,9 +174,9 @@ def make_encoder(graph: Graph) -> Encoder:
     return Encoder(query, item)
 
 
-def params_of(state: TrainState) -> tuple[Any, Any]:
+def params_of(state: TrainState) -> tuple[Any, Any, Any]:
     """What an encoder reads of a training state."""
-    return state.tables, state.dense
+    return state.tables, state.dense, state.statistics
 
 
 def encode_items(encoder: Encoder, params, *, data: Data, batch_size: int):

@@ -32,7 +32,8 @@ class TrainConfig:
 
 
 class Plan(NamedTuple):
-    """An epoch as `dispatches` equal portions of `scan` steps of `size` examples."""
+    """An epoch as `dispatches` equal portions of `scan` steps of `size` rows: examples,
+    or spans of them."""
 
     scan: int
     dispatches: int
@@ -48,7 +49,7 @@ class Plan(NamedTuple):
         return self.steps_per_epoch * self.epochs
 
 
-def make_plan(config: TrainConfig, *, num_examples: int) -> Plan:
+def make_plan(config: TrainConfig, *, num_rows: int) -> Plan:
     """Equal dispatches, so that one compilation serves them all; the few batches that
     do not divide evenly are left out of an epoch, others each time."""
     for name in ("epochs", "batch_size", "eval_every", "patience", "scan_steps"):
@@ -56,11 +57,12 @@ def make_plan(config: TrainConfig, *, num_examples: int) -> Plan:
             raise InputError(
                 f"train.{name} is {getattr(config, name)}; it must be at least 1"
             )
-    batches = num_examples // config.batch_size
+    batches = max(num_rows, 0) // config.batch_size
     if not batches:
         raise InputError(
-            f"train.batch_size {config.batch_size} is larger than the {num_examples} "
-            "training examples; lower it"
+            f"train.batch_size {config.batch_size} is larger than the {num_rows} "
+            "training examples (of a model over sequences: rows of "
+            "model.history_length examples); lower it"
         )
     dispatches = math.ceil(batches / config.scan_steps)
     return Plan(batches // dispatches, dispatches, config.batch_size, config.epochs)
@@ -132,9 +134,8 @@ def fit(loop: Loop, state: TrainState) -> Fitted:
     state, progress, clock = _restore(loop, state)
     first = step = int(state.step)
     run, plan = _compile(loop, state, clock=clock), loop.plan
-    bar = logs.progress(
-        plan.num_steps * plan.size, initial=step * plan.size, description="train"
-    )
+    size = plan.size * loop.source.dataset.span  # examples a step
+    bar = logs.progress(plan.num_steps * size, initial=step * size, description="train")
     after = step if step else -1
     with bar as advance, logs.RunLog(loop.workdir, after=after) as log:
         while step < plan.num_steps and progress.since_best < loop.config.patience:
@@ -149,7 +150,7 @@ def fit(loop: Loop, state: TrainState) -> Fitted:
             _check_finite(loop, metrics, step=step)
             step += plan.scan
             values = {name: float(value.mean()) for name, value in metrics.items()}
-            advance(examples.size, loss=values["loss"])
+            advance(plan.scan * size, loss=values["loss"])
             values["epoch"] = step / plan.steps_per_epoch
             if loop.validate is None:
                 progress = progress._replace(best_step=step)
@@ -166,7 +167,7 @@ def fit(loop: Loop, state: TrainState) -> Fitted:
             if _saves(loop, step=step):
                 _save(loop, state, progress=progress, clock=clock, kind="latest")
     best, *_ = _restore(loop, state, kind="best")
-    speed = step * plan.size / clock.seconds["train"]
+    speed = step * size / clock.seconds["train"]
     epoch = progress.best_step // plan.steps_per_epoch
     return Fitted(best, progress, step, speed, dict(clock.seconds), epoch)
 
@@ -193,11 +194,18 @@ def _compile(loop: Loop, state: TrainState, *, clock: _Clock):
 
 
 def _epoch_order(loop: Loop, *, epoch: int) -> np.ndarray:
-    """Examples of an epoch, [dispatches, scan, size]: a fresh permutation, less what
-    does not fill the last batches."""
-    plan = loop.plan
+    """Rows of an epoch, [dispatches, scan, size]: a fresh permutation, less what does
+    not fill the last batches. Spans begin elsewhere in each epoch, so that no example
+    stands at the beginning of its row, without a past, each time."""
+    plan, dataset = loop.plan, loop.source.dataset
     key = jax.random.fold_in(loop.order_key, epoch)
-    order = jax.random.permutation(key, len(loop.source.dataset.example_user))
+    span, num = dataset.span, len(dataset.example_user)
+    if span == 1:
+        order = jax.random.permutation(key, num)
+    else:
+        key, shift_key = jax.random.split(key)
+        shift = jax.random.randint(shift_key, (), 0, span)
+        order = jax.random.permutation(key, num // span - 1) * span + shift
     order = jax.device_get(order)[: plan.steps_per_epoch * plan.size]
     return order.reshape(plan.dispatches, plan.scan, plan.size)
 

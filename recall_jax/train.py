@@ -41,25 +41,29 @@ class TrainState(NamedTuple):
     table_states: dict[str, RowState]
     slots: dict[str, Int[Array, "V"]]  # scratch of `tables.compact`, zero between steps
     dense: Any  # the model's other parameters
+    statistics: Any  # of batch norm: running means and variances
     loss: dict[str, Array]  # the loss's own: a learned log temperature
     dense_state: optax.OptState  # of both
     candidates: candidates.State  # frequency estimator, queue, hard index
 
 
 class Graph(NamedTuple):
-    """A model's definition apart from its parameters, for training and for use."""
+    """A model's definition apart from its state, for training and for use."""
 
     train: nnx.GraphDef
     use: nnx.GraphDef
     random: Any  # the state of dropout's streams, overwritten each step
     tables: tuple[Table, ...]
 
-    def model(self, tables: dict[str, Array], dense: Any) -> Model:
-        """The model as it is used: no dropout."""
-        return nnx.merge(self.use, _nest(tables), dense, self.random)
+    def model(self, tables: dict[str, Array], dense: Any, statistics: Any) -> Model:
+        """The model as it is used: no dropout, batch norm by its running statistics."""
+        return nnx.merge(self.use, _nest(tables), dense, statistics, self.random)
 
-    def training_model(self, tables: dict[str, Array], dense: Any, key: Key) -> Model:
-        """The model as it is trained: dropout draws from `key`."""
+    def training_model(
+        self, tables: dict[str, Array], dense: Any, statistics: Any, *, key: Key
+    ) -> Model:
+        """The model as it is trained: dropout draws from `key`, batch norm goes by the
+        batch and moves its running statistics, which `statistics_of` reads."""
         leaves, treedef = jax.tree.flatten(self.random)
         fresh = [
             jax.random.fold_in(key, j)
@@ -68,23 +72,39 @@ class Graph(NamedTuple):
             for j, leaf in enumerate(leaves)
         ]
         random = jax.tree.unflatten(treedef, fresh)
-        return nnx.merge(self.train, _nest(tables), dense, random)
+        return nnx.merge(self.train, _nest(tables), dense, statistics, random)
 
 
 def _nest(tables: dict[str, Array]) -> dict:
     return {"tables": {name: {"table": table} for name, table in tables.items()}}
 
 
-def make_graph(model: nnx.Module, tables: tuple[Table, ...]) -> tuple[Graph, Any, Any]:
-    """The graph, the tables by name and the dense parameters of a fresh model."""
+def statistics_of(model: Model) -> Any:
+    """The running statistics as a training model has left them."""
+    return jax.lax.stop_gradient(nnx.as_pure(nnx.state(model, nnx.BatchStat)))
+
+
+class Parts(NamedTuple):
+    """A fresh model apart: its graph, and the state that training changes."""
+
+    graph: Graph
+    tables: dict[str, Float[Array, "V d"]]
+    dense: Any
+    statistics: Any
+
+
+def make_graph(model: nnx.Module, tables: tuple[Table, ...]) -> Parts:
+    """The graph and the parameters of a fresh model."""
     model.train()
     # No "...": a kind of state that nobody here would update must not slip in.
-    parts = nnx.split(model, TableParam, nnx.Param, nnx.RngState)
-    train, nested, dense, random = parts[0], *(nnx.as_pure(part) for part in parts[1:])
+    train, *states = nnx.split(
+        model, TableParam, nnx.Param, nnx.BatchStat, nnx.RngState
+    )
+    nested, dense, statistics, random = map(nnx.as_pure, states)
     model.eval()
     use = nnx.graphdef(model)
     rows = {name: leaf["table"] for name, leaf in nested["tables"].items()}
-    return Graph(train, use, random, tables), rows, dense
+    return Parts(Graph(train, use, random, tables), rows, dense, statistics)
 
 
 class Optimizer(NamedTuple):
@@ -122,7 +142,7 @@ def init_state(
 ) -> tuple[Graph, TrainState]:
     """The graph and the state before the first step; `loss` and `memory` are what the
     objective trains and remembers (`Objective.init_loss`, `candidates.init_state`)."""
-    graph, rows, dense = make_graph(model, tables)
+    graph, rows, dense, statistics = make_graph(model, tables)
     loss = loss or {}
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -133,6 +153,7 @@ def init_state(
             name: jnp.zeros(table.shape[0], jnp.int32) for name, table in rows.items()
         },
         dense=dense,
+        statistics=statistics,
         loss=loss,
         dense_state=optimizer.dense.init((dense, loss)),
         candidates=memory or candidates.State(),
@@ -153,6 +174,7 @@ def make_step(graph: Graph, *, objective: Objective, optimizer: Optimizer) -> St
         loss_of = functools.partial(
             mean_loss,
             drawn=drawn,
+            statistics=state.statistics,
             graph=graph,
             objective=objective,
             source=source,
@@ -160,7 +182,7 @@ def make_step(graph: Graph, *, objective: Objective, optimizer: Optimizer) -> St
         )
         params = (drawn.rows, state.dense, state.loss)
         value_and_grad = jax.value_and_grad(loss_of, has_aux=True)
-        (loss, vectors), gradients = value_and_grad(params)
+        (loss, (vectors, statistics)), gradients = value_and_grad(params)
         metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradients)}
         metrics |= objective_lib.with_learned({}, state.loss)
         state = apply_gradients(
@@ -169,7 +191,7 @@ def make_step(graph: Graph, *, objective: Objective, optimizer: Optimizer) -> St
         memory = objective.advance(
             drawn.memory, sample=drawn.sample, batch=drawn.batch, vectors=vectors
         )
-        return state._replace(candidates=memory), metrics
+        return state._replace(candidates=memory, statistics=statistics), metrics
 
     return step
 
@@ -197,7 +219,8 @@ def draw(
     draw_key, model_key = jax.random.split(key)
 
     def query():
-        return graph.model(state.tables, state.dense).query(batch.query)
+        model = graph.model(state.tables, state.dense, state.statistics)
+        return by_example(model.query(batch.query))
 
     sample, memory = objective.draw(
         batch, draw_key, source=source, state=state.candidates, query=query
@@ -224,21 +247,28 @@ def draw(
     )
 
 
+def by_example(query: Float[Array, "... d"]) -> Float[Array, "b d"]:
+    """Query vectors one below the other, whatever their leading axes."""
+    return query.reshape(-1, query.shape[-1])
+
+
 def mean_loss(
     params: tuple[dict[str, Array], Any, dict[str, Array]],
     *,
     drawn: Drawn,
+    statistics: Any,
     graph: Graph,
     objective: Objective,
     source: Source,
     hypers: Hypers,
-) -> tuple[Float[Array, ""], Float[Array, "b d"]]:
-    """The weighted mean of the objective over a batch, and what it keeps for the next;
-    `params` is (rows, dense, the loss's own)."""
+) -> tuple[Float[Array, ""], tuple[Float[Array, "b d"], Any]]:
+    """The weighted mean of the objective over a batch, and what it keeps for the next:
+    the positives' vectors and the running statistics. `params` is (rows, dense, the
+    loss's own)."""
     rows, dense, loss = params
-    model = graph.training_model(rows, dense, key=drawn.key)
+    model = graph.training_model(rows, dense, statistics, key=drawn.key)
     total, vectors = objective.total(
-        model.query(drawn.query),
+        by_example(model.query(drawn.query)),
         model.item(drawn.item),
         sample=drawn.sample,
         batch=drawn.batch,
@@ -246,7 +276,8 @@ def mean_loss(
         state=drawn.memory,
         hypers=objective_lib.with_learned(hypers, loss),
     )
-    return total / jnp.maximum(jnp.sum(drawn.sample.weight), 1e-12), vectors
+    mean = total / jnp.maximum(jnp.sum(drawn.sample.weight), 1e-12)
+    return mean, (vectors, statistics_of(model))
 
 
 def apply_gradients(

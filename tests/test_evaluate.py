@@ -176,11 +176,11 @@ def test_a_model_is_measured_through_every_index_alike(data, index):
         history_length=5, id_width=4, width=4, hidden=(), item_hidden=()
     )
     model, tables = config.make(data.schema, nnx.Rngs(0))
-    graph, rows, dense = train.make_graph(model, tables)
+    graph, *params = train.make_graph(model, tables)
     encoder = evaluate.make_encoder(graph)
     result = evaluate.measure_model(
         encoder,
-        (rows, dense),
+        params,
         data=data,
         part=data.test,
         config=CONFIG,
@@ -206,11 +206,11 @@ def test_users_encoded_in_batches_are_users_encoded_at_once(data):
     """The last batch is padded; padding must not reach a result."""
     config = dssm.Config(history_length=5, id_width=4, width=4)
     model, tables = config.make(data.schema, nnx.Rngs(0))
-    graph, rows, dense = train.make_graph(model, tables)
+    graph, *params = train.make_graph(model, tables)
     encode = functools.partial(
         evaluate.encode_queries,
         evaluate.make_encoder(graph),
-        (rows, dense),
+        params,
         data=data,
         part=data.test,
     )

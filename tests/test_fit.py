@@ -55,7 +55,7 @@ def pieces(
 
 def loop_of(data, folder, *, config, validate=None, **changes) -> tuple:
     step, state, hypers, source = pieces(data, **changes)
-    plan = fit.make_plan(config, num_examples=data.num_examples)
+    plan = fit.make_plan(config, num_rows=data.num_rows)
     values = iter(range(1000))
     loop = fit.Loop(
         step=step,
@@ -360,12 +360,12 @@ def test_items_without_training_events_are_no_negatives():
 
 
 def test_plans_divide_evenly_and_say_what_does_not_fit():
-    plan = fit.make_plan(fit.TrainConfig(batch_size=10, scan_steps=4), num_examples=97)
+    plan = fit.make_plan(fit.TrainConfig(batch_size=10, scan_steps=4), num_rows=97)
     assert (plan.scan, plan.dispatches) == (3, 3)
     with pytest.raises(InputError, match="batch_size 98 is larger than the 97"):
-        fit.make_plan(fit.TrainConfig(batch_size=98), num_examples=97)
+        fit.make_plan(fit.TrainConfig(batch_size=98), num_rows=97)
     with pytest.raises(InputError, match=r"train\.epochs is 0"):
-        fit.make_plan(fit.TrainConfig(epochs=0), num_examples=97)
+        fit.make_plan(fit.TrainConfig(epochs=0), num_rows=97)
 
 
 @pytest.mark.parametrize(

@@ -32,10 +32,11 @@ def total(tree) -> jax.Array:
 def stages(graph: train.Graph, goal: objective.Objective, optimizer) -> dict:
     """The step cut off after each stage, as functions like `train.Step`."""
 
-    def loss_of(params, drawn, hypers, source):
+    def loss_of(params, drawn, hypers, source, statistics):
         loss, _ = train.mean_loss(
             params,
             drawn=drawn,
+            statistics=statistics,
             graph=graph,
             objective=goal,
             source=source,
@@ -49,9 +50,10 @@ def stages(graph: train.Graph, goal: objective.Objective, optimizer) -> dict:
         if stage == "batch and rows":
             out = total((drawn.query, drawn.item, drawn.rows, drawn.batch))
         elif stage == "forward":
-            out = loss_of(params, drawn, hypers, source)
+            out = loss_of(params, drawn, hypers, source, state.statistics)
         else:
-            out = total(jax.grad(loss_of)(params, drawn, hypers, source))
+            gradient = jax.grad(loss_of)
+            out = total(gradient(params, drawn, hypers, source, state.statistics))
         return state._replace(step=state.step + 1, slots=drawn.slots), {"loss": out}
 
     cuts = {stage: functools.partial(cut, stage=stage) for stage in STAGES[:-1]}
@@ -66,7 +68,7 @@ def main(argv: list[str]) -> None:
     config_lib.check(config)
     data = training.prepare(config).data
     evaluate.check(config.evaluate, data)
-    plan = fit.make_plan(config.train, num_examples=data.num_examples)
+    plan = fit.make_plan(config.train, num_rows=data.num_rows)
     built = training.build(config, data, batch_size=plan.size)
     medians, state = time_stages(
         stages(built.graph, built.objective, built.optimizer),
@@ -110,9 +112,9 @@ def time_stages(
     states = {name: jax.tree.map(jnp.copy, state) for name in runners}
     seconds = {name: [] for name in runners}
     rng = np.random.default_rng(0)
-    num_examples = len(source.dataset.example_user)
+    last = len(source.dataset.example_user) - source.dataset.span
     for turn in range(rounds + 1):
-        examples = rng.integers(0, num_examples, shape)
+        examples = rng.integers(0, last + 1, shape)
         for name, runner in runners.items():
             begin = time.perf_counter()
             states[name], metrics = runner(states[name], hypers, source, examples)

@@ -34,7 +34,7 @@ from recall_jax.types import Batch, Columns, InputError, Key
         "shown_items",
         "shown_offsets",
     ],
-    meta_fields=["num_items", "known_items", "known_users", "history_length"],
+    meta_fields=["num_items", "known_items", "known_users", "history_length", "span"],
 )
 @dataclasses.dataclass(frozen=True)
 class Dataset:
@@ -64,6 +64,7 @@ class Dataset:
     example_label: Float[Array, "examples"] | None = None  # None: all 1
     shown_items: Int[Array, "shown"] | None = None  # None: the log has no exposures
     shown_offsets: Int[Array, "users_and_2"] | None = None
+    span: int = 1  # examples a row of a batch holds; see `sequences`
 
     def query(self, user: Int[Array, "b"], position: Int[Array, "b"]) -> Columns:
         """Columns of the query tower; `history` holds the h items before position,
@@ -102,7 +103,10 @@ class Dataset:
         return columns
 
     def batch(self, example: Int[Array, "b"]) -> Batch:
-        """The training examples at these positions of example_user."""
+        """The training examples at these positions of example_user; with a span, the
+        rows that begin there."""
+        if self.span > 1:
+            return self.sequences(example)
         user, position = self.example_user[example], self.example_position[example]
         item, weight, label = self.items[position], self.weights, self.example_label
         if self.example_item is not None:
@@ -112,6 +116,27 @@ class Dataset:
         label = ones if label is None else label[example]
         query = self.query(user, position)
         return Batch(query, user, item, weight, label, position)
+
+    def sequences(self, first: Int[Array, "b"]) -> Batch:
+        """Rows of `span` examples, the ones at first, first + 1, ... of example_user,
+        whatever users they are of: b x span examples, none of them padding.
+
+        Query columns are [b, span]: `history` has the item before each example and
+        `segment` its user, across whom nothing may look.
+        """
+        at = (first[:, None] + jnp.arange(self.span)[None, :]).ravel()
+        user, position = self.example_user[at], self.example_position[at]
+        before = jnp.minimum(self.items[position - 1], self.known_items + 1)
+        query = {"history": before, "segment": user}
+        ones = jnp.ones(at.shape)
+        return Batch(
+            query={name: x.reshape(-1, self.span) for name, x in query.items()},
+            user=user,
+            item=self.items[position],
+            weight=ones if self.weights is None else self.weights[position],
+            label=ones,
+            position=position,
+        )
 
 
 class Part(NamedTuple):
@@ -151,6 +176,13 @@ class Data:
     def num_examples(self) -> int:
         return len(self.dataset.example_user)
 
+    @property
+    def num_rows(self) -> int:
+        """Rows that batches are made of: examples, or spans of them, less a margin that
+        lets spans begin elsewhere in each epoch."""
+        span = self.dataset.span
+        return self.num_examples if span == 1 else self.num_examples // span - 1
+
     def fingerprint(self) -> str:
         """SHA-256 of the events, their order and their split, the raw ids, and where
         there are any, weights, labels and exposures."""
@@ -169,15 +201,26 @@ class Data:
 
 
 def prepare(
-    split: interactions.Split, *, history_length: int, min_history: int, label: str = ""
+    split: interactions.Split,
+    *,
+    history_length: int,
+    min_history: int,
+    label: str = "",
+    span: int = 1,
 ) -> Data:
     """Number users and items by training frequency and lay everything out flat.
 
     `min_history` is how many events must stand before a training example's positive.
     With `label`, a column of events, examples carry it, and what was shown and passed
-    over is an example too, of label 0.
+    over is an example too, of label 0. `span` is how many examples a model takes as one
+    row, in their order (`Dataset.sequences`).
     """
     log = split.log
+    if span > 1 and label:
+        raise InputError(
+            f"data.label={label} makes examples of exposures, which a model over whole "
+            "sequences cannot place; set data.label to nothing, or take another model"
+        )
     in_train = ranges(split.start[:-1], split.valid)
     if not len(in_train):
         raise InputError(f"{log.source}: the training part is empty")
@@ -209,6 +252,7 @@ def prepare(
         known_users=users.vocabularies["user"].known,
         history_length=history_length,
         train_stop=jnp.asarray(np.append(0, flat.valid), jnp.int32),
+        span=span,
         **labelled,
         **_shown_arrays(shown, num_users=len(user_id)),
     )

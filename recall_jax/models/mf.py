@@ -1,6 +1,7 @@
 """MF: a vector a user, a vector an item, their inner product (Koren et al. 2009)."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -20,6 +21,7 @@ class Config:
     number more in its row; the user's leaves his ranking as it is and serves losses that
     compare scores with labels."""
 
+    every_position: ClassVar[bool] = False
     width: int = 64
     normalize: str = "l2"  # or "none"
     biases: str = "none"  # "item"; "both", and the mean of all

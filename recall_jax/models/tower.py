@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -16,6 +17,7 @@ from recall_jax.types import Columns, InputError
 class Config:
     """A user tower: pooled history and profile through an MLP."""
 
+    every_position: ClassVar[bool] = False
     query: tuple[str, ...] = ()  # query columns; () takes all that the data has
     history: tuple[str, ...] = ("mean", "recency")  # layers.HistoryPool.KINDS
     history_length: int = 50

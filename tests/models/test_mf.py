@@ -9,7 +9,7 @@ from conftest import make_data
 from flax import nnx
 
 from experiments import run, training
-from recall_jax import fit, objective, train
+from recall_jax import evaluate, fit, objective, train
 from recall_jax import negatives as negatives_lib
 from recall_jax.config import Experiment
 from recall_jax.data import dataset, interactions, lightgcn
@@ -172,7 +172,7 @@ def trained(config: Experiment, data, *, steps: int):
     examples = np.random.default_rng(0).integers(data.num_examples, size=(steps, 256))
     source = negatives_lib.make_source(data, config.negatives)
     state, metrics = train.scan_steps(step)(built.state, hypers, source, examples)
-    return built.graph.model(state.tables, state.dense), np.asarray(metrics["loss"])
+    return built.graph.model(*evaluate.params_of(state)), np.asarray(metrics["loss"])
 
 
 @pytest.mark.parametrize("biases", mf.BIASES)

@@ -1,0 +1,82 @@
+"""A sequence tower: causal self-attention over the history (Kang and McAuley 2018)."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from recall_jax import attention, layers
+from recall_jax.features import Schema, Table
+from recall_jax.models import tower
+from recall_jax.types import Columns, InputError
+
+
+@dataclasses.dataclass
+class Config:
+    """The history through blocks of self-attention; the item side is a table."""
+
+    every_position: ClassVar[bool] = True
+    width: int = 64
+    blocks: int = 2
+    heads: int = 2
+    expansion: int = 2  # of a block's feed-forward layer, in widths
+    history_length: int = 200
+    history_table: str = "shared"  # with the items; or "own"
+    min_history: int = 1  # events that must stand before a training example
+    dropout: float = 0.2
+    normalize: str = "l2"  # or "none"
+    init_scale: float = 0.05  # standard deviation of the tables at the start
+
+    def make(
+        self, schema: Schema, rngs: nnx.Rngs
+    ) -> tuple["Sequence", tuple[Table, ...]]:
+        """The model and the tables it reads."""
+        if self.min_history < 1 or self.history_length < 2:
+            raise InputError(
+                "a sequence tower predicts an item from those before it: "
+                "model.min_history must be at least 1 and model.history_length at least "
+                f"2, not {self.min_history} and {self.history_length}"
+            )
+        columns = schema.pick(("history",), side="query")
+        columns += schema.pick(("item",), side="item")
+        tables = tower.tables(self, columns)
+        return Sequence(self, tables=tables, rngs=rngs), tables
+
+    @property
+    def id_width(self) -> int:
+        """Of the tables, which the blocks keep."""
+        return self.width
+
+
+class Sequence(nnx.Module):
+    """`query` gives a vector at every position, of what stands up to there: all are
+    trained in one pass, the last serves."""
+
+    def __init__(self, config: Config, *, tables, rngs: nnx.Rngs):
+        self.tables = layers.embeds(tables, scale=config.init_scale, rngs=rngs)
+        self.history_table = tables[0].name
+        self.scale = config.init_scale
+        self.dropout = nnx.Dropout(config.dropout, rngs=rngs)
+        self.encoder = attention.Encoder(
+            width=config.width,
+            length=config.history_length,
+            blocks=config.blocks,
+            heads=config.heads,
+            expansion=config.expansion,
+            dropout=config.dropout,
+            rngs=rngs,
+        )
+        self.finish = tower.normalization(config.normalize)
+
+    def query(self, batch: Columns) -> Float[Array, "b h d"]:
+        """`history` [b, h], and in training `segment` [b, h], whose borders nothing
+        crosses; without one, padding is a segment of its own."""
+        ids = batch["history"]
+        segment = batch.get("segment", (ids != 0).astype(jnp.int32))
+        x = self.tables[self.history_table](ids) / self.scale  # of unit variance
+        return self.finish(self.encoder(self.dropout(x), segment))
+
+    def item(self, items: Columns) -> Float[Array, "... d"]:
+        return self.finish(self.tables["item"](items["item"]))
