@@ -19,13 +19,41 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def activation(name: str) -> Callable[[Array], Array]:
-    """The activation of that name."""
-    if name not in ACTIVATIONS:
-        raise InputError(
-            f"unknown activation {name!r}; there are: " + ", ".join(ACTIVATIONS)
-        )
-    return ACTIVATIONS[name]
+class Activation(nnx.Module):
+    """The activation of that name; prelu (He et al. 2015) learns a slope a unit for what
+    is below 0, from 0.25."""
+
+    def __init__(self, name: str, *, width: int):
+        if name not in (*ACTIVATIONS, "prelu"):
+            raise InputError(
+                f"unknown model.activation {name!r}; there are: "
+                + ", ".join((*ACTIVATIONS, "prelu"))
+            )
+        self.name = name
+        self.slope = nnx.Param(jnp.full(width, 0.25)) if name == "prelu" else None
+
+    def __call__(self, x: Float[Array, "... n"]) -> Float[Array, "... n"]:
+        if self.slope is None:
+            return ACTIVATIONS[self.name](x)
+        below = jnp.einsum("...n,n->...n", jnp.minimum(x, 0), self.slope[...])
+        return jnp.maximum(x, 0) + below
+
+
+def _unchanged(x: Array) -> Array:
+    return x
+
+
+def make_norm(name: str, *, width: int, rngs: nnx.Rngs) -> Callable[[Array], Array]:
+    """ "none"; "batch" (Ioffe and Szegedy 2015), by the batch in training and by running
+    statistics in use; "layer" (Ba et al. 2016)."""
+    kinds = {
+        "none": lambda: _unchanged,
+        "batch": lambda: nnx.BatchNorm(width, momentum=0.9, rngs=rngs),
+        "layer": lambda: nnx.LayerNorm(width, rngs=rngs),
+    }
+    if name not in kinds:
+        raise InputError(f"unknown model.norm {name!r}; there are: " + ", ".join(kinds))
+    return kinds[name]()
 
 
 def l2_normalize(x: Float[Array, "... d"], *, eps: float = 1e-8) -> Array:
@@ -57,26 +85,56 @@ def embeds(tables: Sequence[Table], *, scale: float, rngs: nnx.Rngs) -> nnx.Modu
 
 
 class MLP(nnx.Module):
-    """Linear layers with an activation and dropout after each but the last."""
+    """Linear layers; after each but the last normalisation, activation, dropout."""
 
     def __init__(
         self,
         widths: Sequence[int],
         *,
-        activation: Callable[[Array], Array],
+        activation: str,
+        norm: str,
         dropout: float,
         rngs: nnx.Rngs,
     ):
         self.layers = nnx.List(
             nnx.Linear(n, m, rngs=rngs) for n, m in itertools.pairwise(widths)
         )
-        self.activation = activation
+        hidden = widths[1:-1]
+        self.norms = nnx.List(make_norm(norm, width=n, rngs=rngs) for n in hidden)
+        self.activations = nnx.List(Activation(activation, width=n) for n in hidden)
         self.dropout = nnx.Dropout(dropout, rngs=rngs)
 
     def __call__(self, x: Float[Array, "... n"]) -> Float[Array, "... m"]:
-        for layer in self.layers[:-1]:
-            x = self.dropout(self.activation(layer(x)))
-        return self.layers[-1](x)
+        *hidden, last = self.layers
+        for layer, norm, activation in zip(
+            hidden, self.norms, self.activations, strict=True
+        ):
+            x = self.dropout(activation(norm(layer(x))))
+        return last(x)
+
+
+class Gates(nnx.Module):
+    """A weight from 0 to 2 for each field, told by all of them together: squeeze and
+    excitation over feature fields (Hu et al. 2018; Huang et al. 2019, FiBiNET).
+
+    weight = 2 sigma(W2 relu(W1 z)), z the means of the fields' vectors; W2 starts at zero,
+    where every field counts as it is.
+    """
+
+    def __init__(self, num_fields: int, *, rngs: nnx.Rngs):
+        hidden = max(2, num_fields // 2)
+        zeros = nnx.initializers.zeros_init()
+        self.squeeze = nnx.Linear(num_fields, hidden, rngs=rngs)
+        self.excite = nnx.Linear(hidden, num_fields, kernel_init=zeros, rngs=rngs)
+
+    def __call__(self, fields: Sequence[Float[Array, "... _"]]) -> list[Array]:
+        means = jnp.stack([field.mean(-1) for field in fields], axis=-1)
+        logits = self.excite(jax.nn.relu(self.squeeze(means)))
+        weights = 2 * jax.nn.sigmoid(logits)
+        return [
+            field * weights[..., j : j + 1].astype(field.dtype)
+            for j, field in enumerate(fields)
+        ]
 
 
 def masked_mean(x: Float[Array, "... m d"], where: Bool[Array, "... m"]) -> Array:

@@ -27,7 +27,8 @@ class Config:
     feature_width: int = 16  # of all other embeddings
     hidden: tuple[int, ...] = (128,)
     width: int = 64  # d, of the vectors
-    activation: str = "relu"
+    activation: str = "relu"  # or tanh, gelu, prelu
+    norm: str = "none"  # of hidden layers: "batch", "layer"
     dropout: float = 0.0
     normalize: str = "l2"  # or "none"
     init_scale: float = 0.05  # standard deviation of the tables at the start
@@ -83,10 +84,11 @@ def width(config: Config, columns: Sequence[Column]) -> int:
 
 
 def mlp(config: Config, widths: Sequence[int], *, rngs: nnx.Rngs) -> layers.MLP:
-    """An MLP with the config's activation and dropout."""
+    """An MLP with the config's activation, normalisation and dropout."""
     return layers.MLP(
         widths,
-        activation=layers.activation(config.activation),
+        activation=config.activation,
+        norm=config.norm,
         dropout=config.dropout,
         rngs=rngs,
     )
