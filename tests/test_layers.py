@@ -39,7 +39,8 @@ def by_hand(model, hidden, x, *, mean, var):
     last = model.mlp.layers[-1]
     norm = model.mlp.norms[0]
     hidden = (hidden - mean) / np.sqrt(var + 1e-5)
-    hidden = np.maximum(hidden * norm.scale[...] + norm.bias[...], 0)
+    scale, shift = np.asarray(norm.scale[...]), np.asarray(norm.bias[...])
+    hidden = np.maximum(hidden * scale + shift, 0)
     return hidden @ np.asarray(last.kernel[...]) + np.asarray(last.bias[...])
 
 
