@@ -45,6 +45,7 @@ def prepare(config: Experiment) -> Prepared:
             history_length=config.model.history_length,
             min_history=config.model.min_history,
             label=config.data.label,
+            text_buckets=config.data.text_buckets,
         )
 
     ties = "shuffled" if config.data.ties == "shuffled" else "file"
