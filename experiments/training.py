@@ -46,6 +46,7 @@ def prepare(config: Experiment) -> Prepared:
             min_history=config.model.min_history,
             label=config.data.label,
             span=span_of(config.model),
+            text_buckets=config.data.text_buckets,
         )
 
     ties = "shuffled" if config.data.ties == "shuffled" else "file"

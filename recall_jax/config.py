@@ -126,7 +126,7 @@ AT_LEAST_0 = """
     negatives.strength negatives.hardest negatives.suppress_positives
     negatives.suppress_negatives loss.negative_weight optim.learning_rate optim.tables_lr_scale optim.weight_decay
     train.checkpoint_every data.ties_seed data.valid_seed data.min_user_events
-    data.min_item_events
+    data.min_item_events data.text_buckets
 """
 RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ("at least 1", lambda x: x >= 1, AT_LEAST_1),

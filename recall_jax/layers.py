@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from recall_jax.features import Column, Table
+from recall_jax import encoders
+from recall_jax.features import Table
 from recall_jax.tables import TableParam
-from recall_jax.types import Columns, InputError
+from recall_jax.types import InputError
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
@@ -144,53 +145,48 @@ def masked_mean(x: Float[Array, "... m d"], where: Bool[Array, "... m"]) -> Arra
 
 
 class HistoryPool(nnx.Module):
-    """Weighted means of a history, one for each named kind.
+    """A history by each of the named kinds, side by side.
 
     "mean" weighs all items alike (Covington et al. 2016). "recency" learns a logit for
-    each distance from the end, a softmax over the items that are there.
+    each distance from the end, a softmax over the items that are there. The others are
+    `encoders.ENCODERS`; their vectors stand behind the two means.
     """
 
-    KINDS = ("mean", "recency")
+    MEANS = ("mean", "recency")
+    KINDS = (*MEANS, *encoders.ENCODERS)
 
-    def __init__(self, kinds: Sequence[str], *, length: int):
+    def __init__(
+        self, kinds: Sequence[str], *, length: int, width: int, rngs: nnx.Rngs
+    ):
         for kind in kinds:
             if kind not in self.KINDS:
                 raise InputError(
                     f"unknown model.history {kind!r}; there are: "
                     + ", ".join(self.KINDS)
                 )
-        self.kinds = tuple(kinds)
+        self.means = tuple(kind for kind in kinds if kind in self.MEANS)
         # The last column is the most recent: logit 0 there, falling by 1/10 a place.
         decay = jnp.arange(1 - length, 1) / 10
         self.recency = nnx.Param(decay) if "recency" in kinds else None
+        self.encoders = nnx.List(
+            encoders.ENCODERS[kind](width, rngs=rngs)
+            for kind in kinds
+            if kind in encoders.ENCODERS
+        )
 
     def __call__(
         self, x: Float[Array, "b h d"], where: Bool[Array, "b h"]
     ) -> Float[Array, "b n"]:
-        weights = []
-        for kind in self.kinds:
-            logits = 0.0 if kind == "mean" else self.recency[...][None, :]
-            logits = jnp.where(where, logits, -jnp.inf)
-            top = jax.lax.stop_gradient(jnp.max(logits, -1, keepdims=True))
-            weight = jnp.exp(logits - jnp.where(jnp.isfinite(top), top, 0.0))
-            total = weight.sum(-1, keepdims=True)
-            weights.append(weight / jnp.where(total > 0, total, 1.0))
+        parts = [encoder(x, where) for encoder in self.encoders]
+        if self.means:
+            parts = [self._weighted(x, where), *parts]
+        return jnp.concatenate(parts, axis=-1)
+
+    def _weighted(self, x: Array, where: Array) -> Float[Array, "b n"]:
+        """The means, by one product for all of them."""
+        logits = {"mean": jnp.zeros((1, x.shape[-2]))}
+        if self.recency is not None:
+            logits["recency"] = self.recency[...][None, :]
+        weights = [encoders.masked_softmax(logits[kind], where) for kind in self.means]
         pooled = jnp.einsum("bhd,bkh->bkd", x, jnp.stack(weights, 1))
         return pooled.reshape(*pooled.shape[:-2], -1)
-
-
-def concat_columns(
-    columns: Columns, embeddings: nnx.Module, *, reads: Sequence[tuple[Column, str]]
-) -> Float[Array, "... n"]:
-    """Embedded columns side by side: ids as they are, multi-valued fields as their
-    mean, dense features as one number. `reads` pairs a column with its table."""
-    parts = []
-    for column, table in reads:
-        values = columns[column.name]
-        if not column.vocabulary:
-            parts.append(values[..., None])
-        elif column.width:
-            parts.append(masked_mean(embeddings[table](values), values != 0))
-        else:
-            parts.append(embeddings[table](values))
-    return jnp.concatenate(parts, axis=-1)

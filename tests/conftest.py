@@ -16,6 +16,7 @@ from jaxtyping import install_import_hook
 CHECKED = (
     "blockwise",
     "candidates",
+    "encoders",
     "frequency",
     "layers",
     "losses",

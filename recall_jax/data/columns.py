@@ -6,9 +6,11 @@ import numpy as np
 
 from recall_jax import features
 from recall_jax.data import interactions
+from recall_jax.data import text as text_lib
 from recall_jax.data.interactions import Bag
 
 MAX_BAG = 16  # values of a multi-valued feature that are kept; more are warned of
+MAX_TRIGRAMS = 64  # the same for a text: one for each letter
 
 
 def inverse(codes: np.ndarray, *, num: int) -> np.ndarray:
@@ -19,12 +21,17 @@ def inverse(codes: np.ndarray, *, num: int) -> np.ndarray:
 
 
 def feature_columns(
-    entities: interactions.Entities, *, codes: np.ndarray, weight: np.ndarray
+    entities: interactions.Entities,
+    *,
+    codes: np.ndarray,
+    weight: np.ndarray,
+    text_buckets: int,
 ) -> tuple[dict, tuple[features.Column, ...], dict[str, features.Vocabulary]]:
     """Arrays by catalogue id (row 0 padding), their schema and vocabularies.
 
     `weight` [m] counts each entity's training events: it orders the vocabularies and
-    normalises dense features.
+    normalises dense features. A text's trigrams are hashed into `text_buckets`, so it
+    has no vocabulary to keep; 0 leaves texts out.
     """
     arrays, columns, vocabularies = {}, [], {}
     for name, values in entities.columns.items():
@@ -37,6 +44,13 @@ def feature_columns(
             rows = _dense_column(values, codes=codes, weight=weight)
             columns.append(features.Column(name, "", 0, 0))
         arrays[name] = rows
+    for name, texts in entities.text.items() if text_buckets else ():
+        rows = _text_column(texts[codes], name=name, buckets=text_buckets)
+        arrays[name] = rows
+        # As in any table: padding, the buckets, an unknown row, which no trigram reads.
+        columns.append(
+            features.Column(name, name, text_buckets + 2, rows.shape[1], kind="text")
+        )
     return arrays, tuple(columns), vocabularies
 
 
@@ -47,27 +61,38 @@ def _id_column(
     bag = values
     if not isinstance(values, Bag):
         bag = Bag(values, np.arange(len(values) + 1))
-    lengths = np.diff(bag.offsets)
     value_codes, distinct = interactions.factorize(bag.values)
-    seen = np.repeat(weight, lengths)
+    seen = np.repeat(weight, np.diff(bag.offsets))
     count = np.bincount(value_codes, weights=seen, minlength=len(distinct))
     order = np.argsort(-count, kind="stable")
     vocabulary = features.Vocabulary(distinct[order], int(np.count_nonzero(count)))
     inner = vocabulary.lookup(inverse(order, num=len(distinct))[value_codes])
-    most = int(lengths.max(initial=1))
-    if most > MAX_BAG:
+    table = _padded(Bag(inner, bag.offsets), name=name, most=MAX_BAG)
+    rows = np.concatenate([np.zeros_like(table[:1]), table[codes]])
+    return (rows if isinstance(values, Bag) else rows[:, 0]), vocabulary
+
+
+def _text_column(texts: np.ndarray, *, name: str, buckets: int) -> np.ndarray:
+    """The trigrams of each text, int32 [V + 1, m], 0 behind the last of them."""
+    ids = text_lib.trigram_ids(["", *texts.tolist()], buckets=buckets)
+    return _padded(ids, name=name, most=MAX_TRIGRAMS)
+
+
+def _padded(bag: Bag, *, name: str, most: int) -> np.ndarray:
+    """The first `most` ids of each row, int32 [rows, m], 0 on the right; m at least 1."""
+    lengths = np.diff(bag.offsets)
+    longest = int(lengths.max(initial=1))
+    if longest > most:
         warnings.warn(
-            f"column {name!r} has up to {most} values; the first {MAX_BAG} are kept",
+            f"column {name!r} has up to {longest} values; the first {most} are kept",
             stacklevel=2,
         )
-    width = min(most, MAX_BAG)
-    table = np.zeros((len(lengths), width), np.int32)
-    column = np.arange(width)
-    filled = column < np.minimum(lengths, width)[:, None]
-    index = bag.offsets[:-1, None] + column
-    table[filled] = inner[index[filled]]
-    rows = np.concatenate([np.zeros((1, width), np.int32), table[codes]])
-    return (rows if isinstance(values, Bag) else rows[:, 0]), vocabulary
+    kept = np.minimum(lengths, most)
+    table = np.zeros((len(lengths), min(longest, most)), np.int32)
+    starts = bag.offsets[:-1]
+    filled = np.arange(table.shape[1]) < kept[:, None]
+    table[filled] = bag.values[interactions.ranges(starts, starts + kept)]
+    return table
 
 
 def _dense_column(

@@ -207,13 +207,15 @@ def prepare(
     min_history: int,
     label: str = "",
     span: int = 1,
+    text_buckets: int = interactions.Config.text_buckets,
 ) -> Data:
     """Number users and items by training frequency and lay everything out flat.
 
     `min_history` is how many events must stand before a training example's positive.
     With `label`, a column of events, examples carry it, and what was shown and passed
     over is an example too, of label 0. `span` is how many examples a model takes as one
-    row, in their order (`Dataset.sequences`).
+    row, in their order (`Dataset.sequences`). Texts become trigrams in `text_buckets`
+    buckets.
     """
     log = split.log
     if span > 1 and label:
@@ -224,8 +226,9 @@ def prepare(
     in_train = ranges(split.start[:-1], split.valid)
     if not len(in_train):
         raise InputError(f"{log.source}: the training part is empty")
-    users = _side("user", log.users, codes=log.user, in_train=in_train)
-    items = _side("item", log.items, codes=log.item, in_train=in_train)
+    side = functools.partial(_side, in_train=in_train, text_buckets=text_buckets)
+    users = side("user", log.users, codes=log.user)
+    items = side("item", log.items, codes=log.item)
     flat = _flatten(split, users=users, items=items)
     user_id = np.arange(1, len(users.codes) + 1, dtype=np.int32)
     example_user, position = _positives(flat, user_id, min_history=min_history)
@@ -291,11 +294,12 @@ def _side(
     *,
     codes: np.ndarray,
     in_train: np.ndarray,
+    text_buckets: int,
 ) -> _Side:
     present, known = _present_by_frequency(codes, in_train)
     weight = np.bincount(codes[in_train], minlength=len(entities))
     columns, schema, vocabularies = columns_lib.feature_columns(
-        entities, codes=present, weight=weight
+        entities, codes=present, weight=weight, text_buckets=text_buckets
     )
     own = {name: features.Vocabulary(entities.id[present], known)}
     return _Side(present, columns, schema, own | vocabularies)

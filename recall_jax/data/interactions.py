@@ -262,6 +262,7 @@ class Config:
     valid_seed: int = 0  # which of them, for protocol "given"
     test_share: float = 0.1  # of all events, for protocol "temporal"
     label: str = ""  # event column of labels; exposures then train too, label 0
+    text_buckets: int = 16384  # rows that letter trigrams share; 0 leaves texts out
 
     def baselines(self, data, part) -> dict:
         """Rows that only this source can add to a table: name -> search."""

@@ -15,7 +15,7 @@ from recall_jax.types import Columns
 class Config(tower.Config):
     """What `tower.Config` has, and an item side of the same kind."""
 
-    item: tuple[str, ...] = ()  # item columns; () takes all that the data has
+    item: tuple[str, ...] = ()  # item columns; () takes all features
     item_hidden: tuple[int, ...] = (128,)
 
     def make(self, schema: Schema, rngs: nnx.Rngs) -> tuple["DSSM", tuple[Table, ...]]:
@@ -32,8 +32,8 @@ class DSSM(nnx.Module):
     def __init__(self, config: Config, *, query, item, tables, rngs: nnx.Rngs):
         self.tables = layers.embeds(tables, scale=config.init_scale, rngs=rngs)
         self.query_tower = tower.QueryTower(config, query, rngs=rngs)
-        self.item_columns = tower.reads(config, item)
-        widths = (tower.width(config, item), *config.item_hidden, config.width)
+        self.item_fields = tower.Fields(config, item, rngs=rngs)
+        widths = (sum(self.item_fields.widths), *config.item_hidden, config.width)
         self.item_mlp = tower.mlp(config, widths, rngs=rngs)
         self.finish = tower.normalization(config.normalize)
 
@@ -41,5 +41,4 @@ class DSSM(nnx.Module):
         return self.finish(self.query_tower(batch, self.tables))
 
     def item(self, items: Columns) -> Float[Array, "... d"]:
-        x = layers.concat_columns(items, self.tables, reads=self.item_columns)
-        return self.finish(self.item_mlp(x))
+        return self.finish(self.item_mlp(self.item_fields(items, self.tables)))

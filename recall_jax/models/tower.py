@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from recall_jax import layers
+from recall_jax import encoders, layers
 from recall_jax.features import Column, Schema, Table, tables_of
 from recall_jax.types import Columns, InputError
 
@@ -18,8 +18,9 @@ class Config:
     """A user tower: pooled history and profile through an MLP."""
 
     every_position: ClassVar[bool] = False
-    query: tuple[str, ...] = ()  # query columns; () takes all that the data has
+    query: tuple[str, ...] = ()  # query columns; () takes features and the history
     history: tuple[str, ...] = ("mean", "recency")  # layers.HistoryPool.KINDS
+    text: str = "mean"  # how letter trigrams are pooled; or encoders.ENCODERS
     history_length: int = 50
     history_table: str = "own"  # or "shared" with the items
     min_history: int = 1  # events that must stand before a training example
@@ -78,9 +79,19 @@ def tables(
     )
 
 
-def width(config: Config, columns: Sequence[Column]) -> int:
-    """Of the concatenated columns."""
-    return sum(column_width(config, column) for column in columns)
+def pool(config: Config, column: Column, *, rngs: nnx.Rngs) -> nnx.Module | None:
+    """What makes one vector of a column's values; None where their mean does.
+
+    Raises InputError for an unknown config.history or config.text.
+    """
+    width = column_width(config, column)
+    if column.name == "history":
+        return layers.HistoryPool(
+            config.history, length=column.width, width=width, rngs=rngs
+        )
+    if column.kind != "text" or config.text == "mean":
+        return None
+    return encoders.ENCODERS[config.text](width, rngs=rngs)
 
 
 def mlp(config: Config, widths: Sequence[int], *, rngs: nnx.Rngs) -> layers.MLP:
@@ -102,26 +113,51 @@ def normalization(name: str) -> Callable[[Array], Array]:
     return kinds[name]
 
 
-class QueryTower(nnx.Module):
-    """The history by its pools, every other column embedded, side by side, an MLP."""
+class Fields(nnx.Module):
+    """Columns as vectors: ids embedded, of several values one vector by `pool` or their
+    mean, a dense feature as one number. `widths` are those of the parts."""
 
     def __init__(self, config: Config, columns: Sequence[Column], *, rngs: nnx.Rngs):
-        plan = reads(config, columns)
-        self.profile = tuple(pair for pair in plan if pair[0].name != "history")
-        self.past = tuple(pair for pair in plan if pair[0].name == "history")
-        pooled = 0
-        if self.past:
-            (history, _), *_ = self.past
-            self.pool = layers.HistoryPool(config.history, length=history.width)
-            pooled = len(config.history) * column_width(config, history)
-        inputs = pooled + width(config, [column for column, _ in self.profile])
-        self.mlp = mlp(config, (inputs, *config.hidden, config.width), rngs=rngs)
+        if config.text not in ("mean", *encoders.ENCODERS):
+            raise InputError(
+                f"unknown model.text {config.text!r}; there are: mean, "
+                + ", ".join(encoders.ENCODERS)
+            )
+        self.plan = reads(config, columns)
+        self.pools = nnx.List(pool(config, column, rngs=rngs) for column in columns)
+        self.widths = tuple(
+            column_width(config, column)
+            * (len(config.history) if column.name == "history" else 1)
+            for column in columns
+        )
+
+    def parts(self, batch: Columns, tables: nnx.Dict) -> list[Float[Array, "... n"]]:
+        """The vectors, one for each column, in the order in which they were given."""
+        parts = []
+        for (column, table), encode in zip(self.plan, self.pools, strict=True):
+            values = batch[column.name]
+            if not column.vocabulary:
+                parts.append(values[..., None])
+                continue
+            vectors = tables[table](values)
+            if column.width:
+                vectors = (encode or layers.masked_mean)(vectors, values != 0)
+            parts.append(vectors)
+        return parts
+
+    def __call__(self, batch: Columns, tables: nnx.Dict) -> Float[Array, "... n"]:
+        """The vectors side by side."""
+        return jnp.concatenate(self.parts(batch, tables), axis=-1)
+
+
+class QueryTower(nnx.Module):
+    """The columns of the query side, the history before the profile, and an MLP."""
+
+    def __init__(self, config: Config, columns: Sequence[Column], *, rngs: nnx.Rngs):
+        ordered = sorted(columns, key=lambda column: column.name != "history")
+        self.fields = Fields(config, ordered, rngs=rngs)
+        widths = (sum(self.fields.widths), *config.hidden, config.width)
+        self.mlp = mlp(config, widths, rngs=rngs)
 
     def __call__(self, batch: Columns, tables: nnx.Dict) -> Float[Array, "b d"]:
-        parts = []
-        for column, table in self.past:
-            ids = batch[column.name]
-            parts.append(self.pool(tables[table](ids), ids != 0))
-        if self.profile:
-            parts.append(layers.concat_columns(batch, tables, reads=self.profile))
-        return self.mlp(jnp.concatenate(parts, axis=-1))
+        return self.mlp(self.fields(batch, tables))
