@@ -101,9 +101,12 @@ def _train_and_evaluate(config: Experiment, workdir: pathlib.Path) -> dict[str, 
         rows["intervals"]["test_ties_shuffled"] = second.intervals()
     refitted = None
     if config.train.refit == "all":
-        refitted = _refit(config, fitted, workdir, seconds)
-        rows["intervals"]["test_refit"] = refitted.intervals()
-        refitted = refitted.means()
+        results = _refit(config, fitted, workdir, seconds)
+        rows["intervals"] |= {
+            name: found.intervals() for name, found in results.items()
+        }
+        refitted = results.pop("test_refit").means()
+        rows["baselines"] |= {name: found.means() for name, found in results.items()}
     return {
         "config": config.name,
         "seed": config.seed,
@@ -138,9 +141,10 @@ def _refit(
     first: fit.Fitted,
     workdir: pathlib.Path,
     seconds: collections.Counter,
-) -> evaluate.Result:
+) -> dict[str, evaluate.Result]:
     """Test figures of the model trained anew on all of train, validation part included,
-    for the epochs that validation chose; in `workdir`/refit."""
+    for the epochs that validation chose, in `workdir`/refit; and of the baselines, which
+    then count the validation part too."""
     config = dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, valid_share=0.0),
@@ -155,7 +159,11 @@ def _refit(
         config, data, workdir / "refit", epochs=epochs
     )
     seconds.update({f"refit_{name}": s for name, s in fitted.seconds.items()})
-    return _measure_test(config, data, encoder, fitted)
+    compared = _measure_baselines(config, data)
+    return {
+        "test_refit": _measure_test(config, data, encoder, fitted),
+        **{f"{name}_refit": found for name, found in compared.items()},
+    }
 
 
 def _measure_test(
@@ -204,10 +212,7 @@ def measure_rows(
     )
     valid = by_model(part=data.valid, index="exact")
     test = _warm(by_model, part=data.test, index="exact")
-    compared = {
-        name: evaluate.measure(search, data=data, part=data.test, config=settings)
-        for name, search in _baselines(config, data).items()
-    }
+    compared = _measure_baselines(config, data)
     if (other := prepared.other_ties) is not None:
         ties = "file" if config.data.ties == "shuffled" else "shuffled"
         compared[f"bigram_ties_{ties}"] = evaluate.measure(
@@ -245,10 +250,21 @@ def _with_rate(result: evaluate.Result) -> dict[str, float]:
     return {**result.means(), "queries_per_second": rate}
 
 
+def _measure_baselines(config: Experiment, data: Data) -> dict[str, evaluate.Result]:
+    return {
+        name: evaluate.measure(
+            search, data=data, part=data.test, config=config.evaluate
+        )
+        for name, search in _baselines(config, data).items()
+    }
+
+
 def _baselines(config: Experiment, data: Data) -> dict[str, evaluate.Search]:
     rows = {"popularity": baselines.popularity(data, data.test)}
     if data.ordered:
         rows["bigram"] = baselines.bigram(data, data.test)
+    if config.data.protocol == "file_order":
+        rows["constant"] = baselines.penultimate(data, data.test)
     return {**rows, **config.data.baselines(data, data.test)}
 
 

@@ -139,6 +139,7 @@ RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
 """What would fail late or in silence, by path; of lists, each entry. A source, a model
 and `fit.make_plan` check the rest of their fields."""
 FILLED = ("model.history", "evaluate.metrics")  # lists that need an entry
+CUT_FROM_TRAIN = ("given", "file_order")  # protocols whose validation can train too
 
 
 def check(config: Experiment) -> None:
@@ -164,10 +165,10 @@ def _check_parts(config: Experiment) -> None:
         raise InputError(
             f'train.refit must be "none" or "all", not {config.train.refit!r}'
         )
-    if config.train.refit == "all" and config.data.protocol != "given":
+    if config.train.refit == "all" and config.data.protocol not in CUT_FROM_TRAIN:
         raise InputError(
-            "train.refit=all is for data.protocol=given, where validation was cut from "
-            f"train; under {config.data.protocol} set train.refit=none"
+            "train.refit=all is for data.protocol=given and file_order, where validation "
+            f"is cut from train; under {config.data.protocol} set train.refit=none"
         )
     labelled = config.negatives.kind == config.negatives.own == "none"
     if labelled and not config.data.label:

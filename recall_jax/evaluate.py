@@ -23,7 +23,7 @@ class EvaluateConfig:
 
     metrics: tuple[str, ...] = ("hr@10", "ndcg@10", "recall@20", "ndcg@20", "mrr@20")
     select_by: str = "ndcg@10"  # the validation metric that chooses the checkpoint
-    seen: str = "auto"  # "removed", "kept"; auto removes unless users repeat items
+    seen: str = "auto"  # "removed", "kept"; auto: kept by protocol or if users repeat
     indexes: tuple[str, ...] = ("scann",)  # rows beside the exact one
     batch_size: int = 1024  # users and items encoded at a time
 
@@ -86,7 +86,11 @@ def _check_training(data: Data) -> None:
 
 def removes_seen(config: EvaluateConfig, data: Data) -> bool:
     """Whether items of a user's history are removed from his list."""
-    choices = {"auto": not data.repeats, "removed": True, "kept": False}
+    choices = {
+        "auto": not (data.repeats or data.keeps_seen),
+        "removed": True,
+        "kept": False,
+    }
     if config.seen not in choices:
         raise InputError(
             f"unknown evaluate.seen {config.seen!r}; there are: " + ", ".join(choices)

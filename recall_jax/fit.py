@@ -28,7 +28,7 @@ class TrainConfig:
     patience: int = 3  # validations without a better one before stopping
     scan_steps: int = 50  # about how many steps one dispatch runs
     checkpoint_every: int = 0  # dispatches between checkpoints within an epoch; 0: none
-    refit: str = "none"  # "all": then train on the validation part too (protocol given)
+    refit: str = "none"  # "all": then train on validation too (given, file_order)
 
 
 class Plan(NamedTuple):

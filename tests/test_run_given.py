@@ -103,7 +103,9 @@ def test_results_have_the_chosen_model_and_the_refitted_one(whole, capsys):
     for row in ("test", "test_refit"):
         for metric, (low, high) in results["intervals"][row].items():
             assert low < results[row][metric] < high
-    assert results["baselines"].keys() == {"popularity"}  # there is no last item
+    # There is no last item, so no bigram.
+    assert results["baselines"].keys() == {"popularity", "popularity_refit"}
+    assert len({str(row) for row in results["baselines"].values()}) == 2
     assert "25% of each user's training events, by seed 0" in results["protocol"]
     assert results["seconds"]["refit_train"] > 0
     run.run(whole.config, whole.workdir)
@@ -272,7 +274,7 @@ def test_a_refit_of_another_kind_is_refused(whole, tmp_path):
 @pytest.mark.parametrize("protocol", ["leave_one_out", "temporal"])
 def test_a_refit_is_of_given_parts_alone(whole, tmp_path, protocol):
     config = dataclasses.replace(whole.config, data=synthetic.Config(protocol=protocol))
-    told = f"refit=all is for data.protocol=given.*under {protocol} set train.refit=no"
+    told = f"refit=all is for data.protocol=given .*under {protocol} set train.refit=no"
     refused(config, tmp_path, told)
 
 

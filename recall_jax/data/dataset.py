@@ -171,6 +171,7 @@ class Data:
     user_codes: np.ndarray  # [U] position in the log's users of catalogue id j + 1
     item_codes: np.ndarray  # [V] the same for items
     ordered: bool  # a user's events stand in an order that means something
+    keeps_seen: bool  # by the protocol, lists keep what a user had
 
     @property
     def num_examples(self) -> int:
@@ -276,6 +277,7 @@ def prepare(
         user_codes=users.codes,
         item_codes=items.codes,
         ordered=split.ordered,
+        keeps_seen=split.keeps_seen,
     )
 
 
@@ -311,6 +313,7 @@ class _Flat(NamedTuple):
     order: np.ndarray  # [events] positions in the split's log
     items: np.ndarray  # [events] int32 catalogue ids
     offsets: np.ndarray  # [users + 2]
+    first: np.ndarray  # [users], of training examples
     valid: np.ndarray  # [users]
     test: np.ndarray  # [users]
 
@@ -324,18 +327,22 @@ def _flatten(split: interactions.Split, *, users: _Side, items: _Side) -> _Flat:
     order = ranges(starts, stops)
     offsets = np.concatenate([[0, 0], np.cumsum(stops - starts)])
     item_id = columns_lib.inverse(items.codes, num=len(split.log.items))
+    first = split.start[:-1] if split.first is None else split.first
     return _Flat(
         order,
         item_id[split.log.item[order]],
         offsets,
+        first=offsets[1:-1] + first[users.codes] - starts,
         valid=offsets[1:-1] + split.valid[users.codes] - starts,
         test=offsets[1:-1] + split.test[users.codes] - starts,
     )
 
 
 def _positives(flat: _Flat, user_id: np.ndarray, *, min_history: int):
-    """User and position of each training event with enough of them before it."""
-    first = np.minimum(flat.start + min_history, flat.valid)
+    """User and position of each training event with enough of them before it, from
+    where the split has examples begin."""
+    first = np.maximum(flat.start + min_history, flat.first)
+    first = np.minimum(first, flat.valid)
     return np.repeat(user_id, flat.valid - first), ranges(first, flat.valid)
 
 

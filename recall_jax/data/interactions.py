@@ -108,6 +108,8 @@ class Split:
     """A log sorted by user, then time, and where each user's parts begin.
 
     `ordered` says whether a user's events stand in an order that means something.
+    `first[u]` is where u's training examples begin, if not at his start: what stands
+    before it is history, and counts as training events.
 
     User u's events are start[u]:start[u + 1]: training up to valid[u], validation up
     to test[u], test from there on. Whatever stands before a target may be its history.
@@ -119,6 +121,8 @@ class Split:
     test: np.ndarray  # [U] int64
     protocol: str  # one line for people: what was held out, how ties were broken
     ordered: bool = True
+    first: np.ndarray | None = None  # [U] int64
+    keeps_seen: bool = False  # lists keep what a user had, whatever the log repeats
 
 
 def leave_one_out(log: Interactions, *, ties: str, seed: int) -> Split:
@@ -253,7 +257,7 @@ def _sorted(
 class Config:
     """How a log is filtered and split. Each source's Config adds its own fields."""
 
-    protocol: str = "leave_one_out"  # "temporal"; "given" where a source has two parts
+    protocol: str = "leave_one_out"  # "temporal", "file_order"; "given" for two parts
     ties: str = "file"  # events in one second: "file" order, "shuffled", or "both" runs
     ties_seed: int = 0
     min_user_events: int = 0  # k-core; 0 keeps everybody
@@ -273,6 +277,10 @@ def split(log: Interactions, *, config: Config) -> Split:
     """Filter and split a log as its config says."""
     if not len(log):
         raise InputError(f"{log.source}: no events are left after the filters")
+    if config.protocol == "file_order":
+        from recall_jax.data import file_order  # which is made of this module
+
+        return file_order.split(log, config=config)
     if config.protocol == "given" and config.min_user_events + config.min_item_events:
         raise InputError(
             "data.min_user_events and data.min_item_events would change test files that "
@@ -306,5 +314,5 @@ def split(log: Interactions, *, config: Config) -> Split:
         return given(log, valid_share=config.valid_share, seed=config.valid_seed)
     raise InputError(
         f"unknown data.protocol {config.protocol!r}; there are: leave_one_out, temporal, "
-        "given"
+        "file_order, given"
     )

@@ -87,7 +87,8 @@ class Config(interactions.Config):
 
     def load(self) -> Interactions:
         """Events with `rating`; users with gender, age, occupation and zip (strings,
-        '' unknown); items with genres, year (0 unknown) and the text `title`.
+        '' unknown); items with genres, first_genre ('' unknown), year (0 unknown) and
+        the text `title`.
 
         `age` is the lower end of 1M's age group, in 100k too. Whoever is in ratings
         alone is an entity too, of unknown features.
@@ -310,6 +311,7 @@ def as_items(ids: np.ndarray, records: list[dict[str, str]]) -> Entities:
     offsets = np.cumsum([0] + [len(bag) for bag in genres])
     years = np.array([year_of(record) for record in records], np.int64)
     columns = {"genres": Bag(values, offsets), "year": years}
+    columns["first_genre"] = np.array([bag[0] if bag else "" for bag in genres], str)
     return Entities(ids, columns, {"title": np.array([r["title"] for r in records])})
 
 

@@ -104,6 +104,7 @@ def test_reads_features_and_leaves_those_of_unlisted_movies_unknown(tmp_path):
     genres = ["Animation", "Children's", "Comedy", "Drama", "Action"]
     assert items["genres"].values.tolist() == genres
     assert items["genres"].offsets.tolist() == [0, 3, 4, 5, 5]
+    assert items["first_genre"].tolist() == ["Animation", "Drama", "Action", ""]
     titles = ["Toy Story (1995)", "Misérables, Les (1958)", "Heat", ""]
     assert log.items.text["title"].tolist() == titles
 
