@@ -19,7 +19,15 @@ import jax
 from absl import flags
 
 from experiments import cli, summary, training
-from recall_jax import baselines, checkpoint, evaluate, fit, negatives, retrieval
+from recall_jax import (
+    baselines,
+    checkpoint,
+    evaluate,
+    fit,
+    item_item,
+    negatives,
+    retrieval,
+)
 from recall_jax import config as config_lib
 from recall_jax.config import Experiment
 from recall_jax.data.dataset import Data, Part
@@ -101,7 +109,8 @@ def _train_and_evaluate(config: Experiment, workdir: pathlib.Path) -> dict[str, 
         rows["intervals"]["test_ties_shuffled"] = second.intervals()
     refitted = None
     if config.train.refit == "all":
-        results = _refit(config, fitted, workdir, seconds)
+        l2 = rows["ease_l2"]
+        results = _refit(config, fitted, workdir, seconds, ease_l2=l2)
         rows["intervals"] |= {
             name: found.intervals() for name, found in results.items()
         }
@@ -141,6 +150,8 @@ def _refit(
     first: fit.Fitted,
     workdir: pathlib.Path,
     seconds: collections.Counter,
+    *,
+    ease_l2: float | None,
 ) -> dict[str, evaluate.Result]:
     """Test figures of the model trained anew on all of train, validation part included,
     for the epochs that validation chose, in `workdir`/refit; and of the baselines, which
@@ -159,7 +170,7 @@ def _refit(
         config, data, workdir / "refit", epochs=epochs
     )
     seconds.update({f"refit_{name}": s for name, s in fitted.seconds.items()})
-    compared = _measure_baselines(config, data)
+    compared, _ = _measure_baselines(config, data, ease_l2=ease_l2)
     return {
         "test_refit": _measure_test(config, data, encoder, fitted),
         **{f"{name}_refit": found for name, found in compared.items()},
@@ -212,7 +223,7 @@ def measure_rows(
     )
     valid = by_model(part=data.valid, index="exact")
     test = _warm(by_model, part=data.test, index="exact")
-    compared = _measure_baselines(config, data)
+    compared, ease_l2 = _measure_baselines(config, data)
     if (other := prepared.other_ties) is not None:
         ties = "file" if config.data.ties == "shuffled" else "shuffled"
         compared[f"bigram_ties_{ties}"] = evaluate.measure(
@@ -234,6 +245,7 @@ def measure_rows(
         "queries_per_second": _with_rate(test)["queries_per_second"],
         "scann": scann,
         "baselines": {name: result.means() for name, result in compared.items()},
+        "ease_l2": ease_l2,
         "intervals": {name: result.intervals() for name, result in results.items()},
     }
 
@@ -250,22 +262,34 @@ def _with_rate(result: evaluate.Result) -> dict[str, float]:
     return {**result.means(), "queries_per_second": rate}
 
 
-def _measure_baselines(config: Experiment, data: Data) -> dict[str, evaluate.Result]:
-    return {
-        name: evaluate.measure(
-            search, data=data, part=data.test, config=config.evaluate
-        )
-        for name, search in _baselines(config, data).items()
-    }
-
-
-def _baselines(config: Experiment, data: Data) -> dict[str, evaluate.Search]:
+def _measure_baselines(
+    config: Experiment, data: Data, *, ease_l2: float | None = None
+) -> tuple[dict[str, evaluate.Result], float | None]:
+    """Test figures of the baselines by name, and EASE's l2 where it is among them; it is
+    chosen on validation unless given."""
     rows = {"popularity": baselines.popularity(data, data.test)}
     if data.ordered:
         rows["bigram"] = baselines.bigram(data, data.test)
     if config.data.protocol == "file_order":
         rows["constant"] = baselines.penultimate(data, data.test)
-    return {**rows, **config.data.baselines(data, data.test)}
+    if item_item.fits(data):
+        by_pairs, ease_l2 = item_item.item_knn_and_ease(
+            data, data.test, config=config.evaluate, l2=ease_l2
+        )
+        rows |= by_pairs
+    else:
+        print(
+            f"no rows item knn, ease: they weigh all pairs of items, and "
+            f"{data.dataset.num_items:,} are more than {item_item.MAX_ITEMS:,}"
+        )
+    rows |= config.data.baselines(data, data.test)
+    found = {
+        name: evaluate.measure(
+            search, data=data, part=data.test, config=config.evaluate
+        )
+        for name, search in rows.items()
+    }
+    return found, ease_l2
 
 
 def define_flags() -> None:

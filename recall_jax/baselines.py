@@ -66,7 +66,10 @@ def _followers(data: Data) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def dense_search(score: Callable[[np.ndarray], np.ndarray], *, part: Part) -> Search:
-    """A `Search` over scores [rows, V] >= 0 of query positions, a block at a time."""
+    """A `Search` over scores [rows, V] of query positions, a block at a time.
+
+    Integers are compared as such. Raises `FloatingPointError` where a score is NaN.
+    """
 
     def search(k: int, exclude: retrieval.Exclude | None) -> retrieval.Found:
         size = max(1, BLOCK // score(np.arange(1)).shape[1])
@@ -93,17 +96,24 @@ def _top(
 
     Which of equals stands at the cut-off is open; pessimistic ranks do not depend on it.
     """
+    _check_scores(scores)
+    kind = scores.dtype
+    gone = -np.inf if kind.kind == "f" else -np.iinfo(kind).max
     if exclude is not None:
         begin, stop = exclude.offsets[rows[0]], exclude.offsets[rows[-1] + 1]
         lengths = np.diff(exclude.offsets[rows[0] : rows[-1] + 2])
-        scores[np.repeat(np.arange(len(rows)), lengths), exclude.ids[begin:stop]] = -1
+        scores[np.repeat(np.arange(len(rows)), lengths), exclude.ids[begin:stop]] = gone
     kept = np.argpartition(-scores, k - 1, axis=1)[:, :k]
     kept.sort(axis=1)  # equals by the lower id
     values = np.take_along_axis(scores, kept, 1)
     order = np.argsort(-values, axis=1, kind="stable")
     ids, values = (np.take_along_axis(x, order, 1) for x in (kept, values))
-    gone = values < 0
     return (
-        np.where(gone, -1, ids).astype(np.int32),
-        np.where(gone, -np.inf, values.astype(np.float64)),
+        np.where(values == gone, -1, ids).astype(np.int32),
+        np.where(values == gone, -np.inf, values.astype(np.float64)),
     )
+
+
+def _check_scores(scores: np.ndarray) -> None:
+    if np.isnan(scores.max()):  # which a partition would put last, where nobody looks
+        raise FloatingPointError(f"{np.isnan(scores).sum()} scores are NaN")

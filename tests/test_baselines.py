@@ -56,6 +56,42 @@ def test_test_events_never_count():
     assert data.popularity.sum() == (events - held_out).sum()
 
 
+def search_of(data, scores, *, k, exclude=None):
+    search = baselines.dense_search(lambda rows: scores[rows], part=data.test)
+    return search(k, exclude)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
+def test_scores_below_zero_rank_as_any_others_and_only_excluded_ones_go(dtype):
+    data = make_data()
+    rng = np.random.default_rng(0)
+    scores = rng.permuted(np.tile(np.arange(-25, -5), (len(data.test), 1)), axis=1)
+    aim = evaluate.targets(data, data.test, seen=True)
+    found = search_of(data, scores.astype(dtype), k=20, exclude=aim.exclude)
+    for j in range(len(data.test)):
+        past = data.items[data.offsets[data.test.user[j]] : data.test.start[j]] - 1
+        wanted = [i for i in np.argsort(-scores[j]) if i not in past]
+        gone = 20 - len(wanted)
+        assert found.ids[j].tolist() == [*wanted, *[-1] * gone]
+        listed = scores[j, wanted].tolist()
+        assert found.scores[j].tolist() == [*listed, *[-np.inf] * gone]
+
+
+def test_integers_that_no_float_tells_apart_keep_their_order():
+    data = make_data()
+    scores = np.full((len(data.test), 20), 2**60) - np.arange(20)[::-1]
+    found = search_of(data, scores, k=4, exclude=None)
+    assert (found.ids == [19, 18, 17, 16]).all()
+
+
+def test_a_score_that_is_not_a_number_is_an_error():
+    data = make_data()
+    scores = np.zeros((len(data.test), 20))
+    scores[3, 7] = np.nan
+    with pytest.raises(FloatingPointError, match="1 scores are NaN"):
+        search_of(data, scores, k=2)
+
+
 @pytest.mark.parametrize(("ties", "wanted"), [("file", 0.214), ("shuffled", 0.184)])
 def test_the_bigram_of_ml_1m_is_the_known_one(ml_1m, ties, wanted):
     """If these move, the protocol moved."""
