@@ -19,7 +19,15 @@ import jax
 from absl import flags
 
 from experiments import cli, summary, training
-from recall_jax import baselines, checkpoint, evaluate, fit, negatives, retrieval
+from recall_jax import (
+    baselines,
+    checkpoint,
+    evaluate,
+    fit,
+    item_item,
+    negatives,
+    retrieval,
+)
 from recall_jax import config as config_lib
 from recall_jax.config import Experiment
 from recall_jax.data.dataset import Data, Part
@@ -204,9 +212,10 @@ def measure_rows(
     )
     valid = by_model(part=data.valid, index="exact")
     test = _warm(by_model, part=data.test, index="exact")
+    searches, ease_l2 = _baselines(config, data)
     compared = {
         name: evaluate.measure(search, data=data, part=data.test, config=settings)
-        for name, search in _baselines(config, data).items()
+        for name, search in searches.items()
     }
     if (other := prepared.other_ties) is not None:
         ties = "file" if config.data.ties == "shuffled" else "shuffled"
@@ -229,6 +238,7 @@ def measure_rows(
         "queries_per_second": _with_rate(test)["queries_per_second"],
         "scann": scann,
         "baselines": {name: result.means() for name, result in compared.items()},
+        "ease_l2": ease_l2,
         "intervals": {name: result.intervals() for name, result in results.items()},
     }
 
@@ -245,11 +255,24 @@ def _with_rate(result: evaluate.Result) -> dict[str, float]:
     return {**result.means(), "queries_per_second": rate}
 
 
-def _baselines(config: Experiment, data: Data) -> dict[str, evaluate.Search]:
-    rows = {"popularity": baselines.popularity(data, data.test)}
+def _baselines(
+    config: Experiment, data: Data
+) -> tuple[dict[str, evaluate.Search], float | None]:
+    """Searches of the test part by name, and EASE's l2 where it is among them."""
+    rows, l2 = {"popularity": baselines.popularity(data, data.test)}, None
     if data.ordered:
         rows["bigram"] = baselines.bigram(data, data.test)
-    return {**rows, **config.data.baselines(data, data.test)}
+    if item_item.fits(data):
+        by_pairs, l2 = item_item.item_knn_and_ease(
+            data, data.test, config=config.evaluate
+        )
+        rows |= by_pairs
+    else:
+        print(
+            f"no rows item knn, ease: they weigh all pairs of items, and "
+            f"{data.dataset.num_items:,} are more than {item_item.MAX_ITEMS:,}"
+        )
+    return {**rows, **config.data.baselines(data, data.test)}, l2
 
 
 def define_flags() -> None:

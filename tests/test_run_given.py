@@ -103,7 +103,8 @@ def test_results_have_the_chosen_model_and_the_refitted_one(whole, capsys):
     for row in ("test", "test_refit"):
         for metric, (low, high) in results["intervals"][row].items():
             assert low < results[row][metric] < high
-    assert results["baselines"].keys() == {"popularity"}  # there is no last item
+    rows = {"popularity", "item_knn", "ease"}  # there is no last item
+    assert results["baselines"].keys() == rows
     assert "25% of each user's training events, by seed 0" in results["protocol"]
     assert results["seconds"]["refit_train"] > 0
     run.run(whole.config, whole.workdir)
