@@ -265,7 +265,21 @@ def _with_rate(result: evaluate.Result) -> dict[str, float]:
 def _measure_baselines(
     config: Experiment, data: Data, *, ease_l2: float | None = None
 ) -> tuple[dict[str, evaluate.Result], float | None]:
-    """Test figures of the baselines by name, and EASE's l2 where it is among them; it is
+    """Test figures of the baselines by name, and EASE's l2."""
+    rows, ease_l2 = _baselines(config, data, ease_l2=ease_l2)
+    found = {
+        name: evaluate.measure(
+            search, data=data, part=data.test, config=config.evaluate
+        )
+        for name, search in rows.items()
+    }
+    return found, ease_l2
+
+
+def _baselines(
+    config: Experiment, data: Data, *, ease_l2: float | None = None
+) -> tuple[dict[str, evaluate.Search], float | None]:
+    """Searches of the test part by name, and EASE's l2 where it is among them; it is
     chosen on validation unless given."""
     rows = {"popularity": baselines.popularity(data, data.test)}
     if data.ordered:
@@ -282,14 +296,7 @@ def _measure_baselines(
             f"no rows item knn, ease: they weigh all pairs of items, and "
             f"{data.dataset.num_items:,} are more than {item_item.MAX_ITEMS:,}"
         )
-    rows |= config.data.baselines(data, data.test)
-    found = {
-        name: evaluate.measure(
-            search, data=data, part=data.test, config=config.evaluate
-        )
-        for name, search in rows.items()
-    }
-    return found, ease_l2
+    return {**rows, **config.data.baselines(data, data.test)}, ease_l2
 
 
 def define_flags() -> None:

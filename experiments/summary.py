@@ -38,7 +38,7 @@ def show(results: dict[str, Any], workdir: pathlib.Path) -> None:
         "count against the model; +- is half a 95 % bootstrap interval over users"
     )
     if l2 := results.get("ease_l2"):
-        print(f"           ease has the l2 of the best validation figure, {l2:g}")
+        print(f"           ease with l2 {l2:g}, the best on validation")
     speed, seconds = results["examples_per_second"], results["seconds"]
     if speed:
         print(f"speed      {speed:,.0f} training examples/s on {results['device']}")

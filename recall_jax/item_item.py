@@ -18,7 +18,7 @@ from recall_jax import baselines, evaluate
 from recall_jax.data.dataset import Data, Part
 from recall_jax.data.interactions import ranges
 
-MAX_ITEMS = 10_000  # EASE takes 30 V^2 bytes and 9 V^3 operations: here 3 GB, minutes
+MAX_ITEMS = 10_000  # about 25 V^2 bytes are held at a time, here 2.5 GB
 NUM_NEIGHBOURS = 100
 L2 = (100.0, 300.0, 1000.0)  # EASE's choices
 BLOCK = 1 << 22  # numbers of a matrix worked on at a time

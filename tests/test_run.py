@@ -166,7 +166,7 @@ def test_a_run_leaves_its_config_results_metrics_and_vocabularies(whole):
     assert set(results["seconds"]) == {"data", "compile", "train", "evaluate"}
     rows = {"popularity", "bigram", "item_knn", "ease", "oracle"}
     assert set(results["baselines"]) == rows | {"bigram_ties_shuffled"}
-    assert f"best validation figure, {results['ease_l2']:g}" in whole.printed
+    assert f"ease with l2 {results['ease_l2']:g}, the best" in whole.printed
     assert results["test"].keys() == results["valid"].keys()
     if importlib.util.find_spec("scann"):
         assert results["test"].items() <= results["scann"].items()  # 40 items: exact

@@ -196,7 +196,7 @@ def test_the_first_genre_is_a_column(folder):
 # The whole way.
 
 
-def test_a_run_has_the_three_rows_once_more_with_the_refit(folder, tmp_path):
+def test_a_run_has_its_rows_once_more_with_the_refit(folder, tmp_path):
     config = Experiment(
         name="tiny",
         data=config_of(folder),
@@ -208,7 +208,7 @@ def test_a_run_has_the_three_rows_once_more_with_the_refit(folder, tmp_path):
         ),
     )
     results = run.run(config, tmp_path / "run")
-    rows = {"popularity", "bigram", "constant"}
+    rows = {"popularity", "bigram", "constant", "item_knn", "ease"}
     assert results["baselines"].keys() == rows | {f"{name}_refit" for name in rows}
     assert results["seen"] == "kept" and results["test_refit"]
     refused = dataclasses.replace(
