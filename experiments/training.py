@@ -44,9 +44,8 @@ def prepare(config: Experiment) -> Prepared:
             part,
             history_length=config.model.history_length,
             min_history=config.model.min_history,
-            label=config.data.label,
             span=span_of(config.model),
-            text_buckets=config.data.text_buckets,
+            config=config.data,
         )
 
     ties = "shuffled" if config.data.ties == "shuffled" else "file"

@@ -119,14 +119,14 @@ def find_field(config: Any, path: str) -> dataclasses.Field:
 AT_LEAST_1 = """
     model.width model.id_width model.feature_width model.hidden model.item_hidden
     negatives.num negatives.num_own negatives.mask_length negatives.refresh_every
-    negatives.num_hashes evaluate.batch_size
+    negatives.num_hashes evaluate.batch_size data.tokens_length
 """
 AT_LEAST_0 = """
     model.history_length model.min_history model.init_scale negatives.alpha
     negatives.strength negatives.hardest negatives.suppress_positives
     negatives.suppress_negatives loss.negative_weight optim.learning_rate optim.tables_lr_scale optim.weight_decay
     train.checkpoint_every data.ties_seed data.valid_seed data.min_user_events
-    data.min_item_events data.text_buckets
+    data.min_item_events data.text_buckets data.examples_per_user data.examples_seed
 """
 RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ("at least 1", lambda x: x >= 1, AT_LEAST_1),

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from recall_jax import metrics, retrieval
-from recall_jax.data.dataset import Data, Dataset, Part
+from recall_jax.data.arrays import Dataset
+from recall_jax.data.dataset import Data, Part
 from recall_jax.data.interactions import ranges
 from recall_jax.train import Graph, TrainState
 from recall_jax.types import InputError

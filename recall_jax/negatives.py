@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from recall_jax import frequency, sampling
-from recall_jax.data.dataset import Data, Dataset
+from recall_jax.data.arrays import Dataset
+from recall_jax.data.dataset import Data
 from recall_jax.types import InputError
 
 BATCH_KINDS = ("in_batch", "mixed", "queue")

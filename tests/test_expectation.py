@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from recall_jax import candidates, negatives, objective
-from recall_jax.data.dataset import Dataset
+from recall_jax.data.arrays import Dataset
 from recall_jax.negatives import NegativesConfig
 
 NOTHING = candidates.State()

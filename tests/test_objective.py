@@ -205,7 +205,12 @@ def test_a_learned_temperature_follows_its_gradient(shop):
 
 def test_labels_alone_train_by_their_error(shop):
     split = interactions.split(TINY.load(), config=TINY)
-    data = dataset.prepare(split, history_length=0, min_history=0, label="grade")
+    data = dataset.prepare(
+        split,
+        history_length=0,
+        min_history=0,
+        config=interactions.Config(label="grade"),
+    )
     config = NegativesConfig(kind="none", **FIXED)
     loss = LossConfig(name="squared", temperature=1.0)
     model = mf.Config(width=4, normalize="none", biases="both")

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from recall_jax import candidates, negatives, sampling
-from recall_jax.data.dataset import Dataset
+from recall_jax.data.arrays import Dataset
 from recall_jax.negatives import NegativesConfig
 from recall_jax.types import Batch
 

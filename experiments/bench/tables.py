@@ -30,7 +30,7 @@ from recall_jax import (
     objective,
     train,
 )
-from recall_jax.data.dataset import Dataset
+from recall_jax.data.arrays import Dataset
 from recall_jax.models import dssm
 
 WIDTH, EXAMPLES = 64, 1_000_000

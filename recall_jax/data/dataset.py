@@ -1,142 +1,20 @@
-"""A split log as arrays on the device: batches are gathered, never materialised."""
+"""A split log laid out: users and items numbered, events flat, examples chosen."""
 
 import dataclasses
 import functools
 import hashlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
 
 from recall_jax import features
 from recall_jax.data import columns as columns_lib
-from recall_jax.data import interactions, positives
+from recall_jax.data import examples, interactions, tokens
+from recall_jax.data.arrays import CONTEXTS, Dataset
 from recall_jax.data.interactions import ranges
-from recall_jax.types import Batch, Columns, InputError, Key
-
-
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=[
-        "items",
-        "weights",
-        "offsets",
-        "example_user",
-        "example_position",
-        "user_columns",
-        "item_columns",
-        "item_count",
-        "train_stop",
-        "example_item",
-        "example_label",
-        "shown_items",
-        "shown_offsets",
-    ],
-    meta_fields=["num_items", "known_items", "known_users", "history_length", "span"],
-)
-@dataclasses.dataclass(frozen=True)
-class Dataset:
-    """Everything a step or an evaluation gathers from, as one pytree.
-
-    Events lie flat, sorted by user, then time: user u's are offsets[u]:offsets[u + 1],
-    those that train end at train_stop[u]. An example is (user, position); its history is
-    what stands before the position, its item what stands there, unless `example_item`
-    says otherwise. What was shown to u and passed over, while he trained, is
-    shown_items[shown_offsets[u]:shown_offsets[u + 1]].
-    """
-
-    items: Int[Array, "events"]  # catalogue ids
-    weights: Float[Array, "events"] | None
-    offsets: Int[Array, "users_and_2"]
-    example_user: Int[Array, "examples"]  # training examples
-    example_position: Int[Array, "examples"]
-    user_columns: Columns  # by catalogue id of the user
-    item_columns: Columns  # by catalogue id of the item
-    item_count: Float[Array, "V_and_1"]  # training examples of each item
-    num_items: int  # V, the catalogue
-    known_items: int  # those with training events: ids 1..known_items
-    known_users: int
-    history_length: int  # h
-    train_stop: Int[Array, "users_and_1"] | None = None
-    example_item: Int[Array, "examples"] | None = None  # None: the item at its position
-    example_label: Float[Array, "examples"] | None = None  # None: all 1
-    shown_items: Int[Array, "shown"] | None = None  # None: the log has no exposures
-    shown_offsets: Int[Array, "users_and_2"] | None = None
-    span: int = 1  # examples a row of a batch holds; see `sequences`
-
-    def query(self, user: Int[Array, "b"], position: Int[Array, "b"]) -> Columns:
-        """Columns of the query tower; `history` holds the h items before position,
-        the most recent last, padded with 0 on the left."""
-        columns = {name: c[user] for name, c in self.user_columns.items()}
-        columns["user"] = jnp.minimum(user, self.known_users + 1)
-        if self.history_length:
-            ids = self.past(user, position, length=self.history_length)
-            columns["history"] = jnp.minimum(ids, self.known_items + 1)
-        return columns
-
-    def past(
-        self, user: Int[Array, "b"], position: Int[Array, "b"], *, length: int
-    ) -> Int[Array, "b length"]:
-        """Catalogue ids of a user's last events before position, the most recent last,
-        padded with 0 on the left."""
-        index = position[:, None] + jnp.arange(-length, 0)[None, :]
-        mine = index >= self.offsets[user][:, None]
-        return jnp.where(mine, self.items[jnp.maximum(index, 0)], 0)
-
-    def draw_shown(
-        self, key: Key, user: Int[Array, "b"], *, num: int
-    ) -> tuple[Int[Array, "b num"], Bool[Array, "b num"]]:
-        """Catalogue ids of what each user was shown and passed over, drawn with
-        replacement, and whether there is any."""
-        first = self.shown_offsets[user]
-        size = (self.shown_offsets[user + 1] - first)[:, None]
-        step = jax.random.randint(key, (len(user), num), 0, jnp.maximum(size, 1))
-        at = jnp.minimum(first[:, None] + step, self.shown_items.size - 1)
-        return self.shown_items[at], jnp.broadcast_to(size > 0, at.shape)
-
-    def item(self, ids: Int[Array, "n"]) -> Columns:
-        """Columns of the item tower at catalogue ids."""
-        columns = {name: c[ids] for name, c in self.item_columns.items()}
-        columns["item"] = jnp.minimum(ids, self.known_items + 1)
-        return columns
-
-    def batch(self, example: Int[Array, "b"]) -> Batch:
-        """The training examples at these positions of example_user; with a span, the
-        rows that begin there."""
-        if self.span > 1:
-            return self.sequences(example)
-        user, position = self.example_user[example], self.example_position[example]
-        item, weight, label = self.items[position], self.weights, self.example_label
-        if self.example_item is not None:
-            item = self.example_item[example]
-        ones = jnp.ones(example.shape)
-        weight = ones if weight is None else weight[position]
-        label = ones if label is None else label[example]
-        query = self.query(user, position)
-        return Batch(query, user, item, weight, label, position)
-
-    def sequences(self, first: Int[Array, "b"]) -> Batch:
-        """Rows of `span` examples, the ones at first, first + 1, ... of example_user,
-        whatever users they are of: b x span examples, none of them padding.
-
-        Query columns are [b, span]: `history` has the item before each example and
-        `segment` its user, across whom nothing may look.
-        """
-        at = (first[:, None] + jnp.arange(self.span)[None, :]).ravel()
-        user, position = self.example_user[at], self.example_position[at]
-        before = jnp.minimum(self.items[position - 1], self.known_items + 1)
-        query = {"history": before, "segment": user}
-        ones = jnp.ones(at.shape)
-        return Batch(
-            query={name: x.reshape(-1, self.span) for name, x in query.items()},
-            user=user,
-            item=self.items[position],
-            weight=ones if self.weights is None else self.weights[position],
-            label=ones,
-            position=position,
-        )
+from recall_jax.types import InputError
 
 
 class Part(NamedTuple):
@@ -186,7 +64,7 @@ class Data:
 
     def fingerprint(self) -> str:
         """SHA-256 of the events, their order and their split, the raw ids, and where
-        there are any, weights, labels and exposures."""
+        there are any, weights, labels, exposures and searches."""
         digest = hashlib.sha256(features.dump_vocabularies(self.vocabularies).encode())
         arrays = [self.items, self.offsets, self.train_stop]
         data = self.dataset
@@ -196,6 +74,8 @@ class Data:
             arrays += [data.example_item, data.example_label]
         if data.shown_items is not None:
             arrays += [data.shown_items, data.shown_offsets]
+        if data.tokens is not None:
+            arrays += [data.tokens, data.token_offsets]
         for array in arrays:
             digest.update(np.asarray(array).tobytes())
         return digest.hexdigest()
@@ -206,71 +86,77 @@ def prepare(
     *,
     history_length: int,
     min_history: int,
-    label: str = "",
     span: int = 1,
-    text_buckets: int = interactions.Config.text_buckets,
+    config: interactions.Config | None = None,
 ) -> Data:
     """Number users and items by training frequency and lay everything out flat.
 
-    `min_history` is how many events must stand before a training example's positive.
-    With `label`, a column of events, examples carry it, and what was shown and passed
-    over is an example too, of label 0. `span` is how many examples a model takes as one
-    row, in their order (`Dataset.sequences`). Texts become trigrams in `text_buckets`
-    buckets.
+    `min_history` is how many events must stand before a training example's positive,
+    `span` how many examples a model takes as one row (`Dataset.sequences`). The config
+    says which examples there are, their labels, searched tokens and texts.
     """
-    log = split.log
-    if span > 1 and label:
-        raise InputError(
-            f"data.label={label} makes examples of exposures, which a model over whole "
-            "sequences cannot place; set data.label to nothing, or take another model"
-        )
+    log, config = split.log, config or interactions.Config()
+    _check(config, span=span)
     in_train = ranges(split.start[:-1], split.valid)
     if not len(in_train):
         raise InputError(f"{log.source}: the training part is empty")
-    side = functools.partial(_side, in_train=in_train, text_buckets=text_buckets)
+    buckets = config.text_buckets
+    side = functools.partial(_side, in_train=in_train, text_buckets=buckets)
     users = side("user", log.users, codes=log.user)
     items = side("item", log.items, codes=log.item)
     flat = _flatten(split, users=users, items=items)
-    user_id = np.arange(1, len(users.codes) + 1, dtype=np.int32)
-    example_user, position = _positives(flat, user_id, min_history=min_history)
-    if not len(position):
+    sides = {"users": users, "items": items, "min_history": min_history}
+    shown = examples.passed_over(log, flat, **sides)
+    found = examples.make(
+        flat, log, min_history=min_history, config=config, shown=shown
+    )
+    if not found.num_positive:
         raise InputError(
             f"{log.source}: no user has more than {min_history} training events, so "
             "there is nothing to train on"
         )
-    shown = _shown(split.log, flat, users=users, items=items, min_history=min_history)
-    example_user, example_position, labelled = _labelled(
-        example_user, position, split.log, label=label, flat=flat, shown=shown
-    )
+    trains = np.zeros(len(log), bool)
+    trains[ranges(flat.start, flat.valid)] = True
+    searched = None
+    if config.tokens:
+        searched = tokens.make(log, config.tokens, order=flat.order, in_train=trains)
     dataset = Dataset(
         items=jnp.asarray(flat.items),
         weights=None if log.weight is None else jnp.asarray(log.weight[flat.order]),
         offsets=jnp.asarray(flat.offsets, jnp.int32),
-        example_user=jnp.asarray(example_user),
-        example_position=jnp.asarray(example_position, jnp.int32),
+        example_user=jnp.asarray(found.user),
+        example_position=jnp.asarray(found.position, jnp.int32),
         user_columns=jax.tree.map(jnp.asarray, users.columns),
         item_columns=jax.tree.map(jnp.asarray, items.columns),
-        item_count=jnp.asarray(_count(flat.items[position], items), jnp.float32),
+        item_count=jnp.asarray(
+            _count(flat.items[found.position[: found.num_positive]], items), jnp.float32
+        ),
         num_items=len(items.codes),
         known_items=items.vocabularies["item"].known,
         known_users=users.vocabularies["user"].known,
         history_length=history_length,
         train_stop=jnp.asarray(np.append(0, flat.valid), jnp.int32),
         span=span,
-        **labelled,
-        **_shown_arrays(shown, num_users=len(user_id)),
+        context=config.context,
+        **_optional(
+            found, shown, searched, age=_ages(log, flat, trains), config=config
+        ),
     )
     return Data(
         dataset=dataset,
-        schema=_schema(users, items, history_length=history_length),
-        vocabularies={**users.vocabularies, **items.vocabularies},
+        schema=_schema(users, items, dataset=dataset, searched=searched),
+        vocabularies={
+            **users.vocabularies,
+            **items.vocabularies,
+            **({"searched": searched.vocabulary} if searched else {}),
+        },
         items=flat.items,
         times=None if log.time is None else log.time[flat.order],
         offsets=flat.offsets,
         train_stop=np.concatenate([[0], flat.valid]),
         popularity=_count(flat.items[ranges(flat.start, flat.valid)], items),
-        valid=_part(user_id, flat.valid, flat.test),
-        test=_part(user_id, flat.test, flat.offsets[2:]),
+        valid=_part(flat.valid, flat.test),
+        test=_part(flat.test, flat.offsets[2:]),
         protocol=split.protocol,
         source=log.source,
         repeats=_has_repeats(log),
@@ -307,28 +193,13 @@ def _side(
     return _Side(present, columns, schema, own | vocabularies)
 
 
-class _Flat(NamedTuple):
-    """Events by catalogue id of the user, and where each user's parts begin."""
-
-    order: np.ndarray  # [events] positions in the split's log
-    items: np.ndarray  # [events] int32 catalogue ids
-    offsets: np.ndarray  # [users + 2]
-    first: np.ndarray  # [users], of training examples
-    valid: np.ndarray  # [users]
-    test: np.ndarray  # [users]
-
-    @property
-    def start(self) -> np.ndarray:
-        return self.offsets[1:-1]
-
-
-def _flatten(split: interactions.Split, *, users: _Side, items: _Side) -> _Flat:
+def _flatten(split: interactions.Split, *, users: _Side, items: _Side) -> examples.Flat:
     starts, stops = split.start[users.codes], split.start[users.codes + 1]
     order = ranges(starts, stops)
     offsets = np.concatenate([[0, 0], np.cumsum(stops - starts)])
     item_id = columns_lib.inverse(items.codes, num=len(split.log.items))
     first = split.start[:-1] if split.first is None else split.first
-    return _Flat(
+    return examples.Flat(
         order,
         item_id[split.log.item[order]],
         offsets,
@@ -336,74 +207,6 @@ def _flatten(split: interactions.Split, *, users: _Side, items: _Side) -> _Flat:
         valid=offsets[1:-1] + split.valid[users.codes] - starts,
         test=offsets[1:-1] + split.test[users.codes] - starts,
     )
-
-
-def _positives(flat: _Flat, user_id: np.ndarray, *, min_history: int):
-    """User and position of each training event with enough of them before it, from
-    where the split has examples begin."""
-    first = np.maximum(flat.start + min_history, flat.first)
-    first = np.minimum(first, flat.valid)
-    return np.repeat(user_id, flat.valid - first), ranges(first, flat.valid)
-
-
-class _Shown(NamedTuple):
-    """Exposures passed over, by user and time."""
-
-    user: np.ndarray  # [s] int32 catalogue ids
-    item: np.ndarray  # [s] int32 catalogue ids
-    position: np.ndarray  # [s] where the history before them ends
-
-
-def _shown(
-    log, flat: _Flat, *, users: _Side, items: _Side, min_history: int
-) -> _Shown | None:
-    """What was shown before a user's last training event, of items that train, and
-    that he never took up in training; None where the log has none, or no times."""
-    if log.shown is None or log.time is None:
-        return None
-    user = columns_lib.inverse(users.codes, num=len(log.users))[log.shown.user]
-    item = columns_lib.inverse(items.codes, num=len(log.items))[log.shown.item]
-    order = np.lexsort((log.shown.time, user))
-    user, item, time = user[order], item[order], log.shown.time[order]
-    first, span = log.time.min() - 1, log.time.max() - log.time.min() + 2
-    owner = np.repeat(np.arange(len(flat.offsets) - 1), np.diff(flat.offsets))
-    key = owner * span + log.time[flat.order] - first
-    asked = user * span + np.clip(time - first, 0, span - 1)
-    position = np.searchsorted(key, asked, side="right")
-    stop = np.append(0, flat.valid)
-    taken = owner * (len(items.codes) + 1) + flat.items
-    taken = taken[ranges(flat.start, flat.valid)]
-    pair = user * np.int64(len(items.codes) + 1) + item
-    keep = (user > 0) & (item > 0) & (item <= items.vocabularies["item"].known)
-    keep &= (position < stop[user]) & ~np.isin(pair, taken)
-    keep &= position >= flat.offsets[user] + min_history
-    return _Shown(user[keep], item[keep], position[keep])
-
-
-def _shown_arrays(shown: _Shown | None, *, num_users: int) -> dict[str, jnp.ndarray]:
-    if shown is None or not len(shown.item):
-        return {}
-    offsets = np.searchsorted(shown.user, np.arange(num_users + 2))
-    return {
-        "shown_items": jnp.asarray(shown.item),
-        "shown_offsets": jnp.asarray(offsets, jnp.int32),
-    }
-
-
-def _labelled(user, position, log, *, label: str, flat: _Flat, shown: _Shown | None):
-    """Examples, and where `label` names a column their labels, exposures behind the
-    positives with label 0."""
-    if not label:
-        return user, position, {}
-    labels = positives.labels(log, label)[flat.order][position]
-    item = flat.items[position]
-    if shown is not None:
-        user = np.concatenate([user, shown.user])
-        position = np.concatenate([position, shown.position])
-        item = np.concatenate([item, shown.item])
-        labels = np.concatenate([labels, np.zeros(len(shown.item), np.float32)])
-    fields = {"example_item": jnp.asarray(item), "example_label": jnp.asarray(labels)}
-    return user, position, fields
 
 
 def _count(items: np.ndarray, side: _Side) -> np.ndarray:
@@ -420,8 +223,9 @@ def _present_by_frequency(
     return order[present[order]], known
 
 
-def _part(user: np.ndarray, start: np.ndarray, stop: np.ndarray) -> Part:
+def _part(start: np.ndarray, stop: np.ndarray) -> Part:
     some = stop > start
+    user = np.arange(1, len(some) + 1, dtype=np.int32)
     return Part(user[some], start[some], stop[some])
 
 
@@ -431,13 +235,83 @@ def _has_repeats(log: interactions.Interactions) -> bool:
     return bool((np.unique(pairs, return_counts=True)[1] > 1).any())
 
 
-def _schema(users: _Side, items: _Side, *, history_length: int) -> features.Schema:
+def _schema(
+    users: _Side, items: _Side, *, dataset: Dataset, searched: tokens.Tokens | None
+) -> features.Schema:
     user = features.Column("user", "user", users.vocabularies["user"].rows, 0)
     item = features.Column("item", "item", items.vocabularies["item"].rows, 0)
-    history = features.Column(
-        "history", "item", item.rows, history_length, kind="sequence"
-    )
+    more = []
+    if length := dataset.history_length:
+        history = features.Column("history", "item", item.rows, length, "sequence")
+        more.append(history)
+    if searched is not None:
+        rows, length = searched.vocabulary.rows, dataset.tokens_length
+        more.append(features.Column("searched", "searched", rows, length, "sequence"))
+    if dataset.age is not None:
+        more.append(features.Column("example_age", "", 0, 0, "age"))
     return features.Schema(
-        query=(user, *([history] if history_length else []), *users.schema),
-        item=(item, *items.schema),
+        query=(user, *more, *users.schema), item=(item, *items.schema)
     )
+
+
+def _ages(
+    log: interactions.Interactions, flat: examples.Flat, trains: np.ndarray
+) -> np.ndarray | None:
+    """How long before the last training event each event was, float32, in standard
+    deviations of the training events; None without times."""
+    if log.time is None:
+        return None
+    time = log.time[flat.order]
+    age = (time[trains].max() - time).astype(np.float64)
+    return (age / max(age[trains].std(), 1.0)).astype(np.float32)
+
+
+def _optional(
+    found: examples.Examples,
+    shown: examples.Shown | None,
+    searched: tokens.Tokens | None,
+    *,
+    age: np.ndarray | None,
+    config: interactions.Config,
+) -> dict[str, Any]:
+    """Fields of a Dataset that not every log has."""
+    fields: dict[str, Any] = {}
+    if found.label is not None:
+        fields["example_item"] = jnp.asarray(found.item)
+        fields["example_label"] = jnp.asarray(found.label)
+    if shown is not None and len(shown.item):
+        users = np.arange(found.user.max() + 2)
+        fields["shown_items"] = jnp.asarray(shown.item)
+        offsets = np.searchsorted(shown.user, users)
+        fields["shown_offsets"] = jnp.asarray(offsets, jnp.int32)
+    if searched is not None:
+        fields["tokens"] = jnp.asarray(searched.ids)
+        fields["token_offsets"] = jnp.asarray(searched.offsets, jnp.int32)
+        fields["tokens_length"] = config.tokens_length
+    if age is not None:
+        fields["age"] = jnp.asarray(age)
+    return fields
+
+
+def _check(config: interactions.Config, *, span: int) -> None:
+    """Raise InputError for examples that a model over sequences cannot take."""
+    problems = {
+        f"data.label={config.label} makes examples of exposures": bool(config.label),
+        f"data.examples_per_user={config.examples_per_user} leaves gaps between them": (
+            config.examples_per_user > 0
+        ),
+        f"data.context={config.context} shows each what comes after it": (
+            config.context != "past"
+        ),
+    }
+    for text, wrong in problems.items():
+        if wrong and span > 1:
+            raise InputError(
+                f"{text}, and a model over whole sequences takes all positives in their "
+                "order; set it to its default, or take another model"
+            )
+    if config.context not in CONTEXTS:
+        raise InputError(
+            f"unknown data.context {config.context!r}; there are: "
+            + ", ".join(CONTEXTS)
+        )

@@ -266,6 +266,11 @@ class Config:
     valid_seed: int = 0  # which of them, for protocol "given"
     test_share: float = 0.1  # of all events, for protocol "temporal"
     label: str = ""  # event column of labels; exposures then train too, label 0
+    examples_per_user: int = 0  # that train, drawn once by examples_seed; 0: all
+    examples_seed: int = 0
+    context: str = "past"  # of an example's history; dataset.CONTEXTS
+    tokens: str = ""  # event column of searched words
+    tokens_length: int = 20  # of the last of them
     text_buckets: int = 16384  # rows that letter trigrams share; 0 leaves texts out
 
     def baselines(self, data, part) -> dict:

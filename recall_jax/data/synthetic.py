@@ -42,6 +42,7 @@ BLOCK = 2**28  # users * items drawn together; bounds the memory
 class Config(interactions.Config):
     """Sizes and habits. Strengths are standard deviations of an item's logit."""
 
+    tokens: str = "query"
     num_users: int = 6_000
     num_items: int = 2_400
     num_events: int = 240_000  # positive ones, nearly

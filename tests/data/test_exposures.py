@@ -43,7 +43,7 @@ def prepare(log, *, protocol="leave_one_out", label="", min_history=0) -> datase
         split_of(log, protocol),
         history_length=HISTORY,
         min_history=min_history,
-        label=label,
+        config=interactions.Config(label=label),
     )
 
 

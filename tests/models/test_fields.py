@@ -41,7 +41,12 @@ def data():
         items=dataclasses.replace(log.items, text={"title": np.array(TITLES[:20])}),
     )
     split = interactions.split(log, config=interactions.Config())
-    return dataset.prepare(split, history_length=4, min_history=1, text_buckets=500)
+    return dataset.prepare(
+        split,
+        history_length=4,
+        min_history=1,
+        config=interactions.Config(text_buckets=500),
+    )
 
 
 def build(module, data, **changes):

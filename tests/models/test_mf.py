@@ -180,7 +180,12 @@ def test_squared_error_on_labels_completes_a_planted_matrix(biases):
     """On cells that the log does not have; only with every bias can it do so well."""
     log, whole, there = planted_ratings()
     split = interactions.given(log, valid_share=0, seed=0)
-    data = dataset.prepare(split, history_length=0, min_history=0, label="grade")
+    data = dataset.prepare(
+        split,
+        history_length=0,
+        min_history=0,
+        config=interactions.Config(label="grade"),
+    )
     config = Experiment(
         name="planted",
         data=interactions.Config(protocol="given", label="grade"),
