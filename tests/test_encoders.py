@@ -199,3 +199,10 @@ def test_a_history_pool_sets_its_kinds_side_by_side_the_means_first():
 def test_an_unknown_kind_of_history_is_refused():
     with pytest.raises(InputError, match="'lstm'; there are: mean, recency, attention"):
         layers.HistoryPool(("mean", "lstm"), length=7, width=4, rngs=nnx.Rngs(0))
+
+
+def test_a_masked_softmax_of_extreme_logits_is_exact():
+    logits = jnp.array([[1e4, 1e4, -1e4, 2e4], [5.0, -1e4, 0.0, 0.0]])
+    where = jnp.array([[True, True, True, False], [False] * 4])
+    wanted = [[0.5, 0.5, 0, 0], [0, 0, 0, 0]]
+    np.testing.assert_array_equal(encoders.masked_softmax(logits, where), wanted)

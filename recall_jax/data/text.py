@@ -54,14 +54,20 @@ def trigram_ids(texts: Sequence[str], *, buckets: int) -> Bag:
     A trigram that training never met has a bucket like any other.
     """
     words_of = split_words(texts)
-    code: dict[str, int] = {}  # words repeat: each is hashed once
-    codes = [code.setdefault(word, len(code)) for words in words_of for word in words]
-    ids = [[bucket(t, buckets=buckets) for t in trigrams(word)] for word in code]
-    hashed = Bag(
-        np.array([j for of_word in ids for j in of_word], np.int32), _offsets(ids)
-    )
-    in_order = interactions.take(hashed, np.array(codes, np.int64))
+    word, words = _coded(words_of)  # both repeat: each is cut up or hashed once
+    trigrams_of = [trigrams(word) for word in words]
+    trigram, distinct = _coded(trigrams_of)
+    ids = np.array([bucket(t, buckets=buckets) for t in distinct], np.int32)
+    hashed = Bag(ids[trigram], _offsets(trigrams_of))
+    in_order = interactions.take(hashed, word)
     return Bag(in_order.values, in_order.offsets[_offsets(words_of)])
+
+
+def _coded(rows: list[list[str]]) -> tuple[np.ndarray, list[str]]:
+    """All strings of all rows, end to end, as positions in a list of distinct ones."""
+    code: dict[str, int] = {}
+    codes = [code.setdefault(string, len(code)) for row in rows for string in row]
+    return np.array(codes, np.int64), list(code)
 
 
 def _offsets(rows: Sequence[Sequence]) -> np.ndarray:

@@ -80,10 +80,7 @@ def tables(
 
 
 def pool(config: Config, column: Column, *, rngs: nnx.Rngs) -> nnx.Module | None:
-    """What makes one vector of a column's values; None where their mean does.
-
-    Raises InputError for an unknown config.history or config.text.
-    """
+    """What makes one vector of a column's values; None where their mean does."""
     width = column_width(config, column)
     if column.name == "history":
         return layers.HistoryPool(

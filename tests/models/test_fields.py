@@ -156,6 +156,8 @@ def test_parts_are_in_order_and_as_wide_as_told(data):
     parts = fields.parts(items, model.tables)
     assert fields.widths == tuple(part.shape[-1] for part in parts) == (1, 3, 4, 3)
     np.testing.assert_array_equal(parts[0][:, 0], items["price"])
+    title = model.tables["title"](items["title"])
+    np.testing.assert_array_equal(parts[1], fields.pools[1](title, items["title"] > 0))
     np.testing.assert_array_equal(parts[2], model.tables["item"](items["item"]))
     np.testing.assert_array_equal(
         fields(items, model.tables), np.concatenate(parts, axis=-1)
