@@ -9,6 +9,7 @@ import pathlib
 import re
 import sys
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 from absl import app, flags
@@ -21,6 +22,7 @@ from recall_jax.types import InputError
 
 CONFIGS = pathlib.Path(__file__).parent / "configs"
 DEFAULT = "dssm_synthetic"
+ENTRY = "NAME or NAME:field=value:field=value, a list in brackets: model.hidden=[64,32]"
 
 
 def config_names() -> list[str]:
@@ -73,6 +75,27 @@ def _read_python(path: pathlib.Path) -> Experiment:
     return module.get_config()
 
 
+class Entry(NamedTuple):
+    """One of several configs: `own` are the overrides of its entry alone, `overrides`
+    those and what holds for all, field -> value as given."""
+
+    name: str
+    own: dict[str, str]
+    overrides: dict[str, str]
+    config: Experiment
+
+    @property
+    def label(self) -> str:
+        """The entry as --configs takes it."""
+        return ":".join(
+            [self.name, *(f"{k}={_in_entry(v)}" for k, v in self.own.items())]
+        )
+
+
+def _in_entry(value: str) -> str:
+    return f"[{value}]" if "," in value else value
+
+
 def parse(argv: list[str]) -> list[str]:
     """Define --config and its overrides and parse the command line into flags.FLAGS;
     what is no flag comes back.
@@ -80,7 +103,71 @@ def parse(argv: list[str]) -> list[str]:
     A list may be given as a,b; of a flag given twice the last one counts. Raises
     InputError for whatever is wrong.
     """
-    name, overrides, rest = DEFAULT, {}, []
+    name, overrides, rest = _split(argv)
+    config = load_config(DEFAULT if name is None else name)
+    argv = [rest[0], *_literals(config, overrides), *rest[1:]]
+    app.define_help_flags()
+    try:
+        config_flags.DEFINE_config_dataclass("config", config, sys_argv=argv)
+        return flags.FLAGS(argv)
+    except flags.Error as problem:
+        raise InputError(str(problem)) from problem
+
+
+def parse_many(argv: list[str]) -> list[str]:
+    """As `parse`, of a command that defined the multi_string flag --configs:
+    flags.FLAGS.configs becomes a list of `Entry`, --config.field=value goes to all."""
+    name, shared, rest = _split(argv)
+    if name is not None:
+        raise InputError("--config names one config; list them with --configs=A,B")
+    app.define_help_flags()
+    try:
+        argv = flags.FLAGS(rest)
+    except flags.Error as problem:
+        raise InputError(str(problem)) from problem
+    # A comma inside of brackets belongs to a list.
+    pieces = re.split(r",(?![^\[]*\])", ",".join(flags.FLAGS.configs or []))
+    entries = [_entry(piece, shared=shared) for piece in pieces if piece]
+    if not entries:
+        raise InputError("--configs is empty; list configs, as in --configs=mf_ml1m")
+    flags.FLAGS.configs = entries
+    return argv
+
+
+def _entry(text: str, *, shared: dict[str, str]) -> Entry:
+    name, colon, rest = text.partition(":")
+    own = {}
+    for part in re.split(r":(?=[\w.]+=)", rest) if colon else ():
+        field, equals, value = part.partition("=")
+        if not equals:
+            raise InputError(
+                f"--configs: {part!r} of {text} is no override; it is {ENTRY}"
+            )
+        own[field] = re.sub(r"^\[(.*)\]$", r"\1", value)
+    try:
+        config = load_config(name)
+        return Entry(name, own, shared | own, _overridden(config, shared | own))
+    except InputError as problem:
+        hint = "" if name in config_names() else f". An entry is {ENTRY}"
+        raise InputError(f"--configs={text}: {problem}{hint}") from problem
+
+
+def _overridden(config: Experiment, overrides: dict[str, str]) -> Experiment:
+    """The config with its overrides, which are parsed as flags of no command are."""
+    literals, values = ["", *_literals(config, overrides)], flags.FlagValues()
+    try:
+        config_flags.DEFINE_config_dataclass(
+            "config", config, flag_values=values, sys_argv=literals
+        )
+        values(literals)
+    except flags.Error as problem:
+        raise InputError(str(problem)) from problem
+    return values.config
+
+
+def _split(argv: list[str]) -> tuple[str | None, dict[str, str], list[str]]:
+    """What --config names, its overrides by field, and all other arguments."""
+    name, overrides, rest = None, {}, []
     arguments = iter(argv)
     for argument in arguments:
         match = re.fullmatch(r"--?config(?:\.([^=]*))?(?:=(.*))?", argument, re.DOTALL)
@@ -93,21 +180,21 @@ def parse(argv: list[str]) -> list[str]:
             name = value
         else:
             overrides[field] = value
-    config = load_config(name)
-    literals = [
+    return name, overrides, rest
+
+
+def _literals(config: Experiment, overrides: dict[str, str]) -> list[str]:
+    return [
         f"--config.{field}={config_lib.as_literal(config, field, value)}"
         for field, value in overrides.items()
     ]
-    argv = [rest[0], *literals, *rest[1:]]
-    app.define_help_flags()
-    try:
-        config_flags.DEFINE_config_dataclass("config", config, sys_argv=argv)
-        return flags.FLAGS(argv)
-    except flags.Error as problem:
-        raise InputError(str(problem)) from problem
 
 
-def start(main: Callable[[list[str]], None]) -> None:
+def start(
+    main: Callable[[list[str]], None],
+    *,
+    parse: Callable[[list[str]], list[str]] = parse,
+) -> None:
     """Run a command; a mistake of the user's is one plain line and exit status 2."""
     # Which accelerators JAX did not find is no news to somebody without any.
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
@@ -116,17 +203,22 @@ def start(main: Callable[[list[str]], None]) -> None:
         if len(argv) > 1:
             raise InputError(f"what is {argv[1]!r}? Options start with --")
         main(argv)
-    except (InputError, Diverged, FloatingPointError, OSError) as problem:
-        _stop(problem)
-    except jax.errors.JaxRuntimeError as problem:
-        if "RESOURCE_EXHAUSTED" not in str(problem):
-            raise
-        _stop(f"out of memory; lower a size, such as train.batch_size ({problem})")
     except KeyboardInterrupt:
         print("stopped; the same command resumes", file=sys.stderr)
         sys.exit(130)
+    except Exception as problem:
+        if (line := told(problem)) is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        sys.exit(2)
 
 
-def _stop(problem: Exception | str) -> None:
-    print(f"error: {problem}", file=sys.stderr)
-    sys.exit(2)
+def told(problem: Exception) -> str | None:
+    """A line for what its reader can mend; None for a mistake of ours."""
+    if isinstance(problem, (InputError, Diverged, FloatingPointError, OSError)):
+        return str(problem)
+    if not isinstance(problem, jax.errors.JaxRuntimeError):
+        return None
+    if "RESOURCE_EXHAUSTED" not in str(problem):
+        return None
+    return f"out of memory; lower a size, such as train.batch_size ({problem})"

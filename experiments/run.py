@@ -52,7 +52,7 @@ def run(config: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
     """
     config_lib.check(config)
     with checkpoint.lock(workdir):
-        _refuse_another(config, workdir)
+        refuse_another(config, workdir)
         print("\n".join(config_lib.as_flags(config)))
         done = workdir / "results.json"
         if done.exists():
@@ -65,7 +65,7 @@ def run(config: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
     return results
 
 
-def _refuse_another(config: Experiment, workdir: pathlib.Path) -> None:
+def refuse_another(config: Experiment, workdir: pathlib.Path) -> None:
     """Raise InputError if the folder holds a run of another config."""
     path = workdir / "config.json"
     if not path.exists():
@@ -75,7 +75,7 @@ def _refuse_another(config: Experiment, workdir: pathlib.Path) -> None:
     if differing:
         raise InputError(
             f"{workdir} holds a run of another config ({'; '.join(differing[:5])}); "
-            "name another folder with --workdir"
+            "name another folder with --workdir (of a table: --runs)"
         )
 
 

@@ -1,0 +1,200 @@
+"""Runs of several configs and seeds, grouped and averaged: the rows of a table."""
+
+import dataclasses
+import json
+import math
+import pathlib
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments import cli
+from recall_jax import config as config_lib
+from recall_jax.config import Experiment
+from recall_jax.fit import Diverged
+
+FURTHER = {
+    "scann": "  the same through scann",
+    "test_ties_shuffled": "  trained and tested, ties shuffled",
+    "test_refit": "  refitted on all of train",
+}
+"""Rows of results.json that stand under a config's own where a run has them."""
+
+
+@dataclasses.dataclass
+class Cell:
+    """One run of a table: a config with a seed, as far as it has come."""
+
+    entry: cli.Entry
+    config: Experiment
+    workdir: pathlib.Path
+    results: dict[str, Any] | None = None  # results.json
+    data: dict[str, Any] | None = None  # data.json
+    problem: Exception | None = None  # what ended it
+
+    @property
+    def seed(self) -> int:
+        return self.config.seed
+
+    @property
+    def state(self) -> str:
+        if self.results:
+            return "finished"
+        return "begun" if (self.workdir / "config.json").exists() else "missing"
+
+    @property
+    def outcome(self) -> str:
+        if self.problem:
+            numbers = isinstance(self.problem, (Diverged, FloatingPointError))
+            return "diverged" if numbers else "failed"
+        return self.state
+
+    @property
+    def command(self) -> str:
+        """What makes this run alone."""
+        overrides = [f"--config.{k}={v}" for k, v in self.entry.overrides.items()]
+        last = [f"--seed={self.seed}", f"--workdir={self.workdir}"]
+        flags = [f"--config={self.entry.name}", *overrides, *last]
+        return "python -m experiments.run " + shlex.join(flags)
+
+
+def summarize(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """Groups of what may be compared, each with its rows.
+
+    One group has one source, protocol, number of events and treatment of seen items; it
+    begins with the baselines of its first finished run. The last group may be of
+    configs without any figures, its "protocol" None.
+    """
+    groups: dict[tuple | None, list[Cell]] = {}
+    keys = {_data_of(cell): _key(cell) for cell in cells if cell.results}
+    for cell in cells:
+        # A run that failed belongs beside those on the same data.
+        key = _key(cell) if cell.results else keys.get(_data_of(cell))
+        groups.setdefault(key, []).append(cell)
+    unknown = groups.pop(None, [])
+    made = [_group(key, members) for key, members in groups.items()]
+    return made + ([_group((None,) * 4, unknown)] if unknown else [])
+
+
+def _key(cell: Cell) -> tuple:
+    data, results = cell.data, cell.results
+    return data["source"], data["events"], results["protocol"], results["seen"]
+
+
+def _data_of(cell: Cell) -> str:
+    data = config_lib.as_dict(cell.config.data)
+    return json.dumps([data, cell.config.evaluate.seen])
+
+
+def _group(key: tuple, cells: list[Cell]) -> dict[str, Any]:
+    by_label: dict[str, list[Cell]] = {}
+    for cell in cells:
+        by_label.setdefault(cell.entry.label, []).append(cell)
+    finished = [cell for cell in cells if cell.results]
+    first = by_label[finished[0].entry.label] if finished else []
+    rows = [
+        _row(finished[:1], name, label=name.replace("_", " "))
+        for name in (baselines(finished[0]) if finished else ())
+    ]
+    for label, members in by_label.items():
+        rows.append(_row(members, "test", label=label, first=first))
+        rows += [
+            _row(members, name, label=told, first=first)
+            for name, told in FURTHER.items()
+            if any(means(cell, name) for cell in members)
+        ]
+    metrics = dict.fromkeys(m for cell in finished for m in cell.results["test"])
+    return dict(zip(("source", "events", "protocol", "seen"), key)) | {
+        "metrics": list(metrics),
+        "compared_by": first[0].config.evaluate.select_by if first else None,
+        "devices": sorted({cell.results["device"] for cell in finished}),
+        "rows": rows,
+    }
+
+
+def baselines(cell: Cell) -> list[str]:
+    """Their names; an oracle bounds all the others and comes last."""
+    return sorted(cell.results["baselines"], key=lambda name: name == "oracle")
+
+
+def means(cell: Cell, row: str) -> dict[str, float]:
+    """Metrics by name; none where the run has no such row."""
+    if not cell.results:
+        return {}
+    return cell.results["baselines"].get(row) or cell.results.get(row) or {}
+
+
+def _row(
+    cells: list[Cell], name: str, *, label: str, first: Sequence[Cell] = ()
+) -> dict[str, Any]:
+    """One row over the seeds that have it; of a baseline `cells` is one run."""
+    done = [cell for cell in cells if means(cell, name)]
+    row = {
+        "label": label,
+        "row": name,
+        "baseline": name != "test" and name not in FURTHER,
+        "seeds": [cell.seed for cell in done],
+        "metrics": {
+            metric: _statistics(done, name, metric)
+            for metric in (done[0].results["test"] if done else ())
+        },
+    }
+    if row["baseline"]:
+        return row
+    seconds = {"test": "train", "test_refit": "refit_train"}.get(name)
+    spent = [cell.results["seconds"].get(seconds) for cell in done if seconds]
+    row |= {
+        "config": cells[0].entry.name,
+        "overrides": cells[0].entry.overrides,
+        "versus_first": None if cells[0] in first else _versus(done, name, first),
+        "train_seconds": float(np.mean(spent)) if spent else None,
+        "num_params": done[0].results["num_params"] if done else None,
+    }
+    if name == "test":
+        row["command"] = cells[0].command
+        row["outcomes"] = {str(cell.seed): cell.outcome for cell in cells}
+        row["problems"] = {
+            str(cell.seed): cli.told(cell.problem) for cell in cells if cell.problem
+        }
+    return row
+
+
+def _statistics(cells: list[Cell], row: str, metric: str) -> dict[str, float | None]:
+    mean, sd = _mean_and_sd([means(cell, row)[metric] for cell in cells])
+    return {"mean": mean, "sd": sd, "half_width": _half_width(cells, row, metric)}
+
+
+def _mean_and_sd(values: list[float]) -> tuple[float, float | None]:
+    """Over seeds; the standard deviation by n - 1, None of one seed."""
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return float(np.mean(values)), sd
+
+
+def _half_width(cells: list[Cell], row: str, metric: str) -> float | None:
+    """Of the 95 % interval over users, the mean over seeds."""
+    bounds = [cell.results["intervals"].get(row, {}).get(metric) for cell in cells]
+    if None in bounds:
+        return None
+    return float(np.mean([(high - low) / 2 for low, high in bounds]))
+
+
+def _versus(
+    cells: list[Cell], row: str, first: Sequence[Cell]
+) -> dict[str, Any] | None:
+    """Mean difference to the first config on the same seeds, its standard error; None
+    with fewer than two seeds in common."""
+    metric = first[0].config.evaluate.select_by if first else ""
+    theirs = {cell.seed: means(cell, row).get(metric) for cell in first}
+    pairs = [(means(cell, row).get(metric), theirs.get(cell.seed)) for cell in cells]
+    gaps = [ours - other for ours, other in pairs if None not in (ours, other)]
+    if len(gaps) < 2:
+        return None
+    mean, sd = _mean_and_sd(gaps)
+    return {
+        "metric": metric,
+        "mean": mean,
+        "standard_error": sd / math.sqrt(len(gaps)),
+        "seeds": len(gaps),
+    }

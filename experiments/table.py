@@ -1,0 +1,182 @@
+"""Several configs with several seeds as one table: runs what is missing, then compares.
+
+    python -m experiments.table --configs=mf_ml1m,dssm_ml1m --seeds=5
+    python -m experiments.table --configs=dssm_ml1m,dssm_ml1m:model.dropout=0.2 --dry
+    python -m experiments.table --runs=runs/ties --config.evaluate.indexes=
+        --configs=dssm_ml1m,dssm_ml1m:data.ties=shuffled:train.epochs=4
+        --configs='dssm_ml1m:model.hidden=[64,32]'
+
+An entry of --configs is the name or file of a config, and after it, each behind a colon,
+overrides of its own; a list stands in brackets (quote them for zsh). --configs may be
+given several times. --config.field=value overrides all entries, an entry's own win.
+
+A run has the folder RUNS/ENTRY/seed-N, named by all its overrides, so that runs of other
+overrides never mix: a finished one is read, one cut off goes on. After each, RUNS/table.md
+(with the commands), table.csv (a value a line) and table.json are written anew; they are
+of the last command in RUNS. A run that diverges or fails is told in its row and the
+others go on; the exit status is then 1.
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+from absl import flags
+
+from experiments import cli, compare, run, tabulate, training
+from experiments.compare import Cell
+from recall_jax import checkpoint, logs
+from recall_jax import config as config_lib
+from recall_jax.types import InputError
+
+LONGEST = 120  # characters of a folder's name; file systems end at 255
+STATES = ("finished", "begun", "missing")
+NEEDED = {"protocol", "seen", "test", "baselines", "intervals", "seconds", "num_params"}
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    options = flags.FLAGS
+    folder = pathlib.Path(options.runs)
+    cells = make_cells(options.configs, num_seeds=options.seeds, folder=folder)
+    if options.dry:
+        print(plan(cells))
+        return
+    write(cells, folder)
+    run_missing(cells, folder)
+    print(f"\n{tabulate.as_text(compare.summarize(cells))}\n")
+    print(f"written    {folder}/table.md, table.csv, table.json")
+    failed = [cell for cell in cells if cell.problem]
+    if failed:
+        told = f"error: {len(failed)} of {len(cells)} runs gave no figures; see above"
+        print(told, file=sys.stderr)
+        sys.exit(1)
+
+
+def make_cells(
+    entries: Sequence[cli.Entry], *, num_seeds: int, folder: pathlib.Path
+) -> list[Cell]:
+    """Every entry with every seed, and the results there are. Raises InputError for
+    what would fail late: a config's values, a folder of another config."""
+    cells, taken = [], {}
+    for entry in entries:
+        if "seed" in entry.overrides:
+            raise InputError("config.seed is not to be set; --seeds=N runs 0 to N - 1")
+        name = folder_name(entry)
+        if name in taken:
+            raise InputError(f"--configs lists {entry.label} twice")
+        taken[name] = entry
+        for seed in range(num_seeds):
+            config = dataclasses.replace(entry.config, seed=seed)
+            cells.append(_cell(entry, config, folder / name / f"seed-{seed}"))
+    return cells
+
+
+def _cell(entry: cli.Entry, config, workdir: pathlib.Path) -> Cell:
+    try:
+        config_lib.check(config)
+    except InputError as problem:
+        raise InputError(f"{entry.label}: {problem}") from problem
+    run.refuse_another(config, workdir)
+    cell = Cell(entry, config, workdir)
+    if (workdir / "results.json").exists():
+        _read(cell)
+    return cell
+
+
+def _read(cell: Cell) -> None:
+    path = cell.workdir / "results.json"
+    cell.results = training.read_json(path)
+    if lacking := NEEDED - cell.results.keys():
+        raise InputError(
+            f"{path} has no {', '.join(sorted(lacking))}: another version wrote it; "
+            "remove it to have it measured again"
+        )
+    cell.data = training.read_json(cell.workdir / "data.json")
+
+
+def folder_name(entry: cli.Entry) -> str:
+    """The name and all overrides; what a path cannot hold, or is too long, is cut and
+    told apart by a hash."""
+    overrides = sorted(entry.overrides.items())
+    whole = ",".join([entry.name, *(f"{field}={value}" for field, value in overrides)])
+    plain = re.sub(r"[^\w.,=+-]+", "_", whole)
+    if plain == whole and len(whole) <= LONGEST:
+        return whole
+    return f"{plain[:LONGEST]}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
+
+
+def run_missing(cells: Sequence[Cell], folder: pathlib.Path) -> None:
+    """Run what is not finished, a seed of every config before the next seed."""
+    todo = sorted((c for c in cells if not c.results), key=lambda cell: cell.seed)
+    for number, cell in enumerate(todo, start=1):
+        told = f"{cell.entry.label}, seed {cell.seed}"
+        print(f"\n{told}: run {number} of {len(todo)}, {cell.state}")
+        try:
+            run.run(cell.config, cell.workdir)
+            _read(cell)
+        except Exception as problem:
+            # A disk that is full, or a mistake of ours, is not of this config alone.
+            if isinstance(problem, OSError) or cli.told(problem) is None:
+                raise
+            cell.problem = problem
+            print(f"{told}: {cell.outcome}: {problem}", file=sys.stderr)
+        write(cells, folder)
+
+
+def write(cells: Sequence[Cell], folder: pathlib.Path) -> None:
+    """table.md, table.csv and table.json of what is finished by now."""
+    groups = compare.summarize(cells)
+    command = shlex.join(["python", "-m", "experiments.table", *sys.argv[1:]])
+    rows = [row for group in groups for row in group["rows"] if "command" in row]
+    text = [f"```sh\n{command}\n```", tabulate.as_text(groups), "## A run of each row"]
+    text += [f"`{row['label']}`\n\n```sh\n{row['command']}\n```" for row in rows]
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_atomically(folder / "table.md", "\n\n".join(text) + "\n")
+    checkpoint.write_atomically(folder / "table.csv", tabulate.as_csv(cells))
+    content = json.dumps({"command": command, "groups": groups}, indent=1)
+    checkpoint.write_atomically(folder / "table.json", content + "\n")
+
+
+def plan(cells: Sequence[Cell]) -> str:
+    """Which seeds are finished, begun and missing, and about how long the rest takes;
+    a run begun counts whole."""
+    entries: dict[str, list[Cell]] = {}
+    for cell in cells:
+        entries.setdefault(cell.entry.label, []).append(cell)
+    rows, seconds, unknown = [], 0.0, 0
+    for label, members in entries.items():
+        spent = [sum(c.results["seconds"].values()) for c in members if c.results]
+        left = len(members) - len(spent)
+        mean = float(np.mean(spent)) if spent else 0.0
+        seconds, unknown = seconds + left * mean, unknown + left * (not spent)
+        seeds = {
+            state: " ".join(str(cell.seed) for cell in members if cell.state == state)
+            for state in STATES
+        }
+        rows.append({"": label, **seeds, "seconds a run": f"{mean:,.0f}" * bool(spent)})
+    shown = logs.table(rows, ["", *STATES, "seconds a run"])
+    told = [f"about {seconds / 60:,.1f} minutes to go, by the seeds that are finished"]
+    if unknown:
+        told.append(f"{unknown} runs more of configs that have none, of unknown length")
+    return "\n".join([shown, *told])
+
+
+def define_flags() -> None:
+    flags.DEFINE_multi_string("configs", None, f"A,B,...; each {cli.ENTRY}")
+    flags.DEFINE_integer("seeds", 3, "runs seeds 0 to this less one", lower_bound=1)
+    flags.DEFINE_string("runs", "runs/table", "folder of the runs and of the table")
+    flags.DEFINE_bool(
+        "dry", False, "tell what there is and what is missing; run nothing"
+    )
+
+
+if __name__ == "__main__":
+    define_flags()
+    cli.start(main, parse=cli.parse_many)

@@ -1,0 +1,131 @@
+"""A comparison of runs as text: Markdown to read, CSV to compute with."""
+
+import csv
+import io
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from experiments import compare
+from experiments.compare import Cell
+from recall_jax import logs
+
+
+def as_text(groups: Iterable[dict[str, Any]]) -> str:
+    """Every group's table in Markdown, how to read it, and what failed."""
+    return "\n\n".join(_group_text(group) for group in groups)
+
+
+def _group_text(group: dict[str, Any]) -> str:
+    rows, metrics = group["rows"], group["metrics"]
+    if not metrics:
+        told = [logs.table([_shown(row, group=group) for row in rows], ["", "seeds"])]
+        return "\n".join(
+            ["## No figures yet", "", *told, "", *_problems(rows)]
+        ).rstrip()
+    columns = ["", metrics[0], "+-", *metrics[1:]]
+    if _compares(group):
+        columns.append(_versus_column(group))
+    columns += ["seconds", "parameters", "seeds"]
+    lines = [f"## {group['source']}, {group['events']:,} events", ""]
+    lines += [logs.table([_shown(row, group=group) for row in rows], columns), ""]
+    return "\n".join([*lines, *_legend(group), *_problems(rows)])
+
+
+def _compares(group: dict[str, Any]) -> bool:
+    return any(row.get("versus_first") for row in group["rows"])
+
+
+def _versus_column(group: dict[str, Any]) -> str:
+    return f"vs first, {group['compared_by']}"
+
+
+def _legend(group: dict[str, Any]) -> list[str]:
+    """How a group's table is read."""
+    measured = (
+        f"{group['protocol']}; whole catalogue ranked, seen items {group['seen']}, ties "
+        "in score count against the model"
+    )
+    spread = (
+        "mean over seeds (standard deviation over seeds); +- is half the 95 % bootstrap "
+        f"interval over users of {group['metrics'][0]}, mean over seeds"
+    )
+    versus = (
+        f"vs first: difference in {group['compared_by']} to the first config on the same "
+        "seeds, mean (standard error over seeds)"
+    )
+    seconds = f"seconds of training, mean over seeds; on {', '.join(group['devices'])}"
+    lines = [measured, spread, *([versus] if _compares(group) else []), seconds]
+    return [f"- {line}" for line in lines]
+
+
+def _problems(rows: list[dict[str, Any]]) -> list[str]:
+    """What ended runs, said once for the seeds that it ended alike."""
+    seeds: dict[tuple[str, str, str], list[str]] = {}
+    for row in rows:
+        for seed, said in row.get("problems", {}).items():
+            alike = row["label"], row["outcomes"][seed], said
+            seeds.setdefault(alike, []).append(seed)
+    return [
+        f"- {label}, seed {', '.join(ended)}, {outcome}: {said}"
+        for (label, outcome, said), ended in seeds.items()
+    ]
+
+
+def _shown(row: dict[str, Any], *, group: dict[str, Any]) -> dict[str, str]:
+    """The cells of a row as text."""
+    shown = {"": row["label"], "seeds": _seeds(row)}
+    for name, value in row["metrics"].items():
+        spread = "" if value["sd"] is None else f" ({value['sd']:.4f})"
+        shown[name] = f"{value['mean']:.4f}{spread}"
+    first = next(iter(group["metrics"]), None)
+    if (width := row["metrics"].get(first, {}).get("half_width")) is not None:
+        shown["+-"] = f"{width:.4f}"
+    if gap := row.get("versus_first"):
+        shown[_versus_column(group)] = (
+            f"{gap['mean']:+.4f} ({gap['standard_error']:.4f})"
+        )
+    if row.get("train_seconds") is not None:
+        shown["seconds"] = f"{row['train_seconds']:,.1f}"
+    if row["row"] == "test" and row["num_params"] is not None:
+        shown["parameters"] = f"{row['num_params']:,}"
+    return shown
+
+
+def _seeds(row: dict[str, Any]) -> str:
+    """5; or of which 5 how many: 3 of 5, 1 diverged."""
+    if row["baseline"]:
+        return ""
+    done = len(row["seeds"])
+    outcomes = list(row.get("outcomes", {}).values())
+    if done == len(outcomes) or not outcomes:
+        return str(done)
+    counts = {name: outcomes.count(name) for name in ("diverged", "failed")}
+    told = [f"{count} {name}" for name, count in counts.items() if count]
+    return ", ".join([f"{done} of {len(outcomes)}", *told])
+
+
+def as_csv(cells: Iterable[Cell]) -> str:
+    """One value a line, of finished runs. Row "run" holds what is no metric of a row:
+    seconds, parameters, steps."""
+    file = io.StringIO()
+    write = csv.writer(file, lineterminator="\n").writerow
+    write(["config", "overrides", "seed", "row", "metric", "value"])
+    for cell in cells:
+        overrides = ":".join(f"{k}={v}" for k, v in cell.entry.overrides.items())
+        for row, metric, value in _values(cell) if cell.results else ():
+            write([cell.entry.name, overrides, cell.seed, row, metric, value])
+    return file.getvalue()
+
+
+def _values(cell: Cell) -> Iterator[tuple[str, str, float]]:
+    results = cell.results
+    for row in (*compare.baselines(cell), "test", *compare.FURTHER, "valid"):
+        for metric, value in compare.means(cell, row).items():
+            yield row, metric, value
+        for metric, (low, high) in results["intervals"].get(row, {}).items():
+            yield row, f"{metric}_low", low
+            yield row, f"{metric}_high", high
+    for name, seconds in results["seconds"].items():
+        yield "run", f"{name}_seconds", seconds
+    for name in ("num_params", "steps", "best_step", "examples_per_second"):
+        yield "run", name, results[name]
