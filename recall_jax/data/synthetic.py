@@ -42,7 +42,6 @@ BLOCK = 2**28  # users * items drawn together; bounds the memory
 class Config(interactions.Config):
     """Sizes and habits. Strengths are standard deviations of an item's logit."""
 
-    tokens: str = "query"
     num_users: int = 6_000
     num_items: int = 2_400
     num_events: int = 240_000  # positive ones, nearly
@@ -63,6 +62,7 @@ class Config(interactions.Config):
     exposures_per_event: float = 0.5  # nearly
     query_share: float = 0.4  # of sessions of two events or more
     accident_share: float = 0.04  # of positive events, about
+    tokens: str = "query"
 
     def most_events(self) -> int:
         """Of one user, who must never run out of items (half may be yet unborn)."""

@@ -340,7 +340,7 @@ def test_ratings_of_a_log_of_ones_own_are_labels(tmp_path):
         str(tmp_path / "log.csv"), time="ts", rating="stars", label="rating"
     )
     split = interactions.split(config.load(), config=config)
-    data = dataset.prepare(split, history_length=0, min_history=0, label=config.label)
+    data = dataset.prepare(split, history_length=0, min_history=0, config=config)
     batch = data.dataset.batch(np.arange(data.num_examples))
     users, items = (data.vocabularies[name].ids for name in ("user", "item"))
     pairs = zip(users[np.asarray(batch.user) - 1], items[np.asarray(batch.item) - 1])

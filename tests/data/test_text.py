@@ -34,7 +34,8 @@ def make_titled(titles, *, side: str = "items", name: str = "title", **options):
     split = interactions.split(
         dataclasses.replace(log, **{side: entities}), config=interactions.Config()
     )
-    return dataset.prepare(split, history_length=3, min_history=1, **options)
+    config = interactions.Config(**options)
+    return dataset.prepare(split, history_length=3, min_history=1, config=config)
 
 
 def test_the_example_of_the_paper():
