@@ -62,7 +62,7 @@ class Config(interactions.Config):
     exposures_per_event: float = 0.5  # nearly
     query_share: float = 0.4  # of sessions of two events or more
     accident_share: float = 0.04  # of positive events, about
-    tokens: str = "query"
+    tokens: str = dataclasses.field(default="query", kw_only=True)
 
     def most_events(self) -> int:
         """Of one user, who must never run out of items (half may be yet unborn)."""
