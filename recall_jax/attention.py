@@ -98,3 +98,27 @@ class Block(nnx.Module):
         logits = jnp.where(where[:, None], logits, -jnp.inf)  # itself is always there
         mixed = jax.nn.softmax(logits, axis=-1) @ value
         return self.out(mixed.transpose(0, 2, 1, 3).reshape(b, h, d))
+
+
+class Last(nnx.Module):
+    """What one block says at the last position that is there; zero where none is."""
+
+    def __init__(self, width: int, *, length: int, rngs: nnx.Rngs):
+        self.encoder = Encoder(
+            width=width,
+            length=length,
+            blocks=1,
+            heads=1,
+            expansion=2,
+            dropout=0.0,
+            rngs=rngs,
+        )
+
+    def __call__(
+        self, x: Float[Array, "b h d"], where: Bool[Array, "b h"]
+    ) -> Float[Array, "b d"]:
+        h = x.shape[1]
+        out = self.encoder(x, where.astype(jnp.int32))
+        at = jnp.max(jnp.where(where, jnp.arange(h)[None, :], 0), axis=-1)
+        last = jnp.take_along_axis(out, at[:, None, None], axis=1)[:, 0]
+        return jnp.where(where.any(-1, keepdims=True), last, 0.0)

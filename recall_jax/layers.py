@@ -1,5 +1,6 @@
 """What towers are made of."""
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from recall_jax import encoders
+from recall_jax import attention, encoders
 from recall_jax.features import Table
 from recall_jax.tables import TableParam
 from recall_jax.types import InputError
@@ -149,11 +150,12 @@ class HistoryPool(nnx.Module):
 
     "mean" weighs all items alike (Covington et al. 2016). "recency" learns a logit for
     each distance from the end, a softmax over the items that are there. The others are
-    `encoders.ENCODERS`; their vectors stand behind the two means.
+    `encoders.ENCODERS` and "self_attention", the last position of one causal block
+    (`attention.Encoder`); their vectors stand behind the two means.
     """
 
     MEANS = ("mean", "recency")
-    KINDS = (*MEANS, *encoders.ENCODERS)
+    KINDS = (*MEANS, *encoders.ENCODERS, "self_attention")
 
     def __init__(
         self, kinds: Sequence[str], *, length: int, width: int, rngs: nnx.Rngs
@@ -168,10 +170,11 @@ class HistoryPool(nnx.Module):
         # The last column is the most recent: logit 0 there, falling by 1/10 a place.
         decay = jnp.arange(1 - length, 1) / 10
         self.recency = nnx.Param(decay) if "recency" in kinds else None
+        make = encoders.ENCODERS | {
+            "self_attention": functools.partial(attention.Last, length=length)
+        }
         self.encoders = nnx.List(
-            encoders.ENCODERS[kind](width, rngs=rngs)
-            for kind in kinds
-            if kind in encoders.ENCODERS
+            make[kind](width, rngs=rngs) for kind in kinds if kind in make
         )
 
     def __call__(

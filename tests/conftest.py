@@ -14,6 +14,7 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {EIGHT_DEVICES}".s
 from jaxtyping import install_import_hook
 
 CHECKED = (
+    "attention",
     "blockwise",
     "candidates",
     "encoders",

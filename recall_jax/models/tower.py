@@ -31,6 +31,7 @@ class Config:
     activation: str = "relu"  # or tanh, gelu, prelu
     norm: str = "none"  # of hidden layers: "batch", "layer"
     dropout: float = 0.0
+    gates: str = "none"  # "senet": a learned weight a field (layers.Gates)
     normalize: str = "l2"  # or "none"
     init_scale: float = 0.05  # standard deviation of the tables at the start
 
@@ -112,7 +113,8 @@ def normalization(name: str) -> Callable[[Array], Array]:
 
 class Fields(nnx.Module):
     """Columns as vectors: ids embedded, of several values one vector by `pool` or their
-    mean, a dense feature as one number. `widths` are those of the parts."""
+    mean, a dense feature as one number; with config.gates each weighed by all of them.
+    `widths` are those of the parts."""
 
     def __init__(self, config: Config, columns: Sequence[Column], *, rngs: nnx.Rngs):
         if config.text not in ("mean", *encoders.ENCODERS):
@@ -120,6 +122,12 @@ class Fields(nnx.Module):
                 f"unknown model.text {config.text!r}; there are: mean, "
                 + ", ".join(encoders.ENCODERS)
             )
+        if config.gates not in ("none", "senet"):
+            raise InputError(
+                f'model.gates must be "none" or "senet", not {config.gates!r}'
+            )
+        gated = config.gates == "senet"
+        self.gates = layers.Gates(len(columns), rngs=rngs) if gated else None
         self.plan = reads(config, columns)
         self.pools = nnx.List(pool(config, column, rngs=rngs) for column in columns)
         self.widths = tuple(
@@ -140,7 +148,7 @@ class Fields(nnx.Module):
             if column.width:
                 vectors = (encode or layers.masked_mean)(vectors, values != 0)
             parts.append(vectors)
-        return parts
+        return parts if self.gates is None else self.gates(parts)
 
     def __call__(self, batch: Columns, tables: nnx.Dict) -> Float[Array, "... n"]:
         """The vectors side by side."""
