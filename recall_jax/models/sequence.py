@@ -23,7 +23,7 @@ class Config:
     heads: int = 2
     expansion: int = 2  # of a block's feed-forward layer, in widths
     history_length: int = 200
-    history_table: str = "shared"  # with the items; or "own"
+    history_table: str = "own"  # or "shared" with the items
     min_history: int = 1  # events that must stand before a training example
     dropout: float = 0.2
     normalize: str = "l2"  # or "none"

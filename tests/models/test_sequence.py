@@ -1,0 +1,187 @@
+"""The sequence tower: trained at every position, served at the last."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import make_log
+from flax import nnx
+
+from experiments import run, training
+from recall_jax import evaluate, fit, negatives, train
+from recall_jax.config import Experiment
+from recall_jax.data import dataset, interactions
+from recall_jax.data.interactions import Entities, Interactions
+from recall_jax.models import sequence
+from recall_jax.negatives import NegativesConfig
+from recall_jax.objective import LossConfig
+from recall_jax.train import OptimConfig
+from recall_jax.types import InputError
+
+H = 6
+SMALL = sequence.Config(width=8, heads=2, blocks=1, history_length=H)
+
+
+def prepare(log=None):
+    split = interactions.split(log or make_log(), config=interactions.Config())
+    return dataset.prepare(split, history_length=H, min_history=1, span=H)
+
+
+@pytest.mark.parametrize("table", ["own", "shared"])
+def test_a_training_position_has_the_vector_that_serves_its_history(table):
+    data = prepare()
+    config = dataclasses.replace(SMALL, history_table=table)
+    model, tables = config.make(data.schema, nnx.Rngs(0))
+    model.eval()
+    names = {"own": {"history", "item"}, "shared": {"item"}}
+    assert {t.name for t in tables} == names[table]
+    batch = data.dataset.batch(jnp.array([0, 17, 33]))
+    trained = np.asarray(model.query(batch.query)).reshape(-1, 8)
+    segment = np.asarray(batch.query["segment"]).ravel()
+    history = np.asarray(batch.query["history"]).ravel()
+    for j in range(len(segment)):
+        row = j // H * H
+        seen = [history[k] for k in range(row, j + 1) if segment[k] == segment[j]]
+        padded = jnp.array([[0] * (H - len(seen)) + seen])
+        served = model.query({"history": padded})[0, -1]
+        np.testing.assert_allclose(served, trained[j], rtol=1e-4, atol=1e-5)
+
+
+def experiment(**changes) -> Experiment:
+    fields = {
+        "name": "tiny",
+        "data": interactions.Config(),
+        "model": SMALL,
+        "negatives": NegativesConfig(kind="full", correction="none"),
+        "loss": LossConfig(temperature=0.2),
+        "optim": OptimConfig(learning_rate=2e-2),
+        "train": fit.TrainConfig(epochs=20, batch_size=4, scan_steps=20),
+        "evaluate": evaluate.EvaluateConfig(
+            metrics=("hr@1",), select_by="hr@1", indexes=()
+        ),
+    }
+    return Experiment(**(fields | changes))
+
+
+NEGATIVES = [
+    NegativesConfig(kind="full", correction="none"),
+    NegativesConfig(kind="in_batch", mask=("item", "history")),
+    NegativesConfig(kind="uniform", num=16),
+]
+
+
+@pytest.mark.parametrize("config", NEGATIVES, ids=lambda config: config.kind)
+@pytest.mark.parametrize("loss", ["softmax", "bpr"])
+def test_a_row_costs_what_its_examples_cost_one_by_one(config, loss):
+    """The loss of a row is that of its vectors as so many examples of any other model."""
+    config = dataclasses.replace(
+        config, correction="none" if loss == "bpr" else config.correction
+    )
+    data = prepare()
+    asked = experiment(negatives=config, loss=LossConfig(name=loss))
+    asked.model = dataclasses.replace(SMALL, dropout=0.0)
+    built = training.build(asked, data, batch_size=4 * H)
+    source = negatives.make_source(data, config)
+    hypers = train.make_hypers(asked.optim, asked.loss, config, num_steps=1)
+    example = jnp.array([0, 9, 20, 40])
+    drawn = train.draw(
+        built.state, source, example, graph=built.graph, objective=built.objective
+    )
+    got, _ = train.mean_loss(
+        (drawn.rows, built.state.dense, built.state.loss),
+        drawn=drawn,
+        statistics=built.state.statistics,
+        graph=built.graph,
+        objective=built.objective,
+        source=source,
+        hypers=hypers,
+    )
+    model = built.graph.model(drawn.rows, built.state.dense, built.state.statistics)
+    query = jnp.concatenate([model.query(drawn.query)[:, j] for j in range(H)])
+    # By position, then row: another order of the very same examples.
+    order = jnp.arange(4 * H).reshape(4, H).T.ravel()
+    turned = jax.tree.map(lambda x: x[order], drawn.batch._replace(query={}))
+    sample, ids = drawn.sample, drawn.sample.ids
+    item = model.item(drawn.item)
+    if config.kind != "full":
+        ids = jnp.concatenate([ids[order], ids[4 * H :]])
+        item = jnp.concatenate([item[order], item[4 * H :]])
+    sample = sample._replace(ids=ids, weight=sample.weight[order])
+    wanted, _ = built.objective.total(
+        query,
+        item,
+        sample=sample,
+        batch=turned,
+        source=source,
+        state=drawn.memory,
+        hypers=hypers,
+    )
+    assert float(got) == pytest.approx(float(wanted) / (4 * H), rel=1e-4)
+
+
+def cyclic_log() -> Interactions:
+    """Everybody goes round his own half of the items, in order."""
+    user = np.repeat(np.arange(40), 18)
+    place = np.tile(np.arange(18), 40) + user
+    item = np.where(user % 2 == 0, place % 20, 20 + (-place) % 20)
+    return Interactions(
+        user.astype(np.int32),
+        item.astype(np.int32),
+        Entities(np.arange(40)),
+        Entities(np.arange(40)),
+        time=np.arange(len(user)),
+        source="rounds",
+    )
+
+
+def test_it_learns_the_order_in_which_items_follow(tmp_path):
+    log = cyclic_log()
+
+    class Source(interactions.Config):
+        def load(self):
+            return log
+
+    asked = experiment(data=Source())
+    prepared = training.prepare(asked)
+    evaluate.check(asked.evaluate, prepared.data)
+    encoder, fitted = training.train_model(asked, prepared.data, tmp_path)
+    rows = run.measure_rows(asked, prepared, encoder, evaluate.params_of(fitted.state))
+    assert rows["test"]["hr@1"] > 0.9
+    assert rows["baselines"]["popularity"]["hr@1"] < 0.2
+
+
+def test_rows_begin_elsewhere_in_each_epoch_and_meet_no_example_twice(tmp_path):
+    data = prepare()
+    config = fit.TrainConfig(batch_size=4)
+    plan = fit.make_plan(config, num_rows=data.num_rows)
+    source = negatives.make_source(data, NEGATIVES[0])
+    loop = fit.Loop(
+        step=None,
+        source=source,
+        hypers={},
+        plan=plan,
+        config=config,
+        order_key=jax.random.key(3),
+        validate=None,
+        select_by="",
+        workdir=tmp_path,
+    )
+    shifts = set()
+    for epoch in range(6):
+        first = fit._epoch_order(loop, epoch=epoch).ravel()
+        assert len(set(first.tolist())) == len(first) == plan.steps_per_epoch * 4
+        assert len(set((first % H).tolist())) == 1
+        assert first.min() >= 0 and first.max() + H <= data.num_examples
+        shifts |= set((first % H).tolist())
+    assert len(shifts) > 1
+
+
+def test_what_it_cannot_do_is_told():
+    data = prepare()
+    for field in ("min_history", "history_length"):
+        with pytest.raises(InputError, match="predicts an item from those before it"):
+            dataclasses.replace(SMALL, **{field: 0}).make(data.schema, nnx.Rngs(0))
+    with pytest.raises(InputError, match="rows of model.history_length examples"):
+        fit.make_plan(fit.TrainConfig(batch_size=4), num_rows=-1)
