@@ -232,7 +232,10 @@ def measure_rows(
             part=other.test,
             config=settings,
         )
-    results, scann = {"test": test, **compared}, None
+    results, scann, new = {"test": test, **compared}, None, None
+    if config.data.hidden_share:
+        new = _of_new_items(config, data, results)
+        results |= new
     if "scann" in settings.indexes:
         try:
             results["scann"] = _warm(by_model, part=data.test, index="scann")
@@ -244,10 +247,28 @@ def measure_rows(
         "test": test.means(),
         "queries_per_second": _with_rate(test)["queries_per_second"],
         "scann": scann,
+        "new_items": new and {name: result.means() for name, result in new.items()},
         "baselines": {name: result.means() for name, result in compared.items()},
         "ease_l2": ease_l2,
         "intervals": {name: result.intervals() for name, result in results.items()},
     }
+
+
+def _of_new_items(
+    config: Experiment, data: Data, results: dict[str, evaluate.Result]
+) -> dict[str, evaluate.Result]:
+    """The rows once more for the users whose test item was hidden from training, and
+    what a random order has there."""
+    new = evaluate.has_new_target(data, data.test)
+    if not new.any():
+        raise InputError(
+            "no test item is among those that data.hidden_share hides; raise it, or "
+            "set another data.hidden_seed"
+        )
+    rows = {f"{name}_new": result.of(new) for name, result in results.items()}
+    by_chance = evaluate.chance(data, data.test, config=config.evaluate)
+    template = results["test"]._replace(values=by_chance)
+    return {**rows, "chance_new": template.of(new)}
 
 
 def _warm(by_model, *, part: Part, index: str) -> evaluate.Result:

@@ -19,6 +19,11 @@ def show(results: dict[str, Any], workdir: pathlib.Path) -> None:
     if results["test_refit"]:
         rows["  refitted on all of train"] = "test_refit"
         means["test_refit"] = results["test_refit"]
+    if new := results.get("new_items"):
+        means |= new
+        for name in new:
+            told = {"test_new": results["config"]}.get(name, name.removesuffix("_new"))
+            rows[f"  new items, {told.replace('_', ' ')}"] = name
     rows["  on validation"], means["valid"] = "valid", results["valid"]
     rates = {"test": results["queries_per_second"]}
     rates |= {"scann": (results["scann"] or {}).get("queries_per_second")}

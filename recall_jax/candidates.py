@@ -11,6 +11,7 @@ from recall_jax import frequency, scores
 from recall_jax.negatives import (
     BATCH_KINDS,
     DRAWN_KINDS,
+    DRAWN_OWN,
     NegativesConfig,
     Source,
     Suppression,
@@ -114,7 +115,7 @@ def _survives(key: Key, suppression: Suppression, ids: Int[Array, "b"]):
 
 def _draw_own(config, batch: Batch, key: Key, *, source: Source, state: State, query):
     """Own candidates [b, m], and which are there."""
-    if config.own == "market":
+    if config.own in DRAWN_OWN:
         return source.market.draw(key, batch.item, num=config.num_own)
     if config.own == "exposed":
         return source.dataset.draw_shown(key, batch.user, num=config.num_own)
@@ -306,7 +307,8 @@ def own_of(
 ) -> Own:
     """The correction and the mask of own candidates.
 
-    Beside columns each stands for itself; alone, drawn from a market, they stand for it.
+    Beside columns each stands for itself; alone, drawn from a market or from all items,
+    they stand for it or for them.
     """
     if sample.own is None:
         return Own(None, None)

@@ -127,12 +127,13 @@ AT_LEAST_0 = """
     negatives.suppress_negatives loss.negative_weight optim.learning_rate optim.tables_lr_scale optim.weight_decay
     train.checkpoint_every data.ties_seed data.valid_seed data.min_user_events
     data.min_item_events data.text_buckets data.examples_per_user data.examples_seed
+    data.hidden_seed
 """
 RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ("at least 1", lambda x: x >= 1, AT_LEAST_1),
     ("at least 0", lambda x: x >= 0, AT_LEAST_0),
     ("above 0", lambda x: x > 0, "loss.temperature"),
-    ("at least 0 and below 1", lambda x: 0 <= x < 1, "model.dropout"),
+    ("at least 0 and below 1", lambda x: 0 <= x < 1, "model.dropout model.id_dropout"),
     ("from 0 to 1", lambda x: 0 <= x <= 1, "loss.calibration negatives.frequency_rate"),
     ("from 0 to 2**32 - 1", lambda x: 0 <= x < 2**32, "seed"),
 )

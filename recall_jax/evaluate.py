@@ -223,6 +223,12 @@ class Result(NamedTuple):
     found: retrieval.Found
     seconds: float  # of the search alone
 
+    def of(self, queries: np.ndarray) -> "Result":
+        """The same for some of the queries, a mask or positions."""
+        values = {name: value[queries] for name, value in self.values.items()}
+        found = retrieval.Found(*(x[queries] for x in self.found))
+        return Result(values, found, self.seconds)
+
     def means(self) -> dict[str, float]:
         return {name: float(value.mean()) for name, value in self.values.items()}
 
@@ -254,6 +260,25 @@ def measure(
     ranks = metrics.target_ranks(found.ids, found.scores, targets=aim.positions)
     values = metrics.metric_table(ranks, aim.count, config.metrics)
     return Result(values, found, seconds)
+
+
+def has_new_target(data: Data, part: Part) -> np.ndarray:
+    """A mask of queries [q] that look for an item without training events, and no other."""
+    known = data.dataset.known_items
+    aim = targets(data, part, seen=False).positions
+    return ((aim >= known) | (aim < 0)).all(axis=1)
+
+
+def chance(data: Data, part: Part, *, config: EvaluateConfig) -> dict[str, np.ndarray]:
+    """Per-query values of each metric that a random order has on average, for queries
+    with one target each."""
+    places = np.arange(cutoff(config), dtype=np.int32)[:, None]
+    one = np.ones(len(places), np.int64)
+    total = metrics.metric_table(places, one, config.metrics)
+    exclude = targets(data, part, seen=removes_seen(config, data)).exclude
+    gone = 0 if exclude is None else np.diff(exclude.offsets)
+    left = np.broadcast_to(data.dataset.num_items - gone, (len(part),))
+    return {name: value.sum() / left for name, value in total.items()}
 
 
 INDEXES = {"exact": retrieval.Exact, "scann": retrieval.Scann}

@@ -19,9 +19,10 @@ from recall_jax.types import InputError
 
 BATCH_KINDS = ("in_batch", "mixed", "queue")
 DRAWN_KINDS = ("uniform", "popularity", "log_uniform", "mixed")
+DRAWN_OWN = ("uniform", "market")  # with known chances
 CHOICES = {
     "kind": (*BATCH_KINDS, "uniform", "popularity", "log_uniform", "full", "none"),
-    "own": ("none", "market", "exposed", "semi_hard"),
+    "own": ("none", *DRAWN_OWN, "exposed", "semi_hard"),
     "correction": ("log_q", "sampled", "positive_excluded", "none"),
     "mask": ("item", "user", "history", "positives"),
     "frequency": ("exact", "gaps", "sketch"),
@@ -91,7 +92,7 @@ def check(config: NegativesConfig) -> None:
         "none": config.hardest > 0 and not shared,
         f"negatives.own={config.own} is not drawn with known chances; beside "
         "negatives.kind=none set negatives.correction=none": (
-            not shared and config.own != "market" and corrected
+            not shared and config.own not in DRAWN_OWN and corrected
         ),
         "negatives.own=market needs the item column of the markets; name it in "
         "negatives.market": config.own == "market" and not config.market,
@@ -161,7 +162,7 @@ def make_source(data: Data, config: NegativesConfig) -> Source:
         frequency.exact(count),
         positives=_suppression(count, threshold=config.suppress_positives),
         negatives=negatives,
-        market=_market(config, data) if config.own == "market" else None,
+        market=_groups(config, data),
     )
 
 
@@ -203,7 +204,14 @@ def _suppression(count: np.ndarray, *, threshold: float) -> Suppression | None:
     return Suppression(keep, jnp.asarray(np.log(kept), jnp.float32))
 
 
-def _market(config: NegativesConfig, data: Data) -> sampling.Grouped:
+def _groups(config: NegativesConfig, data: Data) -> sampling.Grouped | None:
+    """Of the own candidates: the markets, or one group of all known items."""
+    if config.own == "uniform":
+        everywhere = np.zeros(data.dataset.num_items, np.int64)
+        known = np.arange(data.dataset.num_items) < data.dataset.known_items
+        return sampling.grouped(known.astype(np.float64), everywhere)
+    if config.own != "market":
+        return None
     column = data.schema.pick((config.market,), side="item")[0]
     if column.width or not column.vocabulary or column.name == "item":
         raise InputError(

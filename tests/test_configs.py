@@ -64,7 +64,8 @@ def tiny_log(config) -> Interactions:
 
 def with_columns(entities: Entities, names) -> Entities:
     rng, columns = np.random.default_rng(0), dict(entities.columns)
-    for name in set(names) - {"user", "item", "history", ""}:
+    there = {"user", "item", "history", "", *entities.text}
+    for name in set(names) - there:
         columns.setdefault(name, rng.integers(5, size=len(entities)))
     if "genres" in columns:
         columns["genres"] = columns["tags"]

@@ -31,6 +31,7 @@ KINDS = {
     "market_sampled": NegativesConfig(
         kind="none", own="market", market="market", correction="sampled"
     ),
+    "uniform_own": NegativesConfig(kind="none", own="uniform"),
     "exposed": NegativesConfig(own="exposed"),
     "exposed_alone": NegativesConfig(kind="none", own="exposed", **FIXED),
     "semi_hard": NegativesConfig(own="semi_hard", ranks=(2, 12)),
@@ -104,6 +105,22 @@ def test_same_market_candidates_are_of_the_positives_market(shop):
     market = np.asarray(shop.dataset.item_columns["market"])
     same = market[np.asarray(sample.own)] == market[np.asarray(batch.item)][:, None]
     assert (same | ~np.asarray(sample.own_valid)).all()
+
+
+def test_uniform_candidates_of_ones_own_are_all_known_items_alike(shop):
+    config = NegativesConfig(kind="none", own="uniform", num_own=64)
+    ids = np.concatenate(
+        [np.asarray(drawn(shop, config, key=key)[0].own).ravel() for key in range(8)]
+    )
+    known = shop.dataset.known_items
+    count = np.bincount(ids, minlength=known + 1)
+    assert len(count) == known + 1 and not count[0]
+    expected = len(ids) / known
+    assert np.sum((count[1:] - expected) ** 2 / expected) < known + 6 * known**0.5
+    source = negatives.make_source(shop, config)
+    np.testing.assert_allclose(
+        source.market.log_q[1 : known + 1], -np.log(known), rtol=1e-5
+    )
 
 
 def test_exposed_candidates_were_shown_to_the_user(shop):

@@ -23,15 +23,15 @@ def get_config() -> Experiment:
     return Experiment(
         name="mf_gowalla",
         data=lightgcn.Config(name="gowalla"),
-        model=mf.Config(width=128),
+        model=mf.Config(width=1024),
         negatives=NegativesConfig(
             kind="in_batch",
             correction="positive_excluded",
             mask=("item", "positives"),
         ),
-        loss=LossConfig(name="softmax", temperature=0.085),
+        loss=LossConfig(name="softmax", temperature=0.075),
         optim=OptimConfig(learning_rate=1e-2),
-        train=TrainConfig(epochs=15, batch_size=2048, eval_every=5, refit="all"),
+        train=TrainConfig(epochs=12, batch_size=2048, eval_every=4, refit="all"),
         evaluate=EvaluateConfig(
             metrics=("recall@20", "ndcg@20", "hr@20", "mrr@20"), select_by="ndcg@20"
         ),

@@ -125,14 +125,23 @@ class Split:
     keeps_seen: bool = False  # lists keep what a user had, whatever the log repeats
 
 
-def leave_one_out(log: Interactions, *, ties: str, seed: int) -> Split:
+def leave_one_out(
+    log: Interactions, *, ties: str, seed: int, hidden: np.ndarray | None = None
+) -> Split:
     """The last event of a user tests, the last but one validates, the rest trains.
 
     Users with fewer than three events only train. `ties` says what decides between
     events of one user in the same second: "file", their order in the file, or
-    "shuffled", a random order from `seed`.
+    "shuffled", a random order from `seed`. Items of the mask `hidden` [items] keep their
+    test events alone, so that nothing but their features can find them.
     """
     log, start, tied = _sorted(log, ties=ties, seed=seed)
+    if hidden is not None:
+        last = np.zeros(len(log), bool)
+        last[start[1:][np.diff(start) > 0] - 1] = True
+        log = log.select(last | ~hidden[log.item])
+        count = np.bincount(log.user, minlength=len(log.users))
+        start = np.concatenate([[0], np.cumsum(count)])
     stop, long = start[1:], np.diff(start) >= 3
     if not long.any():
         raise InputError(
@@ -144,6 +153,8 @@ def leave_one_out(log: Interactions, *, ties: str, seed: int) -> Split:
     how = f"{told[ties]} ({tied:.0%} of test items share their time with the event before)"
     if log.time is None:
         how = "without times, in file order"
+    if hidden is not None:
+        how += f"; {hidden.sum():,} items hidden from training"
     return Split(
         log,
         start,
@@ -228,6 +239,17 @@ def given(log: Interactions, *, valid_share: float, seed: int) -> Split:
     )
 
 
+def _hidden(log: Interactions, *, share: float, seed: int) -> np.ndarray | None:
+    """A mask of items, drawn among those that occur; None for a share of 0."""
+    if not share:
+        return None
+    there = np.unique(log.item)
+    rng = np.random.default_rng([seed, len(there)])
+    hidden = np.zeros(len(log.items), bool)
+    hidden[rng.choice(there, round(share * len(there)), replace=False)] = True
+    return hidden
+
+
 def _sorted(
     log: Interactions, *, ties: str, seed: int
 ) -> tuple[Interactions, np.ndarray, float]:
@@ -266,6 +288,8 @@ class Config:
     valid_seed: int = 0  # which of them, for protocol "given"
     test_share: float = 0.1  # of all events, for protocol "temporal"
     label: str = ""  # event column of labels; exposures then train too, label 0
+    hidden_share: float = 0.0  # of items kept from training (leave_one_out)
+    hidden_seed: int = 0
     examples_per_user: int = 0  # that train, drawn once by examples_seed; 0: all
     examples_seed: int = 0
     context: str = "past"  # of an example's history; dataset.CONTEXTS
@@ -300,8 +324,20 @@ def split(log: Interactions, *, config: Config) -> Split:
             f"{config.min_user_events} and min_item_events={config.min_item_events}; "
             "lower them"
         )
+    if not 0 <= config.hidden_share < 1:
+        raise InputError(
+            f"data.hidden_share is {config.hidden_share}; it must be at least 0 and below 1"
+        )
     if config.protocol == "leave_one_out":
-        return leave_one_out(log, ties=config.ties, seed=config.ties_seed)
+        hidden = _hidden(log, share=config.hidden_share, seed=config.hidden_seed)
+        return leave_one_out(
+            log, ties=config.ties, seed=config.ties_seed, hidden=hidden
+        )
+    if config.hidden_share:
+        raise InputError(
+            "data.hidden_share hides items under protocol leave_one_out, not under "
+            f"{config.protocol}; set it to 0"
+        )
     if config.protocol == "temporal":
         return temporal(
             log,

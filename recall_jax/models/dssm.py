@@ -13,10 +13,15 @@ from recall_jax.types import Columns
 
 @dataclasses.dataclass
 class Config(tower.Config):
-    """What `tower.Config` has, and an item side of the same kind."""
+    """What `tower.Config` has, and an item side of the same kind.
+
+    With `id_dropout` the other features learn to do without the id, as they must for an
+    item that was never trained on (Volkovs et al. 2017, DropoutNet).
+    """
 
     item: tuple[str, ...] = ()  # item columns; () takes all features
     item_hidden: tuple[int, ...] = (128,)
+    id_dropout: float = 0.0  # chance that training takes an item for a new one
 
     def make(self, schema: Schema, rngs: nnx.Rngs) -> tuple["DSSM", tuple[Table, ...]]:
         """The model and the tables it reads."""
@@ -32,7 +37,9 @@ class DSSM(nnx.Module):
     def __init__(self, config: Config, *, query, item, tables, rngs: nnx.Rngs):
         self.tables = layers.embeds(tables, scale=config.init_scale, rngs=rngs)
         self.query_tower = tower.QueryTower(config, query, rngs=rngs)
-        self.item_fields = tower.Fields(config, item, rngs=rngs)
+        self.item_fields = tower.Fields(
+            config, item, id_dropout=config.id_dropout, rngs=rngs
+        )
         widths = (sum(self.item_fields.widths), *config.item_hidden, config.width)
         self.item_mlp = tower.mlp(config, widths, rngs=rngs)
         self.finish = tower.normalization(config.normalize)

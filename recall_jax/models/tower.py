@@ -116,7 +116,14 @@ class Fields(nnx.Module):
     mean, a dense feature as one number; with config.gates each weighed by all of them.
     `widths` are those of the parts."""
 
-    def __init__(self, config: Config, columns: Sequence[Column], *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: Config,
+        columns: Sequence[Column],
+        *,
+        id_dropout: float = 0.0,
+        rngs: nnx.Rngs,
+    ):
         if config.text not in ("mean", *encoders.ENCODERS):
             raise InputError(
                 f"unknown model.text {config.text!r}; there are: mean, "
@@ -129,6 +136,9 @@ class Fields(nnx.Module):
         gated = config.gates == "senet"
         self.gates = layers.Gates(len(columns), rngs=rngs) if gated else None
         self.plan = reads(config, columns)
+        # All of a vector or nothing: an id that is dropped is the unknown one.
+        whole = nnx.Dropout(id_dropout, broadcast_dims=(-1,), rngs=rngs)
+        self.id_dropout = whole if id_dropout else None
         self.pools = nnx.List(pool(config, column, rngs=rngs) for column in columns)
         self.widths = tuple(
             column_width(config, column)
@@ -147,6 +157,8 @@ class Fields(nnx.Module):
             vectors = tables[table](values)
             if column.width:
                 vectors = (encode or layers.masked_mean)(vectors, values != 0)
+            if self.id_dropout is not None and column.name == "item":
+                vectors = self.id_dropout(vectors)
             parts.append(vectors)
         return parts if self.gates is None else self.gates(parts)
 

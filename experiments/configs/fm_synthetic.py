@@ -1,0 +1,26 @@
+"""FM recall (Rendle 2010) on a synthetic log made on the spot.
+
+    python -m experiments.run --config=fm_synthetic
+
+Expected: to be measured.
+"""
+
+from recall_jax.config import Experiment
+from recall_jax.data import synthetic
+from recall_jax.fit import TrainConfig
+from recall_jax.models import fm
+from recall_jax.negatives import NegativesConfig
+from recall_jax.objective import LossConfig
+from recall_jax.train import OptimConfig
+
+
+def get_config() -> Experiment:
+    return Experiment(
+        name="fm_synthetic",
+        data=synthetic.Config(),
+        model=fm.Config(),
+        negatives=NegativesConfig(kind="in_batch"),
+        loss=LossConfig(name="softmax", temperature=1.0),
+        optim=OptimConfig(learning_rate=4e-3, schedule="cosine"),
+        train=TrainConfig(epochs=8, batch_size=1024),
+    )

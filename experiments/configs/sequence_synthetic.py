@@ -1,0 +1,28 @@
+"""Self-attention user tower (Kang and McAuley 2018) on a synthetic log.
+
+    python -m experiments.run --config=sequence_synthetic
+
+Expected: to be measured.
+"""
+
+from recall_jax.config import Experiment
+from recall_jax.data import synthetic
+from recall_jax.evaluate import EvaluateConfig
+from recall_jax.fit import TrainConfig
+from recall_jax.models import sequence
+from recall_jax.negatives import NegativesConfig
+from recall_jax.objective import LossConfig
+from recall_jax.train import OptimConfig
+
+
+def get_config() -> Experiment:
+    return Experiment(
+        name="sequence_synthetic",
+        data=synthetic.Config(),
+        model=sequence.Config(history_length=50),
+        negatives=NegativesConfig(kind="full", correction="none"),
+        loss=LossConfig(name="softmax", temperature=0.1),
+        optim=OptimConfig(learning_rate=4e-3, schedule="cosine"),
+        train=TrainConfig(epochs=20, batch_size=32, eval_every=2),
+        evaluate=EvaluateConfig(batch_size=128),
+    )

@@ -1,0 +1,34 @@
+"""YoutubeDNN at the sizes of most tutorials, on MovieLens 1M, 5-core, leave-one-out.
+
+    python -m experiments.run --config=youtubednn_seed_ml1m
+
+Width 16, one layer of 32, the mean of the history, a sampled softmax of 20 shared
+negatives. Expected: to be measured.
+"""
+
+from recall_jax.config import Experiment
+from recall_jax.data import movielens
+from recall_jax.fit import TrainConfig
+from recall_jax.models import youtubednn
+from recall_jax.negatives import NegativesConfig
+from recall_jax.objective import LossConfig
+from recall_jax.train import OptimConfig
+
+
+def get_config() -> Experiment:
+    return Experiment(
+        name="youtubednn_seed_ml1m",
+        data=movielens.Config(name="1m", min_user_events=5, min_item_events=5),
+        model=youtubednn.Config(
+            query=("user", "history", "gender", "age", "occupation"),
+            history=("mean",),
+            id_width=16,
+            feature_width=16,
+            hidden=(32,),
+            width=16,
+        ),
+        negatives=NegativesConfig(kind="log_uniform", num=20),
+        loss=LossConfig(name="softmax", temperature=0.1),
+        optim=OptimConfig(learning_rate=1e-3),
+        train=TrainConfig(epochs=5, batch_size=1024),
+    )

@@ -1,0 +1,38 @@
+"""YoutubeDNN (Covington et al. 2016) with all of its tricks, on a synthetic log.
+
+    python -m experiments.run --config=youtubednn_synthetic
+
+Watches, searched words, profile and the age of the example (0 in use), as many examples
+of every user. Expected: to be measured.
+"""
+
+from recall_jax.config import Experiment
+from recall_jax.data import synthetic
+from recall_jax.fit import TrainConfig
+from recall_jax.models import youtubednn
+from recall_jax.negatives import NegativesConfig
+from recall_jax.objective import LossConfig
+from recall_jax.train import OptimConfig
+
+
+def get_config() -> Experiment:
+    return Experiment(
+        name="youtubednn_synthetic",
+        data=synthetic.Config(examples_per_user=40),
+        model=youtubednn.Config(
+            query=(
+                "history",
+                "searched",
+                "example_age",
+                "user",
+                "age",
+                "gender",
+                "region",
+                "device",
+            ),
+        ),
+        negatives=NegativesConfig(kind="in_batch"),
+        loss=LossConfig(name="softmax", temperature=0.1),
+        optim=OptimConfig(learning_rate=4e-3, schedule="cosine"),
+        train=TrainConfig(epochs=8, batch_size=1024),
+    )
