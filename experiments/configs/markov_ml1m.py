@@ -1,0 +1,27 @@
+"""Factorised Markov chain (Rendle et al. 2010) on MovieLens 1M, 5-core, leave-one-out.
+
+    python -m experiments.run --config=markov_ml1m
+
+The smallest model there is here: a vector for the last item, a vector for the next.
+Expected: to be measured.
+"""
+
+from recall_jax.config import Experiment
+from recall_jax.data import movielens
+from recall_jax.fit import TrainConfig
+from recall_jax.models import markov
+from recall_jax.negatives import NegativesConfig
+from recall_jax.objective import LossConfig
+from recall_jax.train import OptimConfig
+
+
+def get_config() -> Experiment:
+    return Experiment(
+        name="markov_ml1m",
+        data=movielens.Config(name="1m", min_user_events=5, min_item_events=5),
+        model=markov.Config(),
+        negatives=NegativesConfig(kind="full", correction="none"),
+        loss=LossConfig(name="softmax", temperature=0.07),
+        optim=OptimConfig(learning_rate=2e-3, schedule="cosine"),
+        train=TrainConfig(epochs=6, batch_size=1024),
+    )

@@ -1,0 +1,40 @@
+"""A factorised Markov chain: the last item says what comes next (Rendle et al. 2010)."""
+
+import dataclasses
+from typing import ClassVar
+
+from flax import nnx
+
+from recall_jax import layers
+from recall_jax.features import tables_of
+from recall_jax.models import tower
+
+
+@dataclasses.dataclass
+class Config:
+    every_position: ClassVar[bool] = False
+    history_length: int = 1
+    min_history: int = 1  # events that must stand before a training example
+    width: int = 64
+    init_scale: float = 0.05  # standard deviation of the tables at the start
+    normalize: str = "l2"  # or "none"
+
+    def make(self, schema, rngs):
+        """The model and the tables it reads."""
+        (last,) = schema.pick(("history",), side="query")
+        (item,) = schema.pick(("item",), side="item")
+        reads = [(last, "history", self.width), (item, "item", self.width)]
+        tables = tables_of(reads)
+        return Markov(self, tables=tables, rngs=rngs), tables
+
+
+class Markov(nnx.Module):
+    def __init__(self, config, *, tables, rngs):
+        self.tables = layers.embeds(tables, scale=config.init_scale, rngs=rngs)
+        self.finish = tower.normalization(config.normalize)
+
+    def query(self, batch):
+        return self.finish(self.tables["history"](batch["history"][..., -1]))
+
+    def item(self, items):
+        return self.finish(self.tables["item"](items["item"]))

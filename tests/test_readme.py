@@ -1,0 +1,40 @@
+"""The README says nothing of the code that is not so."""
+
+import pathlib
+import re
+
+import pytest
+
+from experiments import cli
+
+ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "path", ["recall_jax/models/markov.py", "experiments/configs/markov_ml1m.py"]
+)
+def test_the_smallest_model_stands_there_as_it_is(path):
+    added = "".join(
+        f"+{line}\n" for line in (ROOT / path).read_text().splitlines()
+    )
+    assert f"+++ {path}\n{added}" in README
+
+
+def test_every_config_and_command_that_it_names_exists():
+    named = set(re.findall(r"--configs?=([\w,]+)", README.replace("\\\n", "")))
+    names = {name for entry in named for name in entry.split(",") if name}
+    assert len(names) > 5
+    assert names - {"runs"} <= set(cli.config_names())
+    for module in set(re.findall(r"python -m (experiments[\w.]+)", README)):
+        assert (ROOT / f"{module.replace('.', '/')}.py").exists(), module
+
+
+def test_every_file_that_it_links_or_lists_exists():
+    links = re.findall(r"\]\(([\w/.]+)\)", README)
+    listed = re.findall(r"`((?:models|data)/\w+\.py|\w+\.py)`", README)
+    assert len(links) + len(listed) > 10
+    for link in links:
+        assert (ROOT / link).exists(), link
+    for path in listed:
+        assert (ROOT / "recall_jax" / path).exists(), path
