@@ -105,6 +105,16 @@ def _group(key: tuple, cells: list[Cell]) -> dict[str, Any]:
             for name, told in FURTHER.items()
             if any(means(cell, name) for cell in members)
         ]
+    rows += [
+        _row(finished[:1], name, label=f"new items, {_told(name)}")
+        for name in (new_items(finished[0]) if finished else ())
+        if name != "test_new"
+    ]
+    rows += [
+        _row(members, "test_new", label=f"new items, {label}", first=first)
+        for label, members in by_label.items()
+        if any(means(cell, "test_new") for cell in members)
+    ]
     metrics = dict.fromkeys(m for cell in finished for m in cell.results["test"])
     return dict(zip(("source", "events", "protocol", "seen"), key)) | {
         "metrics": list(metrics),
@@ -123,7 +133,18 @@ def means(cell: Cell, row: str) -> dict[str, float]:
     """Metrics by name; none where the run has no such row."""
     if not cell.results:
         return {}
-    return cell.results["baselines"].get(row) or cell.results.get(row) or {}
+    results = cell.results
+    new = (results.get("new_items") or {}).get(row)
+    return results["baselines"].get(row) or results.get(row) or new or {}
+
+
+def new_items(cell: Cell) -> list[str]:
+    """Names of the rows of items hidden from training."""
+    return list(cell.results.get("new_items") or {})
+
+
+def _told(name: str) -> str:
+    return name.removesuffix("_new").replace("_", " ")
 
 
 def _row(
@@ -134,7 +155,7 @@ def _row(
     row = {
         "label": label,
         "row": name,
-        "baseline": name != "test" and name not in FURTHER,
+        "baseline": name not in ("test", "test_new") and name not in FURTHER,
         "seeds": [cell.seed for cell in done],
         "metrics": {
             metric: _statistics(done, name, metric)

@@ -95,6 +95,14 @@ def _train_and_evaluate(config: Experiment, workdir: pathlib.Path) -> dict[str, 
     data = prepared.data
     for part in filter(None, prepared):
         evaluate.check(config.evaluate, part)
+        if (
+            config.data.hidden_share
+            and not evaluate.has_new_target(part, part.test).any()
+        ):
+            raise InputError(
+                "no test item is among those that data.hidden_share hides; raise it, or "
+                "set another data.hidden_seed"
+            )
     seconds = collections.Counter(data=time.perf_counter() - start, train=0)
     _describe(config, data)
     encoder, fitted = training.train_model(config, data, workdir)
@@ -224,6 +232,9 @@ def measure_rows(
     valid = by_model(part=data.valid, index="exact")
     test = _warm(by_model, part=data.test, index="exact")
     compared, ease_l2 = _measure_baselines(config, data)
+    new = None
+    if config.data.hidden_share:
+        new = _of_new_items(config, data, {"test": test, **compared})
     if (other := prepared.other_ties) is not None:
         ties = "file" if config.data.ties == "shuffled" else "shuffled"
         compared[f"bigram_ties_{ties}"] = evaluate.measure(
@@ -232,10 +243,7 @@ def measure_rows(
             part=other.test,
             config=settings,
         )
-    results, scann, new = {"test": test, **compared}, None, None
-    if config.data.hidden_share:
-        new = _of_new_items(config, data, results)
-        results |= new
+    results, scann = {"test": test, **compared, **(new or {})}, None
     if "scann" in settings.indexes:
         try:
             results["scann"] = _warm(by_model, part=data.test, index="scann")
@@ -260,11 +268,6 @@ def _of_new_items(
     """The rows once more for the users whose test item was hidden from training, and
     what a random order has there."""
     new = evaluate.has_new_target(data, data.test)
-    if not new.any():
-        raise InputError(
-            "no test item is among those that data.hidden_share hides; raise it, or "
-            "set another data.hidden_seed"
-        )
     rows = {f"{name}_new": result.of(new) for name, result in results.items()}
     by_chance = evaluate.chance(data, data.test, config=config.evaluate)
     template = results["test"]._replace(values=by_chance)

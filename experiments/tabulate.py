@@ -119,7 +119,8 @@ def as_csv(cells: Iterable[Cell]) -> str:
 
 def _values(cell: Cell) -> Iterator[tuple[str, str, float]]:
     results = cell.results
-    for row in (*compare.baselines(cell), "test", *compare.FURTHER, "valid"):
+    rows = (*compare.baselines(cell), "test", *compare.FURTHER, "valid")
+    for row in (*rows, *compare.new_items(cell)):
         for metric, value in compare.means(cell, row).items():
             yield row, metric, value
         for metric, (low, high) in results["intervals"].get(row, {}).items():

@@ -116,7 +116,7 @@ def _survives(key: Key, suppression: Suppression, ids: Int[Array, "b"]):
 def _draw_own(config, batch: Batch, key: Key, *, source: Source, state: State, query):
     """Own candidates [b, m], and which are there."""
     if config.own in DRAWN_OWN:
-        return source.market.draw(key, batch.item, num=config.num_own)
+        return source.own.draw(key, batch.item, num=config.num_own)
     if config.own == "exposed":
         return source.dataset.draw_shown(key, batch.user, num=config.num_own)
     low, high = config.ranks
@@ -317,11 +317,11 @@ def own_of(
     )
     if config.correction == "none" or config.kind != "none":
         return Own(None, where)
-    log_q = source.market.log_q[sample.own]
+    log_q = source.own.log_q[sample.own]
     if config.correction == "sampled":
         return Own(log_q + jnp.log(float(config.num_own)), where)
     others = (sample.own != batch.item[:, None]).sum(-1).astype(log_q.dtype)
-    positive = source.market.log_q[batch.item]
+    positive = source.own.log_q[batch.item]
     row = scores.excluded_row(positive, others=others)
     return Own(log_q + row[:, None], where)
 

@@ -119,10 +119,11 @@ def find_field(config: Any, path: str) -> dataclasses.Field:
 AT_LEAST_1 = """
     model.width model.id_width model.feature_width model.hidden model.item_hidden
     negatives.num negatives.num_own negatives.mask_length negatives.refresh_every
-    negatives.num_hashes evaluate.batch_size data.tokens_length
+    negatives.num_hashes evaluate.batch_size data.tokens_length model.heads
+    model.blocks model.expansion
 """
 AT_LEAST_0 = """
-    model.history_length model.min_history model.init_scale negatives.alpha
+    model.history_length model.min_history negatives.alpha
     negatives.strength negatives.hardest negatives.suppress_positives
     negatives.suppress_negatives loss.negative_weight optim.learning_rate optim.tables_lr_scale optim.weight_decay
     train.checkpoint_every data.ties_seed data.valid_seed data.min_user_events
@@ -132,7 +133,7 @@ AT_LEAST_0 = """
 RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ("at least 1", lambda x: x >= 1, AT_LEAST_1),
     ("at least 0", lambda x: x >= 0, AT_LEAST_0),
-    ("above 0", lambda x: x > 0, "loss.temperature"),
+    ("above 0", lambda x: x > 0, "loss.temperature model.init_scale"),
     ("at least 0 and below 1", lambda x: 0 <= x < 1, "model.dropout model.id_dropout"),
     ("from 0 to 1", lambda x: 0 <= x <= 1, "loss.calibration negatives.frequency_rate"),
     ("from 0 to 2**32 - 1", lambda x: 0 <= x < 2**32, "seed"),

@@ -263,7 +263,7 @@ def measure(
 
 
 def has_new_target(data: Data, part: Part) -> np.ndarray:
-    """A mask of queries [q] that look for an item without training events, and no other."""
+    """A mask of queries [q] that look for items without training events, and no other."""
     known = data.dataset.known_items
     aim = targets(data, part, seen=False).positions
     return ((aim >= known) | (aim < 0)).all(axis=1)
@@ -274,11 +274,12 @@ def chance(data: Data, part: Part, *, config: EvaluateConfig) -> dict[str, np.nd
     with one target each."""
     places = np.arange(cutoff(config), dtype=np.int32)[:, None]
     one = np.ones(len(places), np.int64)
-    total = metrics.metric_table(places, one, config.metrics)
+    value = metrics.metric_table(places, one, config.metrics)
     exclude = targets(data, part, seen=removes_seen(config, data)).exclude
     gone = 0 if exclude is None else np.diff(exclude.offsets)
     left = np.broadcast_to(data.dataset.num_items - gone, (len(part),))
-    return {name: value.sum() / left for name, value in total.items()}
+    last = np.minimum(left, len(places)) - 1  # a list may end before the cut-off
+    return {name: np.cumsum(x)[last] / left for name, x in value.items()}
 
 
 INDEXES = {"exact": retrieval.Exact, "scann": retrieval.Scann}

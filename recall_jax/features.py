@@ -67,6 +67,15 @@ def load_vocabularies(path: pathlib.Path) -> dict[str, Vocabulary]:
     }
 
 
+REMEDIES = {
+    "history": " without a model.history_length",
+    "searched": " without data.tokens, the event column of searched words",
+    "example_age": " without times (data.time)",
+    "title": " without titles and data.text_buckets for their trigrams",
+}
+"""Why a column that is not a feature may be missing."""
+
+
 class Column(NamedTuple):
     """A column that a tower may read."""
 
@@ -105,8 +114,8 @@ class Schema:
         for name in names:
             if name not in columns:
                 raise InputError(
-                    f'the data has no {side} column "{name}"; there are: '
-                    + ", ".join(columns)
+                    f'the data has no {side} column "{name}"{REMEDIES.get(name, "")}; '
+                    "there are: " + ", ".join(columns)
                 )
         return tuple(columns[name] for name in names)
 

@@ -57,7 +57,8 @@ def make_plan(config: TrainConfig, *, num_rows: int) -> Plan:
             raise InputError(
                 f"train.{name} is {getattr(config, name)}; it must be at least 1"
             )
-    batches = max(num_rows, 0) // config.batch_size
+    num_rows = max(num_rows, 0)
+    batches = num_rows // config.batch_size
     if not batches:
         raise InputError(
             f"train.batch_size {config.batch_size} is larger than the {num_rows} "
@@ -199,13 +200,12 @@ def _epoch_order(loop: Loop, *, epoch: int) -> np.ndarray:
     stands at the beginning of its row, without a past, each time."""
     plan, dataset = loop.plan, loop.source.dataset
     key = jax.random.fold_in(loop.order_key, epoch)
-    span, num = dataset.span, len(dataset.example_user)
-    if span == 1:
-        order = jax.random.permutation(key, num)
+    if (span := dataset.span) == 1:
+        order = jax.random.permutation(key, dataset.num_rows)
     else:
         key, shift_key = jax.random.split(key)
         shift = jax.random.randint(shift_key, (), 0, span)
-        order = jax.random.permutation(key, num // span - 1) * span + shift
+        order = jax.random.permutation(key, dataset.num_rows) * span + shift
     order = jax.device_get(order)[: plan.steps_per_epoch * plan.size]
     return order.reshape(plan.dispatches, plan.scan, plan.size)
 

@@ -115,6 +115,18 @@ class MLP(nnx.Module):
         return last(x)
 
 
+class DropWhole(nnx.Module):
+    """In training, now and then no vector at all, and the others as they are: zero is what
+    an unknown id reads in use."""
+
+    def __init__(self, rate: float, *, rngs: nnx.Rngs):
+        self.dropout = nnx.Dropout(rate, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+        kept = self.dropout(jnp.ones_like(x[..., :1])) > 0
+        return jnp.where(kept, x, 0)
+
+
 class Gates(nnx.Module):
     """A weight from 0 to 2 for each field, told by all of them together: squeeze and
     excitation over feature fields (Hu et al. 2018; Huang et al. 2019, FiBiNET).
@@ -145,6 +157,15 @@ def masked_mean(x: Float[Array, "... m d"], where: Bool[Array, "... m"]) -> Arra
     return jnp.einsum("...md,...m->...d", x, weight.astype(x.dtype))
 
 
+def check_history(kind: str) -> None:
+    """Raise InputError for a kind of history that `HistoryPool` does not know."""
+    if kind not in HistoryPool.KINDS:
+        raise InputError(
+            f"unknown model.history {kind!r}; there are: "
+            + ", ".join(HistoryPool.KINDS)
+        )
+
+
 class HistoryPool(nnx.Module):
     """A history by each of the named kinds, side by side.
 
@@ -161,11 +182,7 @@ class HistoryPool(nnx.Module):
         self, kinds: Sequence[str], *, length: int, width: int, rngs: nnx.Rngs
     ):
         for kind in kinds:
-            if kind not in self.KINDS:
-                raise InputError(
-                    f"unknown model.history {kind!r}; there are: "
-                    + ", ".join(self.KINDS)
-                )
+            check_history(kind)
         self.means = tuple(kind for kind in kinds if kind in self.MEANS)
         # The last column is the most recent: logit 0 there, falling by 1/10 a place.
         decay = jnp.arange(1 - length, 1) / 10

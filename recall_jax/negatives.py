@@ -140,14 +140,15 @@ class Source(NamedTuple):
     exact: frequency.Exact | None = None  # of an example's item
     positives: Suppression | None = None
     negatives: Suppression | None = None  # of a batch's columns
-    market: sampling.Grouped | None = None
+    own: sampling.Grouped | None = None  # of own candidates that are drawn
 
 
 def make_source(data: Data, config: NegativesConfig) -> Source:
     """The data set and the samplers of a config's negatives: items with training events.
 
     The others all read one unknown row; as negatives they would teach it, and so every
-    new item, to be low, whatever its features say.
+    new item, to be low, whatever its features say. A batch's items follow the examples;
+    what is drawn goes by all training events, some of which may be no examples.
     """
     dataset = data.dataset
     count = np.asarray(dataset.item_count)[1:]
@@ -158,11 +159,11 @@ def make_source(data: Data, config: NegativesConfig) -> Source:
         keep *= np.asarray(negatives.keep[1:])
     return Source(
         dataset,
-        _sampler(config, count, keep=keep),
+        _sampler(config, data.popularity[1:], keep=keep),
         frequency.exact(count),
         positives=_suppression(count, threshold=config.suppress_positives),
         negatives=negatives,
-        market=_groups(config, data),
+        own=_groups(config, data),
     )
 
 
@@ -218,8 +219,6 @@ def _groups(config: NegativesConfig, data: Data) -> sampling.Grouped | None:
             f"negatives.market {config.market!r} must be a categorical item column with "
             "one value an item"
         )
-    weight = sampling.popularity_weight(
-        np.asarray(data.dataset.item_count)[1:], alpha=config.alpha
-    )
+    weight = sampling.popularity_weight(data.popularity[1:], alpha=config.alpha)
     group = np.asarray(data.dataset.item_columns[config.market])[1:]
     return sampling.grouped(weight, group)

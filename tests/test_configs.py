@@ -36,7 +36,10 @@ SMALL = {  # any field of that name, wherever it stands; as in test_run, so that
 def shrunk(config):
     """A copy of small sizes; a synthetic log of its own is the tiny one."""
     if isinstance(config, synthetic.Config):
-        return dataclasses.replace(TINY_LOG, label=config.label)
+        kept = ("label", "examples_per_user", "context", "hidden_share", "tokens")
+        changes = {name: getattr(config, name) for name in kept}
+        changes["examples_per_user"] = min(config.examples_per_user, 8)
+        return dataclasses.replace(TINY_LOG, **changes)
     changes = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)

@@ -52,7 +52,12 @@ def data(log):
         known_users=USERS,
         history_length=0,
     )
-    return types.SimpleNamespace(dataset=dataset, source="a Zipf log", schema=None)
+    return types.SimpleNamespace(
+        dataset=dataset,
+        popularity=np.asarray(dataset.item_count),
+        source="a Zipf log",
+        schema=None,
+    )
 
 
 @pytest.fixture(scope="module")

@@ -212,7 +212,7 @@ def test_a_run_cut_off_between_dispatches_resumes_bit_for_bit(
     data, tmp_path, monkeypatch, at
 ):
     config = dataclasses.replace(SMALL, checkpoint_every=1)
-    model = dataclasses.replace(MODEL, dropout=0.3)
+    model = dataclasses.replace(MODEL, dropout=0.3, norm="batch")
     loop, state = loop_of(data, tmp_path / "whole", config=config, model=model)
     whole = fit.fit(loop, state)
 
@@ -301,8 +301,30 @@ def test_dropout_draws_anew_each_step_and_alike_for_one_seed(data):
     assert losses[:2] == losses[2:]
 
 
+def test_running_statistics_follow_the_batches_under_scan(data):
+    """Three steps in one dispatch, against the rule by hand with weights that rest."""
+    step, state, hypers, source = pieces(
+        data,
+        model=dataclasses.replace(MODEL, norm="batch"),
+        optim=train.OptimConfig(learning_rate=0.0),
+    )
+    model, _ = dataclasses.replace(MODEL, norm="batch").make(
+        data.schema, nnx.Rngs(jax.random.split(jax.random.key(0))[0])
+    )
+    tower, examples = model.query_tower, jnp.arange(48).reshape(3, 16)
+    mean, variance = np.zeros(8), np.ones(8)
+    for batch in map(source.dataset.batch, examples):
+        hidden = tower.mlp.layers[0](tower.fields(batch.query, model.tables))
+        mean = 0.9 * mean + 0.1 * np.asarray(hidden).mean(0)
+        variance = 0.9 * variance + 0.1 * np.asarray(hidden).var(0)
+    state, _ = train.scan_steps(step)(state, hypers, source, examples)
+    (norm,) = state.statistics["query_tower"]["mlp"]["norms"].values()
+    np.testing.assert_allclose(norm["mean"], mean, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(norm["var"], variance, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["in_batch", "popularity"])
-def test_the_correction_is_the_log_share_of_training_examples(data, kind):
+def test_the_correction_is_the_log_share_of_what_is_drawn_from(data, kind):
     """log q off positives and columns alike, with q worked out from counts here."""
     negatives = negatives_lib.NegativesConfig(
         kind=kind, num=8, alpha=0.5, correction="log_q"
@@ -324,9 +346,10 @@ def test_the_correction_is_the_log_share_of_training_examples(data, kind):
         sample=sample,
         **known,
     )
+    # A batch holds examples; what is drawn goes by all training events.
     position = np.asarray(data.dataset.example_position)
-    count = np.bincount(data.items[position], minlength=21).astype(float)
-    weight = count if kind == "in_batch" else count**0.5
+    examples = np.bincount(data.items[position], minlength=21).astype(float)
+    weight = examples if kind == "in_batch" else data.popularity**0.5
     with np.errstate(divide="ignore"):
         log_q = np.log(weight / weight.sum())
     drawn = batch.item if kind == "in_batch" else ids[12:]

@@ -41,6 +41,28 @@ def test_hidden_items_keep_the_last_event_of_a_user_and_nothing_else():
     assert "5 items hidden from training" in split.protocol
 
 
+def test_the_catalogue_is_the_same_with_and_without():
+    _, data = prepare()
+    _, plain = prepare(interactions.Config())
+    assert data.dataset.num_items == plain.dataset.num_items
+    assert data.dataset.num_items - data.dataset.known_items == 5
+
+
+def test_short_users_do_not_train_on_what_is_hidden():
+    rng = np.random.default_rng(0)
+    log = Interactions(
+        np.repeat(np.arange(60), 4).astype(np.int32),
+        rng.integers(0, 20, 240).astype(np.int32),
+        Entities(np.arange(60)),
+        Entities(np.arange(20)),
+        time=np.arange(240),
+    )
+    config = interactions.Config(hidden_share=0.5)
+    split = interactions.split(log, config=config)
+    train = split.log.item[interactions.ranges(split.start[:-1], split.test)]
+    assert split.hidden.sum() == 10 and not split.hidden[train].any()
+
+
 def test_which_are_hidden_goes_by_the_seed():
     protocols = [dataclasses.replace(CONFIG, hidden_seed=seed) for seed in (0, 0, 1)]
     first, again, other = (prepare(config)[0].log.item for config in protocols)
@@ -80,6 +102,7 @@ def test_chance_is_what_random_orders_have_on_average():
     ("changes", "told"),
     [
         ({"hidden_share": 1.0}, "data.hidden_share is 1.0"),
+        ({"protocol": "file_order"}, "not under file_order"),
         ({"protocol": "temporal"}, "under protocol leave_one_out, not under temporal"),
     ],
 )
@@ -132,5 +155,7 @@ def test_features_find_new_items_far_above_chance_and_popularity(tmp_path, monke
     results = run.run(config, tmp_path)
     new = {name: row["hr@40"] for name, row in results["new_items"].items()}
     assert new["test_new"] > 0.7 > 3 * new["chance_new"]
-    assert new["popularity_new"] < new["chance_new"]
-    assert {"bigram_new", "ease_new", "test_new"} <= results["intervals"].keys()
+    # What counts events has nothing to say of items without any.
+    counting = {"popularity", "bigram", "item_knn", "ease"}
+    assert {name for name in new if not new[name]} == {f"{n}_new" for n in counting}
+    assert new.keys() <= results["intervals"].keys()

@@ -119,7 +119,7 @@ def test_uniform_candidates_of_ones_own_are_all_known_items_alike(shop):
     assert np.sum((count[1:] - expected) ** 2 / expected) < known + 6 * known**0.5
     source = negatives.make_source(shop, config)
     np.testing.assert_allclose(
-        source.market.log_q[1 : known + 1], -np.log(known), rtol=1e-5
+        source.own.log_q[1 : known + 1], -np.log(known), rtol=1e-5
     )
 
 

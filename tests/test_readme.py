@@ -15,9 +15,7 @@ README = (ROOT / "README.md").read_text()
     "path", ["recall_jax/models/markov.py", "experiments/configs/markov_ml1m.py"]
 )
 def test_the_smallest_model_stands_there_as_it_is(path):
-    added = "".join(
-        f"+{line}\n" for line in (ROOT / path).read_text().splitlines()
-    )
+    added = "".join(f"+{line}\n" for line in (ROOT / path).read_text().splitlines())
     assert f"+++ {path}\n{added}" in README
 
 

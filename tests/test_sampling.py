@@ -275,7 +275,8 @@ def source_of(config: NegativesConfig) -> negatives.Source:
         known_users=1,
         history_length=0,
     )
-    return negatives.make_source(types.SimpleNamespace(dataset=dataset), config)
+    data = types.SimpleNamespace(dataset=dataset, popularity=np.append(0, COUNT))
+    return negatives.make_source(data, config)
 
 
 def batch_of(item) -> Batch:

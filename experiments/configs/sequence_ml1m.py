@@ -8,6 +8,7 @@ Expected: to be measured.
 
 from recall_jax.config import Experiment
 from recall_jax.data import movielens
+from recall_jax.evaluate import EvaluateConfig
 from recall_jax.fit import TrainConfig
 from recall_jax.models import sequence
 from recall_jax.negatives import NegativesConfig
@@ -24,4 +25,5 @@ def get_config() -> Experiment:
         loss=LossConfig(name="softmax", temperature=0.07),
         optim=OptimConfig(learning_rate=2e-3, schedule="cosine"),
         train=TrainConfig(epochs=30, batch_size=16, eval_every=3),
+        evaluate=EvaluateConfig(batch_size=128),
     )

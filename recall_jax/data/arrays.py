@@ -79,6 +79,12 @@ class Dataset:
     context: str = "past"  # CONTEXTS
     tokens_length: int = 0
 
+    @property
+    def num_rows(self) -> int:
+        """Rows that an epoch is made of: examples, or spans of them that may begin at
+        any of the first `span` examples."""
+        return (len(self.example_user) - self.span + 1) // self.span
+
     def query(self, user: Int[Array, "b"], position: Int[Array, "b"]) -> Columns:
         """Columns of the query tower in use; `history` holds the h items before
         position, `searched` the tokens of the events before it, the most recent last,

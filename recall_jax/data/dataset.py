@@ -57,14 +57,12 @@ class Data:
 
     @property
     def num_rows(self) -> int:
-        """Rows that batches are made of: examples, or spans of them, less a margin that
-        lets spans begin elsewhere in each epoch."""
-        span = self.dataset.span
-        return self.num_examples if span == 1 else self.num_examples // span - 1
+        """Of which batches are made (`Dataset.num_rows`)."""
+        return self.dataset.num_rows
 
     def fingerprint(self) -> str:
         """SHA-256 of the events, their order and their split, the raw ids, and where
-        there are any, weights, labels, exposures and searches."""
+        there are any, weights, labels, exposures, searches, ages and features."""
         digest = hashlib.sha256(features.dump_vocabularies(self.vocabularies).encode())
         arrays = [self.items, self.offsets, self.train_stop]
         data = self.dataset
@@ -76,6 +74,9 @@ class Data:
             arrays += [data.shown_items, data.shown_offsets]
         if data.tokens is not None:
             arrays += [data.tokens, data.token_offsets]
+        if data.age is not None:
+            arrays.append(data.age)
+        arrays += jax.tree.leaves((data.user_columns, data.item_columns))
         for array in arrays:
             digest.update(np.asarray(array).tobytes())
         return digest.hexdigest()
@@ -96,60 +97,19 @@ def prepare(
     says which examples there are, their labels, searched tokens and texts.
     """
     log, config = split.log, config or interactions.Config()
-    _check(config, span=span)
-    in_train = ranges(split.start[:-1], split.valid)
-    if not len(in_train):
-        raise InputError(f"{log.source}: the training part is empty")
-    buckets = config.text_buckets
-    side = functools.partial(_side, in_train=in_train, text_buckets=buckets)
-    users = side("user", log.users, codes=log.user)
-    items = side("item", log.items, codes=log.item)
-    flat = _flatten(split, users=users, items=items)
-    sides = {"users": users, "items": items, "min_history": min_history}
-    shown = examples.passed_over(log, flat, **sides)
-    found = examples.make(
-        flat, log, min_history=min_history, config=config, shown=shown
+    _check(config, span=span, min_history=min_history)
+    laid = _lay_out(split, min_history=min_history, config=config)
+    flat, users, items = laid.flat, laid.users, laid.items
+    dataset = _on_device(
+        laid, log, history_length=history_length, span=span, config=config
     )
-    if not found.num_positive:
-        raise InputError(
-            f"{log.source}: no user has more than {min_history} training events, so "
-            "there is nothing to train on"
-        )
-    trains = np.zeros(len(log), bool)
-    trains[ranges(flat.start, flat.valid)] = True
-    searched = None
-    if config.tokens:
-        searched = tokens.make(log, config.tokens, order=flat.order, in_train=trains)
-    dataset = Dataset(
-        items=jnp.asarray(flat.items),
-        weights=None if log.weight is None else jnp.asarray(log.weight[flat.order]),
-        offsets=jnp.asarray(flat.offsets, jnp.int32),
-        example_user=jnp.asarray(found.user),
-        example_position=jnp.asarray(found.position, jnp.int32),
-        user_columns=jax.tree.map(jnp.asarray, users.columns),
-        item_columns=jax.tree.map(jnp.asarray, items.columns),
-        item_count=jnp.asarray(
-            _count(flat.items[found.position[: found.num_positive]], items), jnp.float32
-        ),
-        num_items=len(items.codes),
-        known_items=items.vocabularies["item"].known,
-        known_users=users.vocabularies["user"].known,
-        history_length=history_length,
-        train_stop=jnp.asarray(np.append(0, flat.valid), jnp.int32),
-        span=span,
-        context=config.context,
-        **_optional(
-            found, shown, searched, age=_ages(log, flat, trains), config=config
-        ),
-    )
+    vocabularies = {**users.vocabularies, **items.vocabularies}
+    if laid.searched:
+        vocabularies["searched"] = laid.searched.vocabulary
     return Data(
         dataset=dataset,
-        schema=_schema(users, items, dataset=dataset, searched=searched),
-        vocabularies={
-            **users.vocabularies,
-            **items.vocabularies,
-            **({"searched": searched.vocabulary} if searched else {}),
-        },
+        schema=_schema(laid, dataset),
+        vocabularies=vocabularies,
         items=flat.items,
         times=None if log.time is None else log.time[flat.order],
         offsets=flat.offsets,
@@ -165,6 +125,98 @@ def prepare(
         ordered=split.ordered,
         keeps_seen=split.keeps_seen,
     )
+
+
+class _Laid(NamedTuple):
+    """A log numbered and flat, and what trains of it."""
+
+    users: "_Side"
+    items: "_Side"
+    flat: examples.Flat
+    found: examples.Examples
+    shown: examples.Shown | None
+    searched: tokens.Tokens | None
+    age: np.ndarray | None  # [events] float32
+
+
+def _lay_out(
+    split: interactions.Split, *, min_history: int, config: interactions.Config
+) -> _Laid:
+    log, in_train = split.log, ranges(split.start[:-1], split.valid)
+    if not len(in_train):
+        raise InputError(f"{log.source}: the training part is empty")
+    buckets = config.text_buckets
+    side = functools.partial(_side, in_train=in_train, text_buckets=buckets)
+    users = side("user", log.users, codes=log.user)
+    items = side("item", log.items, codes=log.item, more=split.hidden)
+    flat = _flatten(split, users=users, items=items)
+    shown = examples.passed_over(
+        log, flat, users=users, items=items, min_history=min_history
+    )
+    found = examples.make(
+        flat, log, min_history=min_history, config=config, shown=shown
+    )
+    if not found.num_positive:
+        raise InputError(
+            f"{log.source}: no user has more than {min_history} training events, so "
+            "there is nothing to train on"
+        )
+    trains = np.zeros(len(log), bool)
+    trains[ranges(flat.start, flat.valid)] = True
+    searched = None
+    if config.tokens:
+        searched = tokens.make(log, config.tokens, order=flat.order, in_train=trains)
+    age = _ages(log, flat, trains)
+    return _Laid(users, items, flat, found, shown, searched, age)
+
+
+def _on_device(
+    laid: _Laid,
+    log: interactions.Interactions,
+    *,
+    history_length: int,
+    span: int,
+    config: interactions.Config,
+) -> Dataset:
+    """What steps gather from, of a log that was laid out."""
+    users, items, flat, found = laid.users, laid.items, laid.flat, laid.found
+    positive = found.position[: found.num_positive]
+    fields: dict[str, Any] = {}
+    if found.label is not None:
+        fields |= {"example_item": found.item, "example_label": found.label}
+    if (shown := laid.shown) is not None and len(shown.item):
+        fields["shown_items"] = shown.item
+        fields["shown_offsets"] = _offsets(shown.user, num=len(users.codes) + 2)
+    if (searched := laid.searched) is not None:
+        fields["tokens"] = searched.ids
+        fields["token_offsets"] = searched.offsets.astype(np.int32)
+    fields |= {
+        "weights": None if log.weight is None else log.weight[flat.order],
+        "user_columns": users.columns,
+        "item_columns": items.columns,
+        "age": laid.age,
+    }
+    return Dataset(
+        items=jnp.asarray(flat.items),
+        offsets=jnp.asarray(flat.offsets, jnp.int32),
+        example_user=jnp.asarray(found.user),
+        example_position=jnp.asarray(found.position, jnp.int32),
+        item_count=jnp.asarray(_count(flat.items[positive], items), jnp.float32),
+        num_items=len(items.codes),
+        known_items=items.vocabularies["item"].known,
+        known_users=users.vocabularies["user"].known,
+        history_length=history_length,
+        train_stop=jnp.asarray(np.append(0, flat.valid), jnp.int32),
+        span=span,
+        context=config.context,
+        tokens_length=config.tokens_length,
+        **jax.tree.map(jnp.asarray, fields),
+    )
+
+
+def _offsets(sorted_ids: np.ndarray, *, num: int) -> np.ndarray:
+    """Where each of 0..num-1 begins."""
+    return np.searchsorted(sorted_ids, np.arange(num)).astype(np.int32)
 
 
 class _Side(NamedTuple):
@@ -183,8 +235,13 @@ def _side(
     codes: np.ndarray,
     in_train: np.ndarray,
     text_buckets: int,
+    more: np.ndarray | None = None,
 ) -> _Side:
-    present, known = _present_by_frequency(codes, in_train)
+    """`more` is a mask of entities that are there although no event has them."""
+    there = np.bincount(codes, minlength=len(entities)) > 0
+    there = there if more is None else there | more
+    order, known = features.frequency_order(codes[in_train], num=len(entities))
+    present = order[there[order]]
     weight = np.bincount(codes[in_train], minlength=len(entities))
     columns, schema, vocabularies = columns_lib.feature_columns(
         entities, codes=present, weight=weight, text_buckets=text_buckets
@@ -213,16 +270,6 @@ def _count(items: np.ndarray, side: _Side) -> np.ndarray:
     return np.bincount(items, minlength=len(side.codes) + 1)
 
 
-def _present_by_frequency(
-    codes: np.ndarray, in_train: np.ndarray
-) -> tuple[np.ndarray, int]:
-    """Codes that occur in the log, by falling frequency in training."""
-    num = int(codes.max()) + 1
-    order, known = features.frequency_order(codes[in_train], num=num)
-    present = np.bincount(codes, minlength=num) > 0
-    return order[present[order]], known
-
-
 def _part(start: np.ndarray, stop: np.ndarray) -> Part:
     some = stop > start
     user = np.arange(1, len(some) + 1, dtype=np.int32)
@@ -235,9 +282,8 @@ def _has_repeats(log: interactions.Interactions) -> bool:
     return bool((np.unique(pairs, return_counts=True)[1] > 1).any())
 
 
-def _schema(
-    users: _Side, items: _Side, *, dataset: Dataset, searched: tokens.Tokens | None
-) -> features.Schema:
+def _schema(laid: _Laid, dataset: Dataset) -> features.Schema:
+    users, items, searched = laid.users, laid.items, laid.searched
     user = features.Column("user", "user", users.vocabularies["user"].rows, 0)
     item = features.Column("item", "item", items.vocabularies["item"].rows, 0)
     more = []
@@ -266,34 +312,7 @@ def _ages(
     return (age / max(age[trains].std(), 1.0)).astype(np.float32)
 
 
-def _optional(
-    found: examples.Examples,
-    shown: examples.Shown | None,
-    searched: tokens.Tokens | None,
-    *,
-    age: np.ndarray | None,
-    config: interactions.Config,
-) -> dict[str, Any]:
-    """Fields of a Dataset that not every log has."""
-    fields: dict[str, Any] = {}
-    if found.label is not None:
-        fields["example_item"] = jnp.asarray(found.item)
-        fields["example_label"] = jnp.asarray(found.label)
-    if shown is not None and len(shown.item):
-        users = np.arange(found.user.max() + 2)
-        fields["shown_items"] = jnp.asarray(shown.item)
-        offsets = np.searchsorted(shown.user, users)
-        fields["shown_offsets"] = jnp.asarray(offsets, jnp.int32)
-    if searched is not None:
-        fields["tokens"] = jnp.asarray(searched.ids)
-        fields["token_offsets"] = jnp.asarray(searched.offsets, jnp.int32)
-        fields["tokens_length"] = config.tokens_length
-    if age is not None:
-        fields["age"] = jnp.asarray(age)
-    return fields
-
-
-def _check(config: interactions.Config, *, span: int) -> None:
+def _check(config: interactions.Config, *, span: int, min_history: int) -> None:
     """Raise InputError for examples that a model over sequences cannot take."""
     problems = {
         f"data.label={config.label} makes examples of exposures": bool(config.label),
@@ -303,12 +322,15 @@ def _check(config: interactions.Config, *, span: int) -> None:
         f"data.context={config.context} shows each what comes after it": (
             config.context != "past"
         ),
+        f"model.min_history={min_history} leaves out what stands first": (
+            min_history > 1
+        ),
     }
     for text, wrong in problems.items():
         if wrong and span > 1:
             raise InputError(
                 f"{text}, and a model over whole sequences takes all positives in their "
-                "order; set it to its default, or take another model"
+                "order; set that to its default, or take another model"
             )
     if config.context not in CONTEXTS:
         raise InputError(

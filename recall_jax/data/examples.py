@@ -6,6 +6,7 @@ import numpy as np
 
 from recall_jax.data import columns, interactions, positives
 from recall_jax.data.interactions import Interactions, ranges
+from recall_jax.types import InputError
 
 
 class Flat(NamedTuple):
@@ -46,6 +47,11 @@ def make(
     """The positives with enough events before them, as many a user as the config says,
     and with `config.label` their labels and what was shown and passed over."""
     user, position = _positives(flat, min_history=min_history)
+    if config.examples_per_user and config.label:
+        raise InputError(
+            "data.examples_per_user counts positives, and data.label makes exposures "
+            "examples too; set one of them to nothing"
+        )
     if config.examples_per_user:
         kept = _some_of_each(user, config.examples_per_user, seed=config.examples_seed)
         user, position = user[kept], position[kept]

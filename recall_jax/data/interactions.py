@@ -123,25 +123,26 @@ class Split:
     ordered: bool = True
     first: np.ndarray | None = None  # [U] int64
     keeps_seen: bool = False  # lists keep what a user had, whatever the log repeats
+    hidden: np.ndarray | None = None  # mask of items that are ranked but never train
 
 
 def leave_one_out(
-    log: Interactions, *, ties: str, seed: int, hidden: np.ndarray | None = None
+    log: Interactions,
+    *,
+    ties: str,
+    seed: int,
+    hidden: "Hidden | None" = None,
 ) -> Split:
     """The last event of a user tests, the last but one validates, the rest trains.
 
     Users with fewer than three events only train. `ties` says what decides between
     events of one user in the same second: "file", their order in the file, or
-    "shuffled", a random order from `seed`. Items of the mask `hidden` [items] keep their
-    test events alone, so that nothing but their features can find them.
+    "shuffled", a random order from `seed`. Items that are `hidden` keep their test events
+    alone, so that nothing but their features can find them.
     """
     log, start, tied = _sorted(log, ties=ties, seed=seed)
     if hidden is not None:
-        last = np.zeros(len(log), bool)
-        last[start[1:][np.diff(start) > 0] - 1] = True
-        log = log.select(last | ~hidden[log.item])
-        count = np.bincount(log.user, minlength=len(log.users))
-        start = np.concatenate([[0], np.cumsum(count)])
+        log, start = _without(log, start, hidden=hidden.items)
     stop, long = start[1:], np.diff(start) >= 3
     if not long.any():
         raise InputError(
@@ -154,13 +155,14 @@ def leave_one_out(
     if log.time is None:
         how = "without times, in file order"
     if hidden is not None:
-        how += f"; {hidden.sum():,} items hidden from training"
+        how += f"; {hidden.items.sum():,} items hidden from training, by seed {hidden.seed}"
     return Split(
         log,
         start,
         valid=np.where(long, stop - 2, stop),
         test=np.where(long, stop - 1, stop),
         protocol=f"leave_one_out, {how}",
+        hidden=None if hidden is None else hidden.items,
     )
 
 
@@ -239,15 +241,47 @@ def given(log: Interactions, *, valid_share: float, seed: int) -> Split:
     )
 
 
-def _hidden(log: Interactions, *, share: float, seed: int) -> np.ndarray | None:
-    """A mask of items, drawn among those that occur; None for a share of 0."""
-    if not share:
-        return None
+def _without(
+    log: Interactions, start: np.ndarray, *, hidden: np.ndarray
+) -> tuple[Interactions, np.ndarray]:
+    """The sorted log without hidden items, but for the last event of users who have
+    two others, and so test on it."""
+    kept = ~hidden[log.item]
+    others = np.bincount(log.user, weights=kept, minlength=len(start) - 1)
+    last = start[1:][np.diff(start) > 0] - 1
+    kept[last[others[log.user[last]] >= 2]] = True
+    count = np.bincount(log.user[kept], minlength=len(start) - 1)
+    return log.select(kept), np.concatenate([[0], np.cumsum(count)])
+
+
+class Hidden(NamedTuple):
+    """Items that are kept from training."""
+
+    items: np.ndarray  # [items] bool
+    seed: int  # that drew them
+
+
+def _check_hidden(config: "Config") -> None:
+    share = config.hidden_share
+    if not 0 <= share < 1:
+        raise InputError(
+            f"data.hidden_share is {share}; it must be at least 0 and below 1"
+        )
+    if share and config.protocol != "leave_one_out":
+        raise InputError(
+            "data.hidden_share hides items under protocol leave_one_out, not under "
+            f"{config.protocol}; set it to 0"
+        )
+
+
+def _hidden(log: Interactions, *, config: "Config") -> Hidden:
+    """Drawn among the items that occur."""
     there = np.unique(log.item)
-    rng = np.random.default_rng([seed, len(there)])
-    hidden = np.zeros(len(log.items), bool)
-    hidden[rng.choice(there, round(share * len(there)), replace=False)] = True
-    return hidden
+    rng = np.random.default_rng([config.hidden_seed, len(there)])
+    items = np.zeros(len(log.items), bool)
+    number = round(config.hidden_share * len(there))
+    items[rng.choice(there, number, replace=False)] = True
+    return Hidden(items, config.hidden_seed)
 
 
 def _sorted(
@@ -306,6 +340,7 @@ def split(log: Interactions, *, config: Config) -> Split:
     """Filter and split a log as its config says."""
     if not len(log):
         raise InputError(f"{log.source}: no events are left after the filters")
+    _check_hidden(config)
     if config.protocol == "file_order":
         from recall_jax.data import file_order  # which is made of this module
 
@@ -324,19 +359,12 @@ def split(log: Interactions, *, config: Config) -> Split:
             f"{config.min_user_events} and min_item_events={config.min_item_events}; "
             "lower them"
         )
-    if not 0 <= config.hidden_share < 1:
-        raise InputError(
-            f"data.hidden_share is {config.hidden_share}; it must be at least 0 and below 1"
-        )
     if config.protocol == "leave_one_out":
-        hidden = _hidden(log, share=config.hidden_share, seed=config.hidden_seed)
         return leave_one_out(
-            log, ties=config.ties, seed=config.ties_seed, hidden=hidden
-        )
-    if config.hidden_share:
-        raise InputError(
-            "data.hidden_share hides items under protocol leave_one_out, not under "
-            f"{config.protocol}; set it to 0"
+            log,
+            ties=config.ties,
+            seed=config.ties_seed,
+            hidden=_hidden(log, config=config) if config.hidden_share else None,
         )
     if config.protocol == "temporal":
         return temporal(

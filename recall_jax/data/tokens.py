@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from recall_jax import features
-from recall_jax.data import interactions
+from recall_jax.data import interactions, text
 from recall_jax.data.interactions import Bag, Interactions
 from recall_jax.types import InputError
 
@@ -25,19 +25,20 @@ def make(
     stand in training events; the others share the unknown row.
 
     `order` [events] are positions in the log, `in_train` [events] a mask of the flat
-    events. A column with one value an event has that for its token, "" for none. Raises
-    InputError where there is no such column.
+    events. A column of strings is split into words, lower case; one of integers has a
+    token an event. Raises InputError where there is no such column, or nothing in it.
     """
     if name not in log.events:
         raise InputError(
             f"data.tokens: {log.source} has no event column {name!r}; there are: "
             + (", ".join(log.events) or "none")
         )
-    bag = log.events[name]
-    if not isinstance(bag, Bag):
-        some = bag != "" if bag.dtype.kind in "US" else np.ones(len(bag), bool)
-        bag = Bag(bag[some], np.append(0, np.cumsum(some)))
-    bag = interactions.take(bag, order)
+    bag = interactions.take(_as_bag(log.events[name], name=name), order)
+    if not len(bag.values):
+        raise InputError(
+            f"data.tokens: the event column {name!r} of {log.source} is empty; set "
+            "data.tokens to nothing, or to another column"
+        )
     codes, distinct = interactions.factorize(bag.values)
     trains = np.repeat(in_train, np.diff(bag.offsets))
     by_frequency, known = features.frequency_order(codes[trains], num=len(distinct))
@@ -45,3 +46,20 @@ def make(
     inner = np.empty(len(distinct), np.int32)
     inner[by_frequency] = np.arange(1, len(distinct) + 1)
     return Tokens(vocabulary.lookup(inner[codes]), bag.offsets, vocabulary)
+
+
+def _as_bag(column: np.ndarray | Bag, *, name: str) -> Bag:
+    if isinstance(column, Bag):
+        return column
+    if column.dtype.kind not in "USiu":
+        raise InputError(
+            f"data.tokens: the event column {name!r} holds numbers with fractions; words "
+            "or whole numbers are wanted"
+        )
+    if column.dtype.kind in "iu":
+        return Bag(column, np.arange(len(column) + 1))
+    distinct, codes = np.unique(column, return_inverse=True)
+    words = text.split_words(distinct.tolist())
+    starts = np.cumsum([0] + [len(each) for each in words])
+    flat = Bag(np.array([word for each in words for word in each], str), starts)
+    return interactions.take(flat, codes)

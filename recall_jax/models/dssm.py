@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 from recall_jax import layers
 from recall_jax.features import Schema, Table
 from recall_jax.models import tower
-from recall_jax.types import Columns
+from recall_jax.types import Columns, InputError
 
 
 @dataclasses.dataclass
@@ -27,6 +27,11 @@ class Config(tower.Config):
         """The model and the tables it reads."""
         query = tower.columns(self.query, schema=schema, side="query")
         item = tower.columns(self.item, schema=schema, side="item")
+        if self.id_dropout and "item" not in [column.name for column in item]:
+            raise InputError(
+                'model.id_dropout drops the id that model.item reads, and "item" is not '
+                f"among {', '.join(self.item)}; set it to 0"
+            )
         reads = tower.tables(self, query + item)
         return DSSM(self, query=query, item=item, tables=reads, rngs=rngs), reads
 

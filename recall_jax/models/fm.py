@@ -35,8 +35,8 @@ class Config:
     them at loss.temperature 1 or so."""
 
     every_position: ClassVar[bool] = False
-    query: tuple[str, ...] = ()  # query columns; () takes all that the data has
-    item: tuple[str, ...] = ()  # item columns
+    query: tuple[str, ...] = ()  # query columns; () takes features and the history
+    item: tuple[str, ...] = ()  # item columns; () takes all features
     width: int = 64
     history_length: int = 50
     min_history: int = 1  # events that must stand before a training example

@@ -124,6 +124,8 @@ class Fields(nnx.Module):
         id_dropout: float = 0.0,
         rngs: nnx.Rngs,
     ):
+        for kind in config.history:
+            layers.check_history(kind)
         if config.text not in ("mean", *encoders.ENCODERS):
             raise InputError(
                 f"unknown model.text {config.text!r}; there are: mean, "
@@ -136,9 +138,8 @@ class Fields(nnx.Module):
         gated = config.gates == "senet"
         self.gates = layers.Gates(len(columns), rngs=rngs) if gated else None
         self.plan = reads(config, columns)
-        # All of a vector or nothing: an id that is dropped is the unknown one.
-        whole = nnx.Dropout(id_dropout, broadcast_dims=(-1,), rngs=rngs)
-        self.id_dropout = whole if id_dropout else None
+        dropped = layers.DropWhole(id_dropout, rngs=rngs) if id_dropout else None
+        self.id_dropout = dropped
         self.pools = nnx.List(pool(config, column, rngs=rngs) for column in columns)
         self.widths = tuple(
             column_width(config, column)

@@ -77,6 +77,12 @@ def test_which_they_are_goes_by_the_seed_and_not_by_their_place():
     assert len(np.unique(many)) > 8, "early and late events alike"
 
 
+def test_labelled_examples_are_not_thinned():
+    log = dataclasses.replace(make_log(), events={"rating": np.ones(400, np.float32)})
+    with pytest.raises(InputError, match="counts positives"):
+        prepare(log, label="rating", examples_per_user=2)
+
+
 # Age.
 
 
@@ -213,10 +219,50 @@ def test_rows_hold_examples_end_to_end_and_the_item_before_each():
     )
 
 
+def test_words_of_a_text_are_tokens_each():
+    rng = np.random.default_rng(0)
+    asked = np.array(["", "Red shoes", "red BOOTS"])[rng.integers(0, 3, 400)]
+    data = prepare(dataclasses.replace(make_log(), events={"q": asked}), tokens="q")
+    assert set(data.vocabularies["searched"].ids) == {"red", "shoes", "boots"}
+
+
 @pytest.mark.parametrize(
-    "options", [{"label": "rating"}, {"examples_per_user": 3}, {"context": "around"}]
+    ("column", "told"),
+    [
+        (np.full(400, ""), "is empty"),
+        (np.ones(400, np.float32), "numbers with fractions"),
+    ],
+)
+def test_a_column_without_words_is_told(column, told):
+    with pytest.raises(InputError, match=told):
+        prepare(dataclasses.replace(make_log(), events={"q": column}), tokens="q")
+
+
+def test_the_fingerprint_covers_what_models_read():
+    log = make_log()
+    genders = {"gender": np.roll(log.users.columns["gender"], 1)}
+    changed = [
+        log,
+        dataclasses.replace(log, time=log.time * 2 + (log.time > 100)),
+        dataclasses.replace(log, users=dataclasses.replace(log.users, columns=genders)),
+        dataclasses.replace(
+            log,
+            items=dataclasses.replace(log.items, text={"title": np.array(["x"] * 20)}),
+        ),
+    ]
+    assert len({prepare(log).fingerprint() for log in changed}) == 4
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"label": "rating"},
+        {"examples_per_user": 3},
+        {"context": "around"},
+        {"min_history": 2},
+    ],
 )
 def test_rows_are_of_all_positives_in_their_order(options):
     log = dataclasses.replace(make_log(), events={"rating": np.ones(400, np.float32)})
-    with pytest.raises(InputError, match=f"data.{next(iter(options))}="):
+    with pytest.raises(InputError, match=f"{next(iter(options))}="):
         prepare(log, span=5, **options)

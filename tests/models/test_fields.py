@@ -68,6 +68,39 @@ def test_a_text_is_read_only_where_it_is_named(data, module):
     assert "motto" in {table.name for table in tables}
 
 
+@pytest.mark.parametrize("side", ["query_tower", "item_fields"])
+def test_gates_weigh_the_fields_of_both_towers(data, side):
+    model, _ = build(dssm, data, gates="senet")
+    plain, _ = build(dssm, data)
+    assert plain.item_fields.gates is None is plain.query_tower.fields.gates
+    fields = model.item_fields if side == "item_fields" else model.query_tower.fields
+    columns = data.dataset.item(jnp.arange(1, 9))
+    if side == "query_tower":
+        columns = data.dataset.batch(jnp.arange(8)).query
+    before = fields.parts(columns, model.tables)
+    fields.gates.excite.bias[...] = jnp.arange(len(before), dtype=jnp.float32)
+    weights = 2 * jax.nn.sigmoid(fields.gates.excite.bias[...])
+    for j, after in enumerate(fields.parts(columns, model.tables)):
+        np.testing.assert_allclose(after, before[j] * weights[j], rtol=1e-5)
+
+
+def test_an_id_is_dropped_whole_in_training_and_never_scaled(data):
+    model, _ = build(dssm, data, item=("item", "price"), id_dropout=0.5, init_scale=1.0)
+    items = data.dataset.item(jnp.tile(jnp.arange(1, 15), 20))
+    whole = np.asarray(model.tables["item"](items["item"]))
+    model.eval()
+    used, price = model.item_fields.parts(items, model.tables)
+    np.testing.assert_array_equal(used, whole)
+    model.train()
+    trained, again = model.item_fields.parts(items, model.tables)
+    np.testing.assert_array_equal(again, price)
+    gone = ~np.any(np.asarray(trained), axis=-1)
+    np.testing.assert_array_equal(trained, np.where(gone[:, None], 0, whole))
+    assert 0.4 < gone.mean() < 0.6
+    with pytest.raises(InputError, match='"item" is not among price'):
+        build(dssm, data, item=("price",), id_dropout=0.5)
+
+
 @pytest.mark.parametrize("text", TEXTS)
 def test_a_tower_tells_titles_apart_and_knows_equal_ones(data, text):
     model, tables = build(dssm, data, item=("title",), text=text, init_scale=1.0)

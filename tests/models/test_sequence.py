@@ -121,6 +121,18 @@ def test_a_row_costs_what_its_examples_cost_one_by_one(config, loss):
     assert float(got) == pytest.approx(float(wanted) / (4 * H), rel=1e-4)
 
 
+@pytest.mark.parametrize("blocks", [0, 1])
+def test_what_goes_in_and_what_blocks_add_is_dropped_in_training(blocks):
+    data = prepare()
+    config = dataclasses.replace(SMALL, dropout=0.5, blocks=blocks)
+    model, _ = config.make(data.schema, nnx.Rngs(0))
+    batch = data.dataset.batch(jnp.array([0, 9])).query
+    model.train()
+    assert not np.allclose(model.query(batch), model.query(batch))
+    model.eval()
+    np.testing.assert_array_equal(model.query(batch), model.query(batch))
+
+
 def cyclic_log() -> Interactions:
     """Everybody goes round his own half of the items, in order."""
     user = np.repeat(np.arange(40), 18)
