@@ -23,7 +23,7 @@ def get_config() -> Experiment:
     return Experiment(
         name="mf_gowalla",
         data=lightgcn.Config(name="gowalla"),
-        model=mf.Config(width=1024),
+        model=mf.Config(width=1024, biases="item"),
         negatives=NegativesConfig(
             kind="in_batch",
             correction="positive_excluded",
