@@ -3,10 +3,10 @@
     python -m experiments.run --config=dssm_ml1m_file_order
 
 The split and features of a published table (FunRec: hr@10 0.0401, ndcg@10 0.0137), whose
-artificial order a bigram reads off: it compares tables, not models. Expected, one seed,
-spread unknown: after the refit on all of train test hr@10 0.609, ndcg@10 0.405, and the
-bigram counted on the same 0.509, 0.318; before it 0.537, 0.353 and the bigram 0.467,
-0.288; on validation 0.640, 0.430. Three minutes on two cores with much else on them.
+artificial order a bigram reads off: it compares tables, not models. Expected, three
+seeds: after the refit on all of train test hr@10 0.609 (spread 0.006), ndcg@10 0.405, and
+the bigram counted on the same 0.509, 0.318; before it 0.539, 0.350 and the bigram 0.467,
+0.288. Two to three minutes on two cores (BUILD_NOTES.md, record 10).
 """
 
 from recall_jax.config import Experiment

@@ -4,7 +4,9 @@
 
 The split and features of a published table (FunRec: hr@10 0.0010, a later edition 0.0467),
 whose artificial order a bigram reads off: it compares tables, not models. Scores are the
-machine's own, not cosines. Expected: to be measured.
+machine's own, not cosines. Expected, three seeds: after the refit on all of train test
+hr@10 0.238 (spread 0.003), ndcg@10 0.125; before it 0.139, 0.071. The mean of a history
+cannot tell its last item. Two minutes on two cores (BUILD_NOTES.md, record 10).
 """
 
 from recall_jax.config import Experiment

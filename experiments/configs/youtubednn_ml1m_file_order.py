@@ -3,10 +3,10 @@
     python -m experiments.run --config=youtubednn_ml1m_file_order
 
 The split and features of a published table (FunRec: hr@10 0.0230, ndcg@10 0.0118), whose
-artificial order a bigram reads off: it compares tables, not models. Expected, one seed,
-spread unknown: after the refit on all of train test hr@10 0.623, ndcg@10 0.412, and the
-bigram counted on the same 0.509, 0.318; before it 0.556, 0.364 and the bigram 0.467,
-0.288; on validation 0.654, 0.437. Three minutes on two cores with much else on them.
+artificial order a bigram reads off: it compares tables, not models. Expected, three
+seeds: after the refit on all of train test hr@10 0.626 (spread 0.004), ndcg@10 0.415, and
+the bigram counted on the same 0.509, 0.318; before it 0.553, 0.360 and the bigram 0.467,
+0.288. Two to three minutes on two cores (BUILD_NOTES.md, record 10).
 The last item as an input of its own beside mean and recency brought nothing (validation
 ndcg@10 0.446 with it, 0.445 without, five epochs each).
 """
