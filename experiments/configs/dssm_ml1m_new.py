@@ -5,7 +5,9 @@ nobody has met be found by their features alone?
 
 Titles as letter trigrams (Huang et al. 2013), genres and year; the id is dropped half of
 the time in training, so that the rest learns to do without (Volkovs et al. 2017).
-Expected: to be measured.
+Validation holds no new item. Expected, one seed: for users whose test item is new hr@10
+0.025 +-0.013, where chance has 0.003 and all that counts events 0; for all users 0.266.
+Four minutes on two cores with much else on them (BUILD_NOTES.md, record 12).
 """
 
 from recall_jax.config import Experiment

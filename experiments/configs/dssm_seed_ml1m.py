@@ -3,7 +3,9 @@
     python -m experiments.run --config=dssm_seed_ml1m
 
 Ids 8 wide, 128-64-32 with tanh, batch norm and dropout, logistic loss on five uniform
-negatives an example: what a newcomer's first recall is made of. Expected: to be measured.
+negatives an example: what a newcomer's first recall is made of. Expected, one seed: test hr@10
+0.072, ndcg@10 0.036, recall@20 0.128, where dssm_ml1m has 0.300, 0.174, 0.403. Two
+minutes on two cores with much else on them.
 """
 
 from recall_jax.config import Experiment

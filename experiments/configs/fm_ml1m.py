@@ -2,7 +2,9 @@
 
     python -m experiments.run --config=fm_ml1m
 
-Expected: to be measured.
+Expected, ties in file order, one seed: test hr@10 0.137, ndcg@10 0.070, recall@20 0.208: a
+mean of the history knows no order, and the bigram has 0.214. Four minutes on two cores
+with much else on them.
 """
 
 from recall_jax.config import Experiment

@@ -2,7 +2,8 @@
 
     python -m experiments.run --config=fm_synthetic
 
-Expected: to be measured.
+Scores are the machine's own. Expected, one seed: test hr@10 0.242, ndcg@10 0.129 (bigram
+0.248, oracle 0.539). Two minutes on two cores with much else on them.
 """
 
 from recall_jax.config import Experiment

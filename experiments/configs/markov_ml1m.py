@@ -3,7 +3,8 @@
     python -m experiments.run --config=markov_ml1m
 
 The smallest model there is here: a vector for the last item, a vector for the next.
-Expected: to be measured.
+Expected, ties in file order, one seed: test hr@10 0.213, ndcg@10 0.124, as the bigram that
+it factorises (0.214, 0.126). Two minutes on two cores with much else on them.
 """
 
 from recall_jax.config import Experiment

@@ -2,7 +2,8 @@
 
     python -m experiments.run --config=sequence_synthetic
 
-Expected: to be measured.
+Expected, one seed: test hr@10 0.339, ndcg@10 0.188 (bigram 0.248, oracle 0.539). Two
+minutes on two cores with much else on them.
 """
 
 from recall_jax.config import Experiment

@@ -3,7 +3,8 @@
     python -m experiments.run --config=youtubednn_seed_ml1m
 
 Width 16, one layer of 32, the mean of the history, a sampled softmax of 20 shared
-negatives. Expected: to be measured.
+negatives. Expected, one seed: test hr@10 0.052, ndcg@10 0.025, recall@20 0.092, where
+youtubednn_ml1m has 0.302, 0.177, 0.407. Half a minute on two cores.
 """
 
 from recall_jax.config import Experiment
