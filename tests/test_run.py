@@ -469,7 +469,7 @@ def test_a_mistake_stops_a_real_process_with_one_line(kept_programs):
             'no query column "shoe"; there are: user',
         ),
         ("--config.model.item=item,shoe", 'no item column "shoe"; there are: item'),
-        ("--config.model.activation=sin", "unknown activation 'sin'"),
+        ("--config.model.activation=sin", "unknown model.activation 'sin'"),
         ("--config.model.normalize=l1", "model.normalize must be"),
         ("--config.model.min_history=500", "no user has more than 500 training events"),
         ("--config.data.protocol=random", "unknown data.protocol 'random'"),
