@@ -24,7 +24,10 @@ or floats [b] (dense features)."""
 
 
 class Batch(NamedTuple):
-    """What one step trains on. `query` is what the query tower reads; the rest is raw."""
+    """What one step trains on. `query` is what the query tower reads; the rest is raw.
+
+    Of a model over sequences a row of `query` holds h examples, [b / h, h], and b counts
+    them all, row after row."""
 
     query: Columns
     user: Int[Array, "b"]  # catalogue id of the user

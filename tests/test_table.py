@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import io
 import json
 import sys
@@ -120,6 +121,37 @@ def runs(monkeypatch) -> list[tuple[str, int]]:
 
     monkeypatch.setattr(run, "run", fake)
     return asked
+
+
+def test_rows_of_new_items_stand_in_every_form_of_the_table(
+    runs, tmp_path, monkeypatch
+):
+    plain = run.run
+
+    def with_new_items(config, workdir):
+        plain(config, workdir)
+        results = training.read_json(workdir / "results.json")
+        metrics = figures(config, config.evaluate.metrics)
+        results["new_items"] = {
+            "test_new": {name: value / 2 for name, value in metrics.items()},
+            "chance_new": dict.fromkeys(metrics, 0.003),
+        }
+        training.write_json(workdir / "results.json", results)
+
+    monkeypatch.setattr(run, "run", with_new_items)
+    arguments = "--configs=dssm_synthetic,mf_ml1m", f"--runs={tmp_path}"
+    assert command(*arguments, "--seeds=2")[0] == 0
+    text, lines, groups = written(tmp_path)
+    (rows,) = [rows_of(g) for g in groups if "dssm_synthetic" in rows_of(g)]
+    mine = rows["new items, dssm_synthetic"]["metrics"]["hr@10"]
+    config = cli.load_config("dssm_synthetic")
+    seeds = [dataclasses.replace(config, seed=seed) for seed in (0, 1)]
+    halves = [figures(c, ["hr@10"])["hr@10"] / 2 for c in seeds]
+    assert mine["mean"] == pytest.approx(np.mean(halves))
+    assert mine["sd"] == pytest.approx(np.std(halves, ddof=1))
+    assert rows["new items, chance"]["metrics"]["hr@10"]["mean"] == 0.003
+    assert "new items, chance" in text
+    assert {"test_new", "chance_new"} <= {line["row"] for line in lines}
 
 
 def test_finished_runs_are_read_and_only_missing_ones_run(runs, tmp_path):

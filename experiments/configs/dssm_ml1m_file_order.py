@@ -10,7 +10,7 @@ the bigram counted on the same 0.509, 0.318; before it 0.539, 0.350 and the bigr
 """
 
 from recall_jax.config import Experiment
-from recall_jax.data import movielens
+from recall_jax.data import file_order, movielens
 from recall_jax.evaluate import EvaluateConfig
 from recall_jax.fit import TrainConfig
 from recall_jax.models import dssm
@@ -31,15 +31,5 @@ def get_config() -> Experiment:
         loss=LossConfig(name="softmax", temperature=0.07),
         optim=OptimConfig(learning_rate=2e-3, schedule="cosine"),
         train=TrainConfig(epochs=4, batch_size=1024, refit="all"),
-        evaluate=EvaluateConfig(
-            metrics=(
-                "hr@5",
-                "ndcg@5",
-                "precision@5",
-                "hr@10",
-                "ndcg@10",
-                "precision@10",
-            ),
-            select_by="ndcg@10",
-        ),
+        evaluate=EvaluateConfig(metrics=file_order.METRICS, select_by="ndcg@10"),
     )

@@ -7,12 +7,10 @@ artificial order a bigram reads off: it compares tables, not models. Expected, t
 seeds: after the refit on all of train test hr@10 0.626 (spread 0.004), ndcg@10 0.415, and
 the bigram counted on the same 0.509, 0.318; before it 0.553, 0.360 and the bigram 0.467,
 0.288. Two to three minutes on two cores (BUILD_NOTES.md, record 10).
-The last item as an input of its own beside mean and recency brought nothing (validation
-ndcg@10 0.446 with it, 0.445 without, five epochs each).
 """
 
 from recall_jax.config import Experiment
-from recall_jax.data import movielens
+from recall_jax.data import file_order, movielens
 from recall_jax.evaluate import EvaluateConfig
 from recall_jax.fit import TrainConfig
 from recall_jax.models import youtubednn
@@ -32,15 +30,5 @@ def get_config() -> Experiment:
         loss=LossConfig(name="softmax", temperature=0.07),
         optim=OptimConfig(learning_rate=2e-3, schedule="cosine"),
         train=TrainConfig(epochs=4, batch_size=1024, refit="all"),
-        evaluate=EvaluateConfig(
-            metrics=(
-                "hr@5",
-                "ndcg@5",
-                "precision@5",
-                "hr@10",
-                "ndcg@10",
-                "precision@10",
-            ),
-            select_by="ndcg@10",
-        ),
+        evaluate=EvaluateConfig(metrics=file_order.METRICS, select_by="ndcg@10"),
     )

@@ -25,14 +25,13 @@ class Flat(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """What trains, by user and position; with labels, exposures behind the positives."""
+    """What trains, by user and position; with labels, exposures behind the positives.
+    Without them item and label are None: what stands at the position, and 1."""
 
     user: np.ndarray  # [n] int32 catalogue ids
     position: np.ndarray  # [n] in the flat events
     num_positive: int  # the first of them
-    item: (
-        np.ndarray | None
-    )  # [n] int32 catalogue ids; None: what stands at the position
+    item: np.ndarray | None  # [n] int32 catalogue ids
     label: np.ndarray | None  # [n] float32
 
 

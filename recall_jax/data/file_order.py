@@ -14,6 +14,8 @@ from recall_jax.data.interactions import Interactions, Split
 from recall_jax.types import InputError
 
 MIN_ROWS = 10  # of a user; who has fewer is dropped
+METRICS = tuple(f"{kind}@{k}" for k in (5, 10) for kind in ("hr", "ndcg", "precision"))
+"""What the published table shows."""
 WINDOW = 200  # examples next to the test one that are taken, less the farthest of them
 TOLD = (
     "rows as they stand in the file, a user's last row tests (an artificial order: "

@@ -155,6 +155,11 @@ def leave_one_out(
     if log.time is None:
         how = "without times, in file order"
     if hidden is not None:
+        if not hidden.items[log.item[stop[long] - 1]].any():
+            raise InputError(
+                "no test item is among those that data.hidden_share hides; raise it, or "
+                "set another data.hidden_seed"
+            )
         how += f"; {hidden.items.sum():,} items hidden from training, by seed {hidden.seed}"
     return Split(
         log,
@@ -326,7 +331,7 @@ class Config:
     hidden_seed: int = 0
     examples_per_user: int = 0  # that train, drawn once by examples_seed; 0: all
     examples_seed: int = 0
-    context: str = "past"  # of an example's history; dataset.CONTEXTS
+    context: str = "past"  # of an example's history; arrays.CONTEXTS
     tokens: str = ""  # event column of searched words
     tokens_length: int = 20  # of the last of them
     text_buckets: int = 16384  # rows that letter trigrams share; 0 leaves texts out

@@ -63,8 +63,9 @@ class FM(nnx.Module):
 
     def __init__(self, config: Config, *, query, item, tables, rngs: nnx.Rngs):
         self.tables = layers.embeds(tables, scale=config.init_scale, rngs=rngs)
-        self.query_terms = Terms(query, tables, width=config.width, rngs=rngs)
-        self.item_terms = Terms(item, tables, width=config.width + 1, rngs=rngs)
+        known = {"scale": config.init_scale, "rngs": rngs}
+        self.query_terms = Terms(query, tables, width=config.width, **known)
+        self.item_terms = Terms(item, tables, width=config.width + 1, **known)
 
     def query(self, batch: Columns) -> Float[Array, "... d"]:
         total, _ = self.query_terms(batch, self.tables)
@@ -86,6 +87,7 @@ class Terms(nnx.Module):
         tables: Sequence[Table],
         *,
         width: int,
+        scale: float,
         rngs: nnx.Rngs,
     ):
         self.columns = tuple(columns)
@@ -93,7 +95,7 @@ class Terms(nnx.Module):
         dense = [column.name for column in columns if not column.vocabulary]
         self.dense = nnx.Dict(
             {
-                name: nnx.Param(0.05 * jax.random.normal(rngs.params(), (width,)))
+                name: nnx.Param(scale * jax.random.normal(rngs.params(), (width,)))
                 for name in dense
             }
         )

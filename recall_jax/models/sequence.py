@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from recall_jax import attention, layers
-from recall_jax.features import Schema, Table
+from recall_jax.features import Schema, Table, tables_of
 from recall_jax.models import tower
 from recall_jax.types import Columns, InputError
 
@@ -41,13 +41,9 @@ class Config:
             )
         columns = schema.pick(("history",), side="query")
         columns += schema.pick(("item",), side="item")
-        tables = tower.tables(self, columns)
+        plan = tower.reads(self, columns)
+        tables = tables_of((column, table, self.width) for column, table in plan)
         return Sequence(self, tables=tables, rngs=rngs), tables
-
-    @property
-    def id_width(self) -> int:
-        """Of the tables, which the blocks keep."""
-        return self.width
 
 
 class Sequence(nnx.Module):
