@@ -62,7 +62,8 @@ def save(folder: Path, state: Any, *, kind: str, step: int, progress: dict) -> N
     except (OSError, ValueError) as problem:  # TensorStore's full disk is a ValueError
         shutil.rmtree(building, ignore_errors=True)
         code = re.search(r"os_error_code='(\d+)'", str(problem))
-        reason = os.strerror(int(code[1])) if code else problem
+        plain = getattr(problem, "strerror", None) or problem
+        reason = os.strerror(int(code[1])) if code else plain
         raise SaveError(
             f"step {step} could not be saved: {reason}. The checkpoints in {parent} are "
             "intact: make room, then start again to resume"

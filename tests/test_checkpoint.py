@@ -1,5 +1,6 @@
 """What is saved comes back to the bit, and nothing that interrupts a save loses it."""
 
+import errno
 import json
 import os
 import socket
@@ -268,6 +269,18 @@ resource.setrlimit(resource.RLIMIT_FSIZE, limit)
 (folder / "filler").unlink(missing_ok=True)
 save(folder, 3, size=100_000)
 """
+
+
+def test_a_full_disk_is_told_alike_whoever_meets_it(tmp_path, monkeypatch):
+    """TensorStore, or a plain call beside it: which comes first is chance."""
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoint, "_publish", full)
+    told = "step 1 could not be saved: No space left on device. The checkpoints"
+    with pytest.raises(checkpoint.SaveError, match=told):
+        save(tmp_path, 1)
 
 
 def check_a_failed_save(folder, *, how: str, reason: str) -> None:
