@@ -13,7 +13,7 @@ from recall_jax import features
 from recall_jax.data import columns as columns_lib
 from recall_jax.data import examples, interactions, tokens
 from recall_jax.data.arrays import CONTEXTS, Dataset
-from recall_jax.data.interactions import ranges
+from recall_jax.data.interactions import Bag, ranges, take
 from recall_jax.types import InputError
 
 
@@ -38,6 +38,7 @@ class Data:
     vocabularies: dict[str, features.Vocabulary]
     items: np.ndarray  # [events] int32, the flat events
     times: np.ndarray | None  # [events] int64 seconds
+    events: dict[str, np.ndarray | Bag]  # the log's event columns, [events]
     offsets: np.ndarray  # [users + 2] int64
     train_stop: np.ndarray  # [users + 1] int64, where each user's training part ends
     popularity: np.ndarray  # [V + 1] int64, training events of each item
@@ -112,6 +113,7 @@ def prepare(
         vocabularies=vocabularies,
         items=flat.items,
         times=None if log.time is None else log.time[flat.order],
+        events={name: take(column, flat.order) for name, column in log.events.items()},
         offsets=flat.offsets,
         train_stop=np.concatenate([[0], flat.valid]),
         popularity=_count(flat.items[ranges(flat.start, flat.valid)], items),
