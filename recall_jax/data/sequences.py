@@ -7,6 +7,7 @@ and Cheng (2018) after thirty minutes, and where a listing was booked.
 """
 
 import dataclasses
+import itertools
 import pathlib
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -251,8 +252,10 @@ def _changes(values: np.ndarray) -> np.ndarray:
 def _sessions(data: Data, user: np.ndarray, *, at: np.ndarray) -> np.ndarray:
     """Each event's session of its user, numbered by first appearance."""
     column = _column(data, "session", asked="cut=session", remedy="set cut=gap")[at]
-    missing = column != column if column.dtype.kind == "f" else column == ""
-    missing = column == -1 if column.dtype.kind in "iu" else missing
+    if column.dtype.kind == "f":
+        missing = np.isnan(column)
+    else:
+        missing = column == (-1 if column.dtype.kind in "iu" else "")
     codes, _ = interactions.factorize(column)
     alone = len(at) + np.arange(len(at))  # codes that no session has
     codes = np.where(missing, alone, codes)
@@ -299,7 +302,7 @@ def write_walks(
         )
     words = [names[item - 1] for item in sequences.items.tolist()]
     bounds = sequences.offsets.tolist()
-    lines = (" ".join(words[a:b]) + "\n" for a, b in zip(bounds, bounds[1:]))
+    lines = (" ".join(words[a:b]) + "\n" for a, b in itertools.pairwise(bounds))
     checkpoint.write_atomically(pathlib.Path(path), "".join(lines))
 
 
