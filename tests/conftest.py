@@ -27,6 +27,7 @@ CHECKED = (
     "sampling",
     "scores",
     "tables",
+    "walks",
 )
 install_import_hook([f"recall_jax.{name}" for name in CHECKED], "beartype.beartype")
 

@@ -7,7 +7,7 @@ from conftest import make_data
 from flax import nnx
 from test_fit import LOSS, MODEL, NEGATIVES
 
-from experiments.bench import in_batch, tables, train, unique
+from experiments.bench import in_batch, tables, train, unique, walks
 from recall_jax import negatives as negatives_lib
 from recall_jax import objective
 from recall_jax import train as training
@@ -62,3 +62,14 @@ def test_in_batch_forms_agree_and_are_timed():
     assert min(row.values()) > 0
     other = row | {"b": 4096}
     assert in_batch.headline([other])["speedup_in_scan_4096"] > 0
+
+
+def test_walks_are_timed_on_each_graph():
+    result = walks.run([(50, 300), (60, 400)], num=16, length=5, rounds=1)
+    rows = result["rows"]
+    assert [row["walk"] for row in rows] == ["first_order", "node2vec"] * 2
+    assert min(row["steps_per_second"] for row in rows) > 0
+    assert min(row["build_seconds"] for row in rows) > 0
+    assert 0 < rows[0]["edges"] <= 300 and rows[0]["largest_degree"] > 10
+    assert result["steps_per_second"] == rows[0]["steps_per_second"]
+    assert "speedup_over_pecanpy" in result

@@ -73,9 +73,35 @@ def assert_follows(drawn: np.ndarray, chance: np.ndarray):
 @example([0.0, 3.0])
 def test_alias_tables_are_exact(weight):
     share = np.array(weight) / np.sum(weight)
-    keep, alias = sampling.alias_table(share)
+    keep, alias = sampling.alias_tables(share, np.array([0, len(share)]))
     assert (keep >= 0).all() and (keep <= 1).all()
     np.testing.assert_allclose(chance_of(keep, alias), share, rtol=0, atol=1e-12)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.one_of(st.just([]), WEIGHTS), max_size=12))
+@example([[], [1.0], [], [1.0, 1.0], [0.0, 3.0], []])
+def test_alias_tables_of_many_rows_stay_within_them(rows):
+    start = np.cumsum([0, *map(len, rows)])
+    keep, alias = sampling.alias_tables(np.concatenate([[], *rows]), start)
+    for row, low, high in zip(rows, start, start[1:]):
+        chance = chance_of(keep[low:high], alias[low:high] - low)
+        share = np.array(row) / np.sum(row)
+        np.testing.assert_allclose(chance, share, rtol=0, atol=1e-12)
+        assert (keep[low:high][share == 0] == 0).all()
+
+
+def test_alias_tables_of_a_large_row_beside_small_ones():
+    rng = np.random.default_rng(0)
+    size = np.array([1, 300_000, 2, 0, 5, 1])
+    start = np.append(0, np.cumsum(size))
+    weight = rng.pareto(1.0, start[-1]) + 1
+    keep, alias = sampling.alias_tables(weight, start)
+    row = np.repeat(np.arange(len(size)), size)
+    assert (row[alias] == row).all()
+    height = keep + np.bincount(alias, weights=1 - keep, minlength=len(keep))
+    wanted = weight / (np.bincount(row, weights=weight) / size.clip(1))[row]
+    np.testing.assert_allclose(height, wanted, rtol=1e-8)
 
 
 @settings(max_examples=200, deadline=None)
