@@ -18,6 +18,8 @@ from recall_jax import (
     fit,
     negatives,
     objective,
+    pair_step,
+    pairs,
     train,
 )
 from recall_jax import config as config_lib
@@ -74,11 +76,12 @@ def train_model(
     With `epochs` exactly these many, by the schedule of the config's, and nothing is
     validated or chosen.
     """
-    plan = fit.make_plan(config.train, num_rows=data.num_rows)
+    on = make_corpus(config, data)
+    plan = fit.make_plan(config.train, num_rows=on.num_rows)
     hypers = train.make_hypers(
         config.optim, config.loss, config.negatives, num_steps=plan.num_steps
     )
-    built = build(config, data, batch_size=plan.size * data.dataset.span)
+    built = build(config, data, batch_size=plan.size * on.span)
     encoder = evaluate.make_encoder(built.graph)
     measured = functools.partial(
         evaluate.measure_model,
@@ -103,10 +106,10 @@ def train_model(
 
     _write_description(config, data, workdir)
     loop = fit.Loop(
-        step=train.make_step(
-            built.graph, objective=built.objective, optimizer=built.optimizer
-        ),
-        source=negatives.make_source(data, config.negatives),
+        step=make_step(config, built),
+        source=on.source,
+        num_rows=on.num_rows,
+        span=on.span,
         hypers=hypers,
         plan=plan if epochs is None else plan._replace(epochs=epochs),
         config=config.train,
@@ -118,6 +121,47 @@ def train_model(
         refresh_every=built.objective.refresh_every,
     )
     return encoder, fit.fit(loop, built.state)
+
+
+def make_corpus(config: Experiment, data: Data) -> pairs.Corpus:
+    """What a model's epochs are made of: examples, or pairs of items."""
+    if on_pairs(config):
+        return pairs.make_corpus(data, config.model.pairs)
+    source = negatives.make_source(data, config.negatives)
+    told = f"{data.num_examples:,} training examples"
+    return pairs.Corpus(source, data.num_rows, data.dataset.span, told)
+
+
+def on_pairs(config: Experiment) -> bool:
+    """Whether the model trains on pairs of items."""
+    return hasattr(config.model, "pairs")
+
+
+def make_step(config: Experiment, built: "Built") -> train.Step:
+    """The step of a model on examples, or on pairs of items."""
+    if on_pairs(config):
+        return pair_step.make_step(
+            built.graph, config=config.model.pairs, optimizer=built.optimizer
+        )
+    return train.make_step(
+        built.graph, objective=built.objective, optimizer=built.optimizer
+    )
+
+
+def check_unused(config: Experiment) -> None:
+    """Raise InputError for fields that a model on pairs of items would not heed."""
+    if not on_pairs(config):
+        return
+    for group in ("negatives", "loss"):
+        values = getattr(config, group)
+        for field in dataclasses.fields(values):
+            default = type(values)()
+            if getattr(values, field.name) != getattr(default, field.name):
+                raise InputError(
+                    f"config.{group}.{field.name} says nothing to a model that trains on "
+                    "pairs of items; its negatives are in config.model.pairs, and its "
+                    "loss is that of skip-gram"
+                )
 
 
 class Built(NamedTuple):
@@ -132,6 +176,7 @@ class Built(NamedTuple):
 
 def build(config: Experiment, data: Data, *, batch_size: int) -> Built:
     """Everything that a config decides about a step."""
+    check_unused(config)
     goal = objective.make_objective(config.loss, config.negatives)
     objective.check_labels(config.loss, data.dataset.example_label)
     optimizer = train.make_optimizer(config.optim)

@@ -168,13 +168,20 @@ def make_encoder(graph: Graph) -> Encoder:
     @jax.jit
     @jax.default_matmul_precision("highest")
     def query(params, dataset: Dataset, user, position):
-        vectors = graph.model(*params).query(dataset.query(user, position))
+        model = graph.model(*params)
+        if hasattr(model, "user_vector"):
+            ids = dataset.past(user, position, length=dataset.history_length)
+            return model.user_vector(model.item_vector(dataset.item(ids)), ids != 0)
+        vectors = model.query(dataset.query(user, position))
         return vectors[:, -1] if vectors.ndim == 3 else vectors  # the last position's
 
     @jax.jit
     @jax.default_matmul_precision("highest")
     def item(params, dataset: Dataset, ids):
-        return graph.model(*params).item(dataset.item(ids))
+        model = graph.model(*params)
+        columns = dataset.item(ids)
+        served = hasattr(model, "item_vector")
+        return model.item_vector(columns) if served else model.item(columns)
 
     return Encoder(query, item)
 

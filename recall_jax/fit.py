@@ -7,13 +7,12 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from recall_jax import checkpoint, logs
-from recall_jax.negatives import Source
 from recall_jax.train import Step, TrainState, scan_steps
 from recall_jax.types import Hypers, InputError, Key
 
@@ -97,7 +96,9 @@ class Loop:
     """
 
     step: Step
-    source: Source
+    source: Any  # a pytree that the step reads: negatives.Source, pairs.Source
+    num_rows: int  # of which epochs are made
+    span: int  # examples that a row holds
     hypers: Hypers
     plan: Plan
     config: TrainConfig
@@ -135,7 +136,7 @@ def fit(loop: Loop, state: TrainState) -> Fitted:
     state, progress, clock = _restore(loop, state)
     first = step = int(state.step)
     run, plan = _compile(loop, state, clock=clock), loop.plan
-    size = plan.size * loop.source.dataset.span  # examples a step
+    size = plan.size * loop.span  # examples a step
     bar = logs.progress(plan.num_steps * size, initial=step * size, description="train")
     after = step if step else -1
     with bar as advance, logs.RunLog(loop.workdir, after=after) as log:
@@ -198,14 +199,14 @@ def _epoch_order(loop: Loop, *, epoch: int) -> np.ndarray:
     """Rows of an epoch, [dispatches, scan, size]: a fresh permutation, less what does
     not fill the last batches. Spans begin elsewhere in each epoch, so that no example
     stands at the beginning of its row, without a past, each time."""
-    plan, dataset = loop.plan, loop.source.dataset
+    plan, span = loop.plan, loop.span
     key = jax.random.fold_in(loop.order_key, epoch)
-    if (span := dataset.span) == 1:
-        order = jax.random.permutation(key, dataset.num_rows)
+    if span == 1:
+        order = jax.random.permutation(key, loop.num_rows)
     else:
         key, shift_key = jax.random.split(key)
         shift = jax.random.randint(shift_key, (), 0, span)
-        order = jax.random.permutation(key, dataset.num_rows) * span + shift
+        order = jax.random.permutation(key, loop.num_rows) * span + shift
     order = jax.device_get(order)[: plan.steps_per_epoch * plan.size]
     return order.reshape(plan.dispatches, plan.scan, plan.size)
 

@@ -29,7 +29,7 @@ class OptimConfig:
     tables: str = "lazy_adam"  # or rowwise_adagrad, sgd
     tables_lr_scale: float = 1.0  # the tables' learning rate over the dense one's
     weight_decay: float = 0.0  # decoupled; on touched rows and dense parameters
-    schedule: str = "constant"  # "cosine": to zero over train.epochs
+    schedule: str = "constant"  # "cosine", "linear": to zero over train.epochs
 
 
 class TrainState(NamedTuple):
@@ -118,6 +118,7 @@ def make_optimizer(config: OptimConfig) -> Optimizer:
     schedules = {
         "constant": jnp.ones_like,
         "cosine": lambda done: 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(done, 1.0))),
+        "linear": lambda done: jnp.maximum(1 - done, 0.0),
     }
     if config.schedule not in schedules:
         raise InputError(
@@ -180,13 +181,13 @@ def make_step(graph: Graph, *, objective: Objective, optimizer: Optimizer) -> St
             source=source,
             hypers=hypers,
         )
-        params = (drawn.rows, state.dense, state.loss)
+        params = (drawn.looked.rows, state.dense, state.loss)
         value_and_grad = jax.value_and_grad(loss_of, has_aux=True)
         (loss, (vectors, statistics)), gradients = value_and_grad(params)
         metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradients)}
         metrics |= objective_lib.with_learned({}, state.loss)
         state = apply_gradients(
-            state, gradients, drawn=drawn, hypers=hypers, optimizer=optimizer
+            state, gradients, looked=drawn.looked, hypers=hypers, optimizer=optimizer
         )
         memory = objective.advance(
             drawn.memory, sample=drawn.sample, batch=drawn.batch, vectors=vectors
@@ -196,17 +197,24 @@ def make_step(graph: Graph, *, objective: Objective, optimizer: Optimizer) -> St
     return step
 
 
+class LookedUp(NamedTuple):
+    """Columns whose look-ups point into `rows`, the rows that they touch."""
+
+    columns: Columns
+    rows: dict[str, Float[Array, "r d"]]  # by table
+    touched: dict[str, tables_lib.Touched]
+    slots: dict[str, Array]
+
+
 class Drawn(NamedTuple):
     """What a step computes on: a batch, its candidates, and the rows they look up."""
 
     batch: Batch
     sample: candidates.Sample
     memory: candidates.State
-    query: Columns  # columns of each tower, look-ups pointing into `rows`
+    query: Columns  # columns of each tower, rewritten
     item: Columns
-    rows: dict[str, Float[Array, "r d"]]  # by table
-    touched: dict[str, tables_lib.Touched]
-    slots: dict[str, Array]
+    looked: LookedUp
     key: Key  # for dropout
 
 
@@ -226,7 +234,22 @@ def draw(
         batch, draw_key, source=source, state=state.candidates, query=query
     )
     item = source.dataset.item(sample.ids)
-    columns, rows, touched, slots = {**batch.query, **item}, {}, {}, {}
+    looked = look_up(state, {**batch.query, **item}, graph=graph)
+    columns = looked.columns
+    return Drawn(
+        batch,
+        sample,
+        memory,
+        query={name: columns[name] for name in batch.query},
+        item={name: columns[name] for name in item},
+        looked=looked,
+        key=model_key,
+    )
+
+
+def look_up(state: TrainState, columns: Columns, *, graph: Graph) -> LookedUp:
+    """The rows of every table that these columns touch, and the columns rewritten."""
+    columns, rows, touched, slots = dict(columns), {}, {}, {}
     for table in graph.tables:
         name = table.name
         lookups = tables_lib.lookups_of(table, columns)
@@ -234,17 +257,7 @@ def draw(
             state.tables[name], lookups, slot=state.slots[name]
         )
         columns |= tables_lib.rewrite(columns, lookups, table=table)
-    return Drawn(
-        batch,
-        sample,
-        memory,
-        query={name: columns[name] for name in batch.query},
-        item={name: columns[name] for name in item},
-        rows=rows,
-        touched=touched,
-        slots=slots,
-        key=model_key,
-    )
+    return LookedUp(columns, rows, touched, slots)
 
 
 def by_example(query: Float[Array, "... d"]) -> Float[Array, "b d"]:
@@ -284,7 +297,7 @@ def apply_gradients(
     state: TrainState,
     gradients: tuple[dict[str, Array], Any, dict[str, Array]],
     *,
-    drawn: Drawn,
+    looked: LookedUp,
     hypers: Hypers,
     optimizer: Optimizer,
 ) -> TrainState:
@@ -298,7 +311,7 @@ def apply_gradients(
             state.tables[name],
             gradient,
             state=state.table_states[name],
-            touched=drawn.touched[name],
+            touched=looked.touched[name],
             rule=optimizer.rule,
             hypers=table_hypers,
         )
@@ -318,7 +331,7 @@ def apply_gradients(
         step=state.step + 1,
         tables={name: table for name, (table, _) in rows.items()},
         table_states={name: table_state for name, (_, table_state) in rows.items()},
-        slots=drawn.slots,
+        slots=looked.slots,
         dense=dense,
         loss=objective_lib.clamped(loss),
         dense_state=dense_state,

@@ -46,15 +46,17 @@ def stages(graph: train.Graph, goal: objective.Objective, optimizer) -> dict:
 
     def cut(state, hypers, source, example, *, stage):
         drawn = train.draw(state, source, example, graph=graph, objective=goal)
-        params = (drawn.rows, state.dense, state.loss)
+        params = (drawn.looked.rows, state.dense, state.loss)
         if stage == "batch and rows":
-            out = total((drawn.query, drawn.item, drawn.rows, drawn.batch))
+            out = total((drawn.query, drawn.item, drawn.looked.rows, drawn.batch))
         elif stage == "forward":
             out = loss_of(params, drawn, hypers, source, state.statistics)
         else:
             gradient = jax.grad(loss_of)
             out = total(gradient(params, drawn, hypers, source, state.statistics))
-        return state._replace(step=state.step + 1, slots=drawn.slots), {"loss": out}
+        return state._replace(step=state.step + 1, slots=drawn.looked.slots), {
+            "loss": out
+        }
 
     cuts = {stage: functools.partial(cut, stage=stage) for stage in STAGES[:-1]}
     return cuts | {

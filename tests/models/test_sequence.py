@@ -90,7 +90,7 @@ def test_a_row_costs_what_its_examples_cost_one_by_one(config, loss):
         built.state, source, example, graph=built.graph, objective=built.objective
     )
     got, _ = train.mean_loss(
-        (drawn.rows, built.state.dense, built.state.loss),
+        (drawn.looked.rows, built.state.dense, built.state.loss),
         drawn=drawn,
         statistics=built.state.statistics,
         graph=built.graph,
@@ -98,7 +98,9 @@ def test_a_row_costs_what_its_examples_cost_one_by_one(config, loss):
         source=source,
         hypers=hypers,
     )
-    model = built.graph.model(drawn.rows, built.state.dense, built.state.statistics)
+    model = built.graph.model(
+        drawn.looked.rows, built.state.dense, built.state.statistics
+    )
     query = jnp.concatenate([model.query(drawn.query)[:, j] for j in range(H)])
     # By position, then row: another order of the very same examples.
     order = jnp.arange(4 * H).reshape(4, H).T.ravel()
@@ -172,6 +174,8 @@ def test_rows_begin_elsewhere_in_each_epoch_and_meet_no_example_twice(tmp_path):
     loop = fit.Loop(
         step=None,
         source=source,
+        num_rows=data.num_rows,
+        span=data.dataset.span,
         hypers={},
         plan=plan,
         config=config,

@@ -1,0 +1,25 @@
+"""Item2Vec (Barkan and Koenigstein 2016) on MovieLens 1M, 5-core, leave-one-out.
+
+    python -m experiments.run --config=item2vec_ml1m
+
+Expected: to be measured.
+"""
+
+from recall_jax.config import Experiment
+from recall_jax.data import movielens
+from recall_jax.fit import TrainConfig
+from recall_jax.models import item2vec
+from recall_jax.pairs import PairsConfig
+from recall_jax.train import OptimConfig
+
+
+def get_config() -> Experiment:
+    return Experiment(
+        name="item2vec_ml1m",
+        data=movielens.Config(name="1m", min_user_events=5, min_item_events=5),
+        model=item2vec.Config(recency=2.0, pairs=PairsConfig(window=5)),
+        optim=OptimConfig(
+            learning_rate=0.1, tables="rowwise_adagrad", schedule="linear"
+        ),
+        train=TrainConfig(epochs=10, batch_size=32),
+    )

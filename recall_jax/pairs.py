@@ -1,0 +1,297 @@
+"""Where skip-gram's pairs come from: blocks of sequences, or of walks over their graph.
+
+An epoch is every token of the corpus as a center once; walks are drawn anew each time,
+in the step that trains on them.
+"""
+
+import dataclasses
+import pathlib
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from recall_jax import sampling, walks
+from recall_jax.data import graph as graph_lib
+from recall_jax.data import sequences as sequences_lib
+from recall_jax.data.arrays import Dataset
+from recall_jax.data.dataset import Data
+from recall_jax.types import InputError, Key
+
+CHOICES = {
+    "corpus": ("sequences", "walks", "file"),
+    "objective": ("skipgram", "cbow"),
+    "order": ("window", "set"),
+    "window_size": ("drawn", "full"),
+    "graph": ("transitions", "co_occurrence"),
+}
+
+
+@dataclasses.dataclass
+class PairsConfig:
+    """What is a sentence, which pairs it holds, and their negatives."""
+
+    corpus: str = "sequences"  # "walks" over their graph; "file" of walks
+    objective: str = "skipgram"  # or "cbow"
+    order: str = "window"  # "set": contexts drawn from the whole sequence
+    window: int = 5  # of a set: half the contexts that a center draws
+    window_size: str = "drawn"  # from 1 to `window` for each center; or "full"
+    block: int = 32  # centers of a sequence that train together
+    num_negatives: int = 5  # k, of a pair
+    shared_negatives: int = 64  # S, drawn a step, each counting k / S
+    alpha: float = 0.75  # they follow frequency^alpha
+    subsample: float = 0.0  # word2vec's threshold, as 1e-3; 0: off
+    graph: str = (
+        "transitions"  # directed; "co_occurrence": not, where there is no order
+    )
+    walks_per_item: int = 10  # an epoch
+    walk_length: int = 10
+    p: float = 1.0  # node2vec's return parameter
+    q: float = 1.0  # and its in-out parameter
+    path: str = ""  # of corpus=file, a walk a line
+    global_context: float = 0.0  # weight of a session's converted item as a context
+    market: str = ""  # item column of the markets that negatives come from too
+    num_market: int = 1  # of them, a center
+    market_weight: float = 1.0
+    sequences: sequences_lib.Config = dataclasses.field(
+        default_factory=sequences_lib.Config
+    )
+
+
+class Source(NamedTuple):
+    """What a step on pairs reads and never writes.
+
+    Tokens lie flat behind `block + window` of padding; segment[t] is the sequence of
+    token t, -1 of padding, and sequence s holds start[s]:start[s + 1].
+    """
+
+    dataset: Dataset
+    sampler: sampling.Sampler
+    tokens: Int[Array, "tokens"] | None = None  # None: the corpus is of walks
+    segment: Int[Array, "tokens"] | None = None
+    start: Int[Array, "s_and_1"] | None = None
+    booked: Int[Array, "s"] | None = None
+    keep: Float[Array, "V_and_1"] | None = None
+    graph: graph_lib.Graph | None = None
+    market: sampling.Grouped | None = None
+
+
+class Corpus(NamedTuple):
+    """A source, and the rows that an epoch is made of, each of `span` centers."""
+
+    source: Source
+    num_rows: int
+    span: int
+    described: str  # one line for people
+
+
+class Block(NamedTuple):
+    """Catalogue ids of g blocks of t centers and c contexts, and which pairs count."""
+
+    center: Int[Array, "g t"]
+    context: Int[Array, "g c"]
+    pairs: Bool[Array, "g t c"]
+    negative: Int[Array, "s"]
+    booked: Int[Array, "g t"] | None = None  # of a center's session; 0: none
+    market: Int[Array, "g t m"] | None = None
+    in_market: Bool[Array, "g t m"] | None = None  # whether there is any
+
+
+def make_corpus(data: Data, config: PairsConfig) -> Corpus:
+    """Sequences of the training events, or the graph of them, ready for the device."""
+    check(config)
+    made = (
+        sequences_lib.read_walks(pathlib.Path(config.path), data.vocabularies["item"])
+        if config.corpus == "file"
+        else sequences_lib.make(data, config.sequences)
+    )
+    if config.corpus == "sequences" and not made.ordered and config.order == "window":
+        raise InputError(
+            f"{data.source}: nothing tells the order within a sequence; set "
+            "--config.model.pairs.order=set"
+        )
+    count = np.bincount(made.items, minlength=data.dataset.num_items + 1)[1:]
+    source = Source(
+        data.dataset,
+        sampling.popularity(count, alpha=config.alpha),
+        keep=_keep(count, threshold=config.subsample),
+        market=_markets(config, data, count),
+    )
+    if config.corpus == "walks":
+        return on_walks(config, source, made, data=data)
+    return on_sequences(config, source, made)
+
+
+def check(config: PairsConfig) -> None:
+    """Raise InputError for names and sizes that mean nothing."""
+    for field, names in CHOICES.items():
+        if (name := getattr(config, field)) not in names:
+            raise InputError(
+                f"unknown model.pairs.{field} {name!r}; there are: " + ", ".join(names)
+            )
+    sizes = "window block num_negatives shared_negatives walks_per_item num_market"
+    for field in sizes.split():
+        if getattr(config, field) < 1:
+            raise InputError(
+                f"model.pairs.{field} is {getattr(config, field)}; it must be at least 1"
+            )
+    problems = {
+        f"model.pairs.walk_length {config.walk_length} makes no pair; take 2 or more": (
+            config.walk_length < 2
+        ),
+        "model.pairs.corpus=file needs the file, a walk a line; name it with "
+        "--config.model.pairs.path": config.corpus == "file" and not config.path,
+        "model.pairs.global_context is of converted sessions, which only "
+        "model.pairs.corpus=sequences has": config.global_context > 0
+        and config.corpus != "sequences",
+        "model.pairs.p and q must be above 0": min(config.p, config.q) <= 0,
+        "model.pairs.objective=cbow has no terms for conversions and markets; take "
+        "skipgram": config.objective == "cbow"
+        and bool(config.global_context or config.market),
+    }
+    for text, wrong in problems.items():
+        if wrong:
+            raise InputError(text)
+
+
+def _keep(count: np.ndarray, *, threshold: float) -> Array | None:
+    if threshold <= 0:
+        return None
+    keep = sampling.keep_probability(np.maximum(count, 1), threshold=threshold)
+    return jnp.asarray(np.append(0.0, keep), jnp.float32)
+
+
+def _markets(
+    config: PairsConfig, data: Data, count: np.ndarray
+) -> sampling.Grouped | None:
+    if not config.market:
+        return None
+    column = data.schema.pick((config.market,), side="item")[0]
+    if column.width or not column.vocabulary or column.name == "item":
+        raise InputError(
+            f"model.pairs.market {config.market!r} must be a categorical item column "
+            "with one value an item"
+        )
+    weight = sampling.popularity_weight(count, alpha=config.alpha)
+    group = np.asarray(data.dataset.item_columns[config.market])[1:]
+    return sampling.grouped(weight, group)
+
+
+def on_sequences(
+    config: PairsConfig, source: Source, made: sequences_lib.Sequences
+) -> Corpus:
+    """Rows may begin anywhere in the first padding, so that over the epochs a token
+    stands anywhere in its block."""
+    head, tail = config.block + config.window, 2 * config.block + config.window
+    length = np.diff(made.offsets)
+    segment = np.repeat(np.arange(len(length), dtype=np.int32), length)
+    if config.order == "set":
+        longest = int(length.max())
+        if longest > 1 << 24:
+            raise InputError(
+                f"a sequence has {longest:,} items; 16,777,216 is the most"
+            )
+    source = source._replace(
+        tokens=jnp.asarray(np.pad(made.items, (head, tail))),
+        segment=jnp.asarray(np.pad(segment, (head, tail), constant_values=-1)),
+        start=jnp.asarray(made.offsets + head, jnp.int32),
+        booked=jnp.asarray(made.booked, jnp.int32),
+    )
+    num_rows = -(-len(made.items) // config.block) + 1
+    booked = np.count_nonzero(made.booked)
+    told = f"{len(length):,} sequences of {len(made.items):,} items"
+    told += f", {booked:,} of them with a conversion" if booked else ""
+    return Corpus(source, num_rows, config.block, told)
+
+
+def on_walks(
+    config: PairsConfig, source: Source, made: sequences_lib.Sequences, *, data: Data
+) -> Corpus:
+    make = getattr(graph_lib, config.graph)
+    num_nodes = data.dataset.num_items + 1
+    graph = make(made.items, made.offsets, num_nodes=num_nodes)
+    edges = len(graph.target)
+    if not edges:
+        raise InputError(
+            f"{data.source}: no two items follow each other in a sequence, so there is "
+            "nothing to walk on; widen model.pairs.sequences.gap or cut=user"
+        )
+    num_rows = data.dataset.known_items * config.walks_per_item
+    kind = "directed" if config.graph == "transitions" else "undirected"
+    told = f"{kind} graph of {data.dataset.known_items:,} items, {edges:,} edges"
+    source = source._replace(graph=jax.device_put(graph))
+    return Corpus(source, num_rows, config.walk_length, told)
+
+
+def draw(
+    config: PairsConfig, source: Source, example: Int[Array, "g"], key: Key
+) -> Block:
+    """The blocks of these rows: tokens, windows, negatives."""
+    keys = jax.random.split(key, 5)
+    if config.corpus == "walks":
+        node = 1 + example // config.walk_length % source.dataset.known_items
+        context = walks.walk(
+            source.graph,
+            keys[0],
+            node,
+            length=config.walk_length,
+            p=config.p,
+            q=config.q,
+        )
+        segment, center = jnp.where(context > 0, 0, -1), slice(None)
+    else:
+        at = example[:, None] + jnp.arange(config.block + 2 * config.window)
+        segment = source.segment[at]
+        context = _tokens(config, source, keys[0], at=at, segment=segment)
+        center = slice(config.window, config.window + config.block)
+    pairs = _pairs(config, source, keys[1:3], context, segment=segment, center=center)
+    negative = source.sampler.draw(keys[3], shape=(config.shared_negatives,))
+    block = Block(context[:, center], context, pairs, negative)
+    if config.global_context:
+        mine = segment[:, center]
+        booked = jnp.where(mine >= 0, source.booked[jnp.maximum(mine, 0)], 0)
+        block = block._replace(booked=booked)
+    if source.market is None:
+        return block
+    market, there = source.market.draw(
+        keys[4], block.center.ravel(), num=config.num_market
+    )
+    shape = (*block.center.shape, config.num_market)
+    return block._replace(market=market.reshape(shape), in_market=there.reshape(shape))
+
+
+def _tokens(config: PairsConfig, source: Source, key: Key, *, at, segment):
+    """The tokens at these places; of a set any of their sequence: then a center meets
+    each of the others as often, (L - 1) / L times in all, as the paper has it."""
+    if config.order == "window":
+        return source.tokens[at]
+    first = source.start[jnp.maximum(segment, 0)]
+    size = source.start[jnp.maximum(segment, 0) + 1] - first
+    step = jnp.floor(jax.random.uniform(key, at.shape) * size).astype(jnp.int32)
+    token = source.tokens[first + jnp.minimum(step, size - 1)]
+    return jnp.where(segment >= 0, token, 0)
+
+
+def _pairs(config: PairsConfig, source: Source, keys, context, *, segment, center):
+    """Which contexts are within the window of which centers. The window is counted over
+    tokens that sub-sampling keeps, as far as they lie in the block."""
+    there = segment >= 0
+    if source.keep is not None:
+        kept = jax.random.uniform(keys[0], context.shape) < source.keep[context]
+        there &= kept
+    place = jnp.cumsum(there, axis=1) if source.keep is not None else None
+    if place is None:
+        place = jnp.broadcast_to(jnp.arange(context.shape[1]), context.shape)
+    mine = place[:, center]
+    apart = jnp.abs(mine[:, :, None] - place[:, None, :])
+    window = config.window
+    if config.window_size == "drawn":
+        window = jax.random.randint(keys[1], mine.shape, 1, window + 1)[:, :, None]
+    pairs = (apart > 0) & (apart <= window)
+    pairs &= segment[:, center, None] == segment[:, None, :]
+    pairs &= there[:, center, None] & there[:, None, :]
+    if config.order == "set":
+        pairs &= context[:, center, None] != context[:, None, :]
+    return pairs

@@ -1,0 +1,104 @@
+"""Skip-gram and CBOW with negative sampling, on pairs and on whole blocks of a sequence.
+
+Of a center i and each of its contexts c (Mikolov et al. 2013),
+
+    -log sigma(z_c . h_i) - sum over k negatives n of log sigma(-z_n . h_i)
+
+h are rows of the input side, which is kept, z of the context table. In the block form
+all pairs of a block come from one gather of its tokens and small matrix products, and its
+S negatives are shared, each counting k/S: in value and gradient the pair form with
+those negatives. All are pure functions and sums over what `pairs` allows.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+def pair_loss(
+    center: Float[Array, "... d"],
+    context: Float[Array, "... d"],
+    negative: Float[Array, "... n d"],
+    *,
+    negative_weight: float = 1.0,
+) -> Float[Array, "..."]:
+    """softplus(-z_c . h) + weight * sum_n softplus(z_n . h), a value a pair.
+
+    >>> import jax.numpy as jnp
+    >>> pair_loss(jnp.zeros(2), jnp.ones(2), jnp.ones((2, 2))).round(4)
+    Array(2.0794, dtype=float32)
+    """
+    positive = jnp.sum(center * context, axis=-1)
+    negative = jnp.einsum("...nd,...d->...n", negative, center)
+    return softplus(-positive) + negative_weight * softplus(negative).sum(-1)
+
+
+def block_loss(
+    center: Float[Array, "g t d"],
+    context: Float[Array, "g c d"],
+    negative: Float[Array, "s d"],
+    *,
+    pairs: Bool[Array, "g t c"],
+    num_negatives: int,
+) -> Float[Array, ""]:
+    """The sum of `pair_loss` over all pairs of g blocks of t centers and c contexts."""
+    scores = jnp.einsum("gtd,gcd->gtc", center, context)
+    positive = jnp.sum(jnp.where(pairs, softplus(-scores), 0.0))
+    pushed = negative_loss(center, negative, num_negatives=num_negatives)
+    return positive + jnp.sum(pushed * jnp.sum(pairs, axis=-1, dtype=pushed.dtype))
+
+
+def cbow_block_loss(
+    item: Float[Array, "g c d"],
+    target: Float[Array, "g t d"],
+    negative: Float[Array, "s d"],
+    *,
+    pairs: Bool[Array, "g t c"],
+    num_negatives: int,
+) -> Float[Array, ""]:
+    """The mean of the contexts' input vectors against each center's context vector:
+    one prediction for each center that has contexts."""
+    weight = pairs.astype(item.dtype)
+    count = weight.sum(axis=-1)
+    mean = jnp.einsum("gtc,gcd->gtd", weight, item)
+    mean /= jnp.maximum(count, 1.0)[..., None]
+    positive = softplus(-jnp.sum(mean * target, axis=-1))
+    pushed = negative_loss(mean, negative, num_negatives=num_negatives)
+    return jnp.sum(jnp.where(count > 0, positive + pushed, 0.0))
+
+
+def negative_loss(
+    center: Float[Array, "g t d"], negative: Float[Array, "s d"], *, num_negatives: int
+) -> Float[Array, "g t"]:
+    """k/S sum_n softplus(z_n . h): what one positive of each center costs in negatives."""
+    scores = jnp.einsum("gtd,sd->gts", center, negative)
+    return softplus(scores).sum(axis=-1) * (num_negatives / len(negative))
+
+
+def global_context_loss(
+    center: Float[Array, "g t d"],
+    booked: Float[Array, "g t d"],
+    *,
+    where: Bool[Array, "g t"],
+) -> Float[Array, ""]:
+    """sum of softplus(-z_booked . h): the item that a session converted is a context of
+    every item in it, however far away (Grbovic and Cheng 2018)."""
+    score = jnp.sum(center * booked, axis=-1)
+    return jnp.sum(jnp.where(where, softplus(-score), 0.0))
+
+
+def same_market_loss(
+    center: Float[Array, "g t d"],
+    negative: Float[Array, "g t m d"],
+    *,
+    where: Bool[Array, "g t m"],
+) -> Float[Array, ""]:
+    """sum of softplus(z_m . h) over negatives m of each center's own market (Grbovic and
+    Cheng 2018)."""
+    scores = jnp.einsum("gtmd,gtd->gtm", negative, center)
+    return jnp.sum(jnp.where(where, softplus(scores), 0.0))
+
+
+def softplus(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """log(1 + e^x), finite at any x; without the care for infinities that costs a third
+    of a step in jax.nn.softplus."""
+    return jnp.maximum(x, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
