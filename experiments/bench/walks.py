@@ -12,6 +12,7 @@ where that package is installed. The last line is JSON.
 import functools
 import importlib.util
 import json
+import os
 import pathlib
 import statistics
 import tempfile
@@ -65,7 +66,7 @@ def pecanpy_steps_per_second(built: graph.Graph, *, length: int, rounds: int):
         return None
     from pecanpy import pecanpy
 
-    walker = pecanpy.PreCompFirstOrder(p=1, q=1, workers=jax.local_device_count())
+    walker = pecanpy.PreCompFirstOrder(p=1, q=1, workers=os.cpu_count())
     with tempfile.TemporaryDirectory() as folder:
         file = pathlib.Path(folder) / "graph.npz"
         np.savez(

@@ -113,7 +113,7 @@ def test_a_graph_is_a_pytree():
 
 @pytest.mark.parametrize("weight", [-1.0, np.nan, np.inf, 1e39])
 def test_weights_that_are_none_are_refused(weight):
-    with pytest.raises(InputError, match="weight"):
+    with pytest.raises(InputError, match="weigh"):
         from_list([(1, 2, 1.0), (2, 3, weight)])
 
 
@@ -176,7 +176,7 @@ def test_items_of_a_session_occur_together_once(sessions, most, block):
 def test_offsets_that_do_not_cut_the_events_are_refused(offsets):
     items = np.array([1, 2, 3], np.int32)
     for make in (graph.transitions, graph.co_occurrence):
-        with pytest.raises(InputError, match="offsets of sessions"):
+        with pytest.raises(InputError, match="offsets do not rise"):
             make(items, np.array(offsets, np.int64), num_nodes=NODES)
 
 
@@ -236,6 +236,14 @@ def test_splits_are_drawn_anew_by_the_seed_and_again_by_the_same():
     drawn = [graph.random_non_edges(built, 500, seed) for seed in (1, 1, 2)]
     np.testing.assert_array_equal(drawn[0], drawn[1])
     assert not np.array_equal(drawn[0], drawn[2])
+
+
+def test_words_that_choose_nothing_are_refused():
+    """A misspelt unit would leave the way back of an edge held out."""
+    with pytest.raises(InputError, match="'pairs' is none of"):
+        graph.split_edges(from_list([(1, 2, 1.0)]), 0.5, 0, unit="pairs")
+    with pytest.raises(InputError, match="'no' is none of"):
+        from_list([(1, 2, 1.0)], self_loops="no")
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.1, np.nan])
