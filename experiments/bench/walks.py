@@ -6,15 +6,17 @@
 `build s` is the graph from unsorted edges, its alias tables with it. A step is a node
 after the first of a walk; compilation is left out. `speedup_over_pecanpy` compares walks
 by weight on the first graph with PecanPy's (Liu and Krishnan 2021) precomputed ones,
-where that package is installed. The last line is JSON.
+where that package is installed, here or in --pecanpy_python's environment. The last line
+is JSON.
 """
 
 import functools
-import importlib.util
 import json
 import os
 import pathlib
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 
@@ -60,13 +62,32 @@ def measure(built: graph.Graph, kind: str, *, num: int, length: int, rounds: int
     return int((nodes[:, 1:] > 0).sum()) / seconds
 
 
-def pecanpy_steps_per_second(built: graph.Graph, *, length: int, rounds: int):
-    """One walk from every node, on all cores; None where PecanPy is not installed."""
-    if importlib.util.find_spec("pecanpy") is None:
-        return None
-    from pecanpy import pecanpy
+PECANPY = """
+import json, sys, time
+from pecanpy import pecanpy
+file, length, rounds, workers = sys.argv[1:]
+walker = pecanpy.PreCompFirstOrder(p=1, q=1, workers=int(workers))
+walker.read_npz(file, weighted=True)
+walker.preprocess_transition_probs()
+speeds = []
+for _ in range(int(rounds) + 1):
+    start = time.perf_counter()
+    walks = walker.simulate_walks(num_walks=1, walk_length=int(length) - 1)
+    steps = sum(map(len, walks)) - len(walks)
+    speeds.append(steps / (time.perf_counter() - start))
+print(json.dumps(speeds[1:]))
+"""
 
-    walker = pecanpy.PreCompFirstOrder(p=1, q=1, workers=os.cpu_count())
+
+def pecanpy_steps_per_second(
+    built: graph.Graph, *, length: int, rounds: int, python: str = ""
+) -> float | None:
+    """One walk from every node, on all cores; None where PecanPy is not installed. It
+    has a process of its own: it needs a numpy that JAX no longer takes."""
+    python = python or sys.executable
+    probe = [python, "-c", "import pecanpy"]
+    if subprocess.run(probe, check=False, capture_output=True).returncode:
+        return None
     with tempfile.TemporaryDirectory() as folder:
         file = pathlib.Path(folder) / "graph.npz"
         np.savez(
@@ -76,18 +97,22 @@ def pecanpy_steps_per_second(built: graph.Graph, *, length: int, rounds: int):
             indptr=built.offsets.astype(np.uint32),
             indices=built.target.astype(np.uint32),
         )
-        walker.read_npz(str(file), weighted=True)
-    walker.preprocess_transition_probs()
-    walk = functools.partial(walker.simulate_walks, num_walks=1, walk_length=length - 1)
-    seconds = []
-    for _ in range(rounds + 1):
-        begin = time.perf_counter()
-        found = walk()
-        seconds.append(time.perf_counter() - begin)
-    return sum(len(nodes) - 1 for nodes in found) / statistics.median(seconds[1:])
+        given = [str(file), str(length), str(rounds), str(os.cpu_count())]
+        command = [python, "-c", PECANPY, *given]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"PecanPy failed: {done.stderr[-500:]}")
+    return statistics.median(json.loads(done.stdout.splitlines()[-1]))
 
 
-def run(sizes: list[tuple[int, int]], *, num: int, length: int, rounds: int) -> dict:
+def run(
+    sizes: list[tuple[int, int]],
+    *,
+    num: int,
+    length: int,
+    rounds: int,
+    python: str = "",
+) -> dict:
     """What the bench reports: a row for each graph and kind of walk."""
     rows, pecanpy = [], None
     size = {"length": length, "rounds": rounds}
@@ -97,7 +122,7 @@ def run(sizes: list[tuple[int, int]], *, num: int, length: int, rounds: int) -> 
         built = graph.from_edges(*ends, num_nodes=nodes + 1)
         seconds = time.perf_counter() - begin
         if not rows:
-            pecanpy = pecanpy_steps_per_second(built, **size)
+            pecanpy = pecanpy_steps_per_second(built, python=python, **size)
         known = {
             "nodes": nodes,
             "edges": len(built.target),
@@ -125,7 +150,13 @@ def main(argv):
     sizes = [(given.nodes, given.edges)]
     if given.large:
         sizes.append((5_000_000, 50_000_000))
-    result = run(sizes, num=given.walks, length=given.length, rounds=given.rounds)
+    result = run(
+        sizes,
+        num=given.walks,
+        length=given.length,
+        rounds=given.rounds,
+        python=given.pecanpy_python,
+    )
     print(logs.table(result["rows"], list(result["rows"][0])))
     print(json.dumps(result))
 
@@ -137,4 +168,5 @@ if __name__ == "__main__":
     flags.DEFINE_integer("walks", 16_384, "walks at a time")
     flags.DEFINE_integer("length", 80, "nodes of a walk")
     flags.DEFINE_integer("rounds", 5, "timed repeats")
+    flags.DEFINE_string("pecanpy_python", "", "where PecanPy is; default: here")
     app.run(main)
