@@ -116,7 +116,7 @@ def make_corpus(data: Data, config: PairsConfig) -> Corpus:
     source = Source(
         data.dataset,
         sampling.popularity(count, alpha=config.alpha),
-        keep=_keep(count, threshold=config.subsample),
+        keep=keep_of(count, threshold=config.subsample),
         market=_markets(config, data, count),
     )
     if config.corpus == "walks":
@@ -156,7 +156,7 @@ def check(config: PairsConfig) -> None:
             raise InputError(text)
 
 
-def _keep(count: np.ndarray, *, threshold: float) -> Array | None:
+def keep_of(count: np.ndarray, *, threshold: float) -> Array | None:
     if threshold <= 0:
         return None
     keep = sampling.keep_probability(np.maximum(count, 1), threshold=threshold)
@@ -242,7 +242,8 @@ def draw(
         )
         segment, center = jnp.where(context > 0, 0, -1), slice(None)
     else:
-        at = example[:, None] + jnp.arange(config.block + 2 * config.window)
+        at = jnp.arange(config.block + 2 * config.window)[None, :]
+        at = example[:, None] + at
         segment = source.segment[at]
         context = _tokens(config, source, keys[0], at=at, segment=segment)
         center = slice(config.window, config.window + config.block)
@@ -283,7 +284,7 @@ def _pairs(config: PairsConfig, source: Source, keys, context, *, segment, cente
         there &= kept
     place = jnp.cumsum(there, axis=1) if source.keep is not None else None
     if place is None:
-        place = jnp.broadcast_to(jnp.arange(context.shape[1]), context.shape)
+        place = jnp.broadcast_to(jnp.arange(context.shape[1])[None], context.shape)
     mine = place[:, center]
     apart = jnp.abs(mine[:, :, None] - place[:, None, :])
     window = config.window

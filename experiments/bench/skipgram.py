@@ -156,6 +156,7 @@ def _dataset(num_items: int) -> Dataset:
     none = jnp.zeros(0, jnp.int32)
     return Dataset(
         items=none,
+        weights=None,
         offsets=none,
         example_user=none,
         example_position=none,
@@ -310,8 +311,8 @@ def define_flags() -> None:
     flags.DEFINE_integer("negatives", 5, "negatives of a pair")
     flags.DEFINE_integer("shared_negatives", 64, "ours: drawn a step")
     flags.DEFINE_integer("block", 32, "ours: tokens of a block")
-    flags.DEFINE_integer("blocks", 32, "ours: blocks of a step")
-    flags.DEFINE_float("learning_rate", 0.1, "ours: of row-wise Adagrad")
+    flags.DEFINE_integer("blocks", 16, "ours: blocks of a step")
+    flags.DEFINE_float("learning_rate", 0.5, "ours: of row-wise Adagrad")
     flags.DEFINE_integer("epochs", 3, "epochs of both")
     flags.DEFINE_integer("rounds", 3, "timed rounds")
     flags.DEFINE_integer("workers", 2, "gensim's, one a core")
