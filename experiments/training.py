@@ -133,6 +133,8 @@ def restore(
 
     Raises InputError where nothing is chosen yet, or where the data are not the run's.
     """
+    if not (workdir / "data.json").exists():
+        raise InputError(f"{workdir} holds no run: it has no data.json")
     check_same_data(data, workdir)
     size = config.train.batch_size * data.dataset.span
     built = build(config, data, batch_size=size)
