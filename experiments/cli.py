@@ -134,6 +134,15 @@ def parse_many(argv: list[str]) -> list[str]:
     return argv
 
 
+def parse_plain(argv: list[str]) -> list[str]:
+    """As `parse`, of a command without a config."""
+    app.define_help_flags()
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as problem:
+        raise InputError(str(problem)) from problem
+
+
 def _entry(text: str, *, shared: dict[str, str]) -> Entry:
     name, colon, rest = text.partition(":")
     own = {}

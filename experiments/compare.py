@@ -22,6 +22,9 @@ FURTHER = {
 }
 """Rows of results.json that stand under a config's own where a run has them."""
 
+LINKS = {"test": "link_auc", "popularity": "link_auc_popularity"}
+"""Rows that a run which removed edges has an AUC of links for, and where it stands."""
+
 
 @dataclasses.dataclass
 class Cell:
@@ -115,7 +118,7 @@ def _group(key: tuple, cells: list[Cell]) -> dict[str, Any]:
         for label, members in by_label.items()
         if any(means(cell, "test_new") for cell in members)
     ]
-    metrics = dict.fromkeys(m for cell in finished for m in cell.results["test"])
+    metrics = dict.fromkeys(m for cell in finished for m in metrics_of(cell))
     return dict(zip(("source", "events", "protocol", "seen"), key)) | {
         "metrics": list(metrics),
         "compared_by": first[0].config.evaluate.select_by if first else None,
@@ -135,7 +138,16 @@ def means(cell: Cell, row: str) -> dict[str, float]:
         return {}
     results = cell.results
     new = (results.get("new_items") or {}).get(row)
-    return results["baselines"].get(row) or results.get(row) or new or {}
+    found = results["baselines"].get(row) or results.get(row) or new or {}
+    if links := results.get(LINKS.get(row)):
+        return found | {"link_auc": links["auc"]}
+    return found
+
+
+def metrics_of(cell: Cell) -> list[str]:
+    """Of its rows; not every row need have all of them."""
+    links = ["link_auc"] * bool(cell.results.get("link_auc"))
+    return [*cell.results["test"], *links]
 
 
 def new_items(cell: Cell) -> list[str]:
@@ -159,7 +171,8 @@ def _row(
         "seeds": [cell.seed for cell in done],
         "metrics": {
             metric: _statistics(done, name, metric)
-            for metric in (done[0].results["test"] if done else ())
+            for metric in (metrics_of(done[0]) if done else ())
+            if metric in means(done[0], name)
         },
     }
     if row["baseline"]:

@@ -16,6 +16,7 @@ import time
 from typing import Any
 
 import jax
+import numpy as np
 from absl import flags
 
 from experiments import cli, summary, training
@@ -26,12 +27,15 @@ from recall_jax import (
     fit,
     item_item,
     negatives,
+    pairs,
     retrieval,
 )
 from recall_jax import config as config_lib
 from recall_jax.config import Experiment
 from recall_jax.data.dataset import Data, Part
 from recall_jax.types import InputError
+
+LINKS = 1 << 16  # scored at a time
 
 
 def main(argv: list[str]) -> None:
@@ -100,7 +104,9 @@ def _train_and_evaluate(config: Experiment, workdir: pathlib.Path) -> dict[str, 
     encoder, fitted = training.train_model(config, data, workdir)
     seconds.update(fitted.seconds)
     start = time.perf_counter()
-    rows = measure_rows(config, prepared, encoder, evaluate.params_of(fitted.state))
+    params = evaluate.params_of(fitted.state)
+    rows = measure_rows(config, prepared, encoder, params)
+    rows |= _measure_links(config, data, encoder, params)
     seconds["evaluate"] += time.perf_counter() - start
     shuffled = None
     if config.data.ties == "both":
@@ -256,6 +262,37 @@ def measure_rows(
         "baselines": {name: result.means() for name, result in compared.items()},
         "ease_l2": ease_l2,
         "intervals": {name: result.intervals() for name, result in results.items()},
+    }
+
+
+def _measure_links(
+    config: Experiment, data: Data, encoder: evaluate.Encoder, params: Any
+) -> dict[str, dict[str, float]]:
+    """AUC of removed edges against pairs without one; nothing where none was removed.
+
+    A pair's score is the inner product of the vectors that are served, of length 1
+    unless model.normalize is none. By popularity it is the product of both items'
+    numbers of training events, those behind removed edges among them.
+    """
+    if not (training.on_pairs(config) and config.model.pairs.removed_share):
+        return {}
+    links = pairs.make_links(data, config.model.pairs)
+    vectors = evaluate.encode_items(
+        encoder, params, data=data, batch_size=config.evaluate.batch_size
+    )
+    vectors = np.asarray(vectors, np.float64)
+    popularity = np.log(np.maximum(data.popularity, 1))
+
+    def product(ends: np.ndarray) -> np.ndarray:
+        blocks = np.array_split(ends - 1, 1 + len(ends) // LINKS)
+        return np.concatenate(
+            [np.sum(vectors[ab[:, 0]] * vectors[ab[:, 1]], axis=1) for ab in blocks]
+        )
+
+    by_popularity = pairs.link_auc(links, lambda ends: popularity[ends].sum(axis=1))
+    return {
+        "link_auc": pairs.link_auc(links, product),
+        "link_auc_popularity": by_popularity,
     }
 
 

@@ -37,6 +37,13 @@ def show(results: dict[str, Any], workdir: pathlib.Path) -> None:
         for label, row in rows.items()
     ]
     print(logs.table(table, ["", *results["test"], "queries/s"]))
+    if links := results.get("link_auc"):
+        print(
+            f"links      auc {links['auc']:.4f}, by popularity "
+            f"{results['link_auc_popularity']['auc']:.4f}: {links['edges']:,} removed "
+            "edges against as many random pairs without one, by the inner product of "
+            "the items' vectors"
+        )
     print(f"protocol   {results['protocol']}")
     print(
         f"           whole catalogue ranked, seen items {results['seen']}, ties in score "

@@ -26,6 +26,7 @@ from recall_jax import config as config_lib
 from recall_jax.config import Experiment
 from recall_jax.data import dataset, interactions
 from recall_jax.data.dataset import Data
+from recall_jax.data.interactions import Interactions
 from recall_jax.types import InputError
 
 
@@ -38,25 +39,27 @@ class Prepared(NamedTuple):
 
 def prepare(config: Experiment) -> Prepared:
     """Load, filter, split and lay out the data of an experiment."""
-    log = config.data.load()
-
-    def split(ties: str) -> Data:
-        part = interactions.split(log, config=with_ties(config, ties).data)
-        return dataset.prepare(
-            part,
-            history_length=config.model.history_length,
-            min_history=config.model.min_history,
-            span=span_of(config.model),
-            config=config.data,
-        )
-
-    ties = "shuffled" if config.data.ties == "shuffled" else "file"
+    log, ties = config.data.load(), config.data.ties
     other = "file" if ties == "shuffled" else "shuffled"
     compared = config.data.protocol == "leave_one_out" and log.time is not None
-    both = config.data.ties == "both"
+    first = lay_out(config, log)
+    if not (compared or ties == "both"):
+        return Prepared(first, None)
+    return Prepared(first, lay_out(with_ties(config, other), log))
+
+
+def lay_out(config: Experiment, log: Interactions) -> Data:
+    """A log split and laid out; of data.ties=both the first, ties in file order."""
+    if config.data.ties == "both":
+        config = with_ties(config, "file")
     # An unknown name goes to the split as it is, which names the known ones.
-    first = split(config.data.ties if not both else ties)
-    return Prepared(first, split(other) if compared or both else None)
+    return dataset.prepare(
+        interactions.split(log, config=config.data),
+        history_length=config.model.history_length,
+        min_history=config.model.min_history,
+        span=span_of(config.model),
+        config=config.data,
+    )
 
 
 def span_of(model: Any) -> int:
@@ -121,6 +124,27 @@ def train_model(
         refresh_every=built.objective.refresh_every,
     )
     return encoder, fit.fit(loop, built.state)
+
+
+def restore(
+    config: Experiment, data: Data, workdir: pathlib.Path
+) -> tuple[evaluate.Encoder, Any]:
+    """The encoder and the chosen parameters of a run, nothing trained or written.
+
+    Raises InputError where nothing is chosen yet, or where the data are not the run's.
+    """
+    if not (workdir / "data.json").exists():
+        raise InputError(f"{workdir} holds no run: it has no data.json")
+    check_same_data(data, workdir)
+    size = config.train.batch_size * data.dataset.span
+    built = build(config, data, batch_size=size)
+    like = built.state._replace(slots={})
+    found = checkpoint.restore(workdir / "checkpoints", like, kind="best")
+    if found is None:
+        raise InputError(
+            f"{workdir} has no model yet; one is there after the first validation"
+        )
+    return evaluate.make_encoder(built.graph), evaluate.params_of(found[0])
 
 
 def make_corpus(config: Experiment, data: Data) -> pairs.Corpus:
@@ -206,27 +230,32 @@ def model_width(model: nnx.Module, data: Data) -> int:
     return jax.eval_shape(lambda ids: model.item(data.dataset.item(ids)), ids).shape[-1]
 
 
+def check_same_data(data: Data, workdir: pathlib.Path) -> None:
+    """Raise InputError where a run was trained on other data."""
+    path = workdir / "data.json"
+    if path.exists() and read_json(path)["sha256"] != data.fingerprint():
+        raise InputError(
+            f"{workdir} was trained on other data than {data.source} holds now; bring "
+            "that back, or train in another folder, with --workdir"
+        )
+
+
 def _write_description(config: Experiment, data: Data, workdir: pathlib.Path) -> None:
     """What a model is trained by and on, before the first step: config.json,
     vocabularies.json, data.json. A run does not go on with other data."""
+    check_same_data(data, workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(workdir / "config.json", config_lib.as_dict(config))
+    checkpoint.write_atomically(
+        workdir / "vocabularies.json", features.dump_vocabularies(data.vocabularies)
+    )
     described = {
         "source": data.source,
         "protocol": data.protocol,
         "events": len(data.items),
         "sha256": data.fingerprint(),
     }
-    path = workdir / "data.json"
-    if path.exists() and read_json(path)["sha256"] != described["sha256"]:
-        raise InputError(
-            f"{workdir} was trained on other data than {data.source} holds now; bring "
-            "that back to resume, or name another folder with --workdir"
-        )
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_json(workdir / "config.json", config_lib.as_dict(config))
-    checkpoint.write_atomically(
-        workdir / "vocabularies.json", features.dump_vocabularies(data.vocabularies)
-    )
-    write_json(path, described)
+    write_json(workdir / "data.json", described)
 
 
 def read_json(path: pathlib.Path) -> Any:

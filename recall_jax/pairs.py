@@ -6,6 +6,7 @@ in the step that trains on them.
 
 import dataclasses
 import pathlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from recall_jax import sampling, walks
+from recall_jax import metrics, sampling, walks
 from recall_jax.data import graph as graph_lib
 from recall_jax.data import sequences as sequences_lib
 from recall_jax.data.arrays import Dataset
@@ -50,6 +51,8 @@ class PairsConfig:
     walk_length: int = 10
     p: float = 1.0  # node2vec's return parameter
     q: float = 1.0  # and its in-out parameter
+    removed_share: float = 0.0  # of the graph's edges, to predict; Wang et al.: 1 / 3
+    removed_seed: int = 0  # which, and which pairs without an edge stand beside them
     path: str = ""  # of corpus=file, a walk a line
     global_context: float = 0.0  # weight of a session's converted item as a context
     market: str = ""  # item column of the markets that negatives come from too
@@ -146,6 +149,11 @@ def check(config: PairsConfig) -> None:
         "model.pairs.global_context is of converted sessions, which only "
         "model.pairs.corpus=sequences has": config.global_context > 0
         and config.corpus != "sequences",
+        f"model.pairs.removed_share {config.removed_share:g} must be at least 0 and below "
+        "1": not 0 <= config.removed_share < 1,
+        "model.pairs.removed_share is of a graph's edges, which only "
+        "model.pairs.corpus=walks has": config.removed_share > 0
+        and config.corpus != "walks",
         "model.pairs.p and q must be above 0": min(config.p, config.q) <= 0,
         "model.pairs.objective=cbow has no terms for conversions and markets; take "
         "skipgram": config.objective == "cbow"
@@ -206,23 +214,70 @@ def on_sequences(
     return Corpus(source, num_rows, config.block, told)
 
 
+class Links(NamedTuple):
+    """Pairs of catalogue ids to tell apart: edges removed from the graph, in both
+    directions, and as many random pairs of its nodes that never had one."""
+
+    removed: Int[np.ndarray, "m 2"]
+    non_edges: Int[np.ndarray, "m 2"]
+
+
 def on_walks(
     config: PairsConfig, source: Source, made: sequences_lib.Sequences, *, data: Data
 ) -> Corpus:
+    """Walks on the graph without the edges that are removed."""
+    graph, links = _make_graph(config, made, data=data)
+    num_rows = data.dataset.known_items * config.walks_per_item
+    kind = "directed" if config.graph == "transitions" else "undirected"
+    told = f"{kind} graph of {data.dataset.known_items:,} items"
+    told += f", {len(graph.target):,} edges"
+    told += f", {len(links.removed):,} pairs' removed" if links else ""
+    source = source._replace(graph=jax.device_put(graph))
+    return Corpus(source, num_rows, config.walk_length, told)
+
+
+def make_links(data: Data, config: PairsConfig) -> Links:
+    """What `on_walks` removed, and the pairs to tell it from: the same each time."""
+    if not config.removed_share:
+        raise InputError(
+            "nothing was removed; set model.pairs.removed_share, as to 0.33"
+        )
+    check(config)
+    made = sequences_lib.make(data, config.sequences)
+    return _make_graph(config, made, data=data)[1]
+
+
+def _make_graph(
+    config: PairsConfig, made: sequences_lib.Sequences, *, data: Data
+) -> tuple[graph_lib.Graph, Links | None]:
+    """The graph to train on, and the links removed from it."""
     make = getattr(graph_lib, config.graph)
-    num_nodes = data.dataset.num_items + 1
-    graph = make(made.items, made.offsets, num_nodes=num_nodes)
-    edges = len(graph.target)
-    if not edges:
+    whole = make(made.items, made.offsets, num_nodes=data.dataset.num_items + 1)
+    if not len(whole.target):
         raise InputError(
             f"{data.source}: no two items follow each other in a sequence, so there is "
             "nothing to walk on; widen model.pairs.sequences.gap or cut=user"
         )
-    num_rows = data.dataset.known_items * config.walks_per_item
-    kind = "directed" if config.graph == "transitions" else "undirected"
-    told = f"{kind} graph of {data.dataset.known_items:,} items, {edges:,} edges"
-    source = source._replace(graph=jax.device_put(graph))
-    return Corpus(source, num_rows, config.walk_length, told)
+    if not config.removed_share:
+        return whole, None
+    share, seed = config.removed_share, config.removed_seed
+    rest, removed = graph_lib.split_edges(whole, share, seed, unit="pair")
+    if not (len(removed) and len(rest.target)):
+        raise InputError(
+            f"model.pairs.removed_share {share:g} of {len(whole.target):,} edges leaves "
+            "none to predict, or none to walk on; set it nearer to 0.33"
+        )
+    non_edges = graph_lib.random_non_edges(whole, len(removed), seed)
+    return rest, Links(removed, non_edges)
+
+
+def link_auc(
+    links: Links, score: Callable[[Int[np.ndarray, "m 2"]], Float[np.ndarray, "m"]]
+) -> dict[str, float]:
+    """How often a removed edge scores above a pair without one, and how many there are
+    (Wang et al. 2018)."""
+    auc = metrics.auc(score(links.removed), score(links.non_edges))
+    return {"auc": auc, "edges": len(links.removed)}
 
 
 def draw(
@@ -242,8 +297,7 @@ def draw(
         )
         segment, center = jnp.where(context > 0, 0, -1), slice(None)
     else:
-        at = jnp.arange(config.block + 2 * config.window)[None, :]
-        at = example[:, None] + at
+        at = example[:, None] + jnp.arange(config.block + 2 * config.window)[None]
         segment = source.segment[at]
         context = _tokens(config, source, keys[0], at=at, segment=segment)
         center = slice(config.window, config.window + config.block)

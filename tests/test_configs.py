@@ -30,6 +30,10 @@ SMALL = {  # any field of that name, wherever it stands; as in test_run, so that
     "width": 4,
     "history_length": 5,
     "indexes": (),
+    "walks_per_item": 2,
+    "walk_length": 4,
+    "block": 4,
+    "shared_negatives": 8,
 }
 
 
@@ -47,6 +51,8 @@ def shrunk(config):
             changes[field.name] = shrunk(value)
         elif field.name in SMALL and value:  # what is off stays off
             changes[field.name] = SMALL[field.name]
+    if hasattr(getattr(config, "model", None), "pairs"):
+        del changes["negatives"]  # that such a model has others, by pairs
     return dataclasses.replace(config, **changes)
 
 
@@ -60,7 +66,12 @@ def tiny_log(config) -> Interactions:
         log,
         users=with_columns(log.users, getattr(model, "query", ())),
         items=with_columns(
-            log.items, (*getattr(model, "item", ()), config.negatives.market)
+            log.items,
+            (
+                *getattr(model, "item", ()),
+                *getattr(model, "side", ()),
+                config.negatives.market,
+            ),
         ),
     )
 

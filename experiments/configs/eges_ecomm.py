@@ -1,0 +1,35 @@
+"""EGES (Wang et al. 2018) on a sample of a shop's log, split at days.
+
+    python -m experiments.run --config=eges_ecomm
+
+Times are whole days, so a session is a user's day, and as a day has no order the graph is
+of what a day holds together, without direction. For the same reason no single event
+is a user's last: the last of the ten days tests, and the one before it validates.
+
+Expected: see BUILD_NOTES.md.
+"""
+
+from recall_jax.config import Experiment
+from recall_jax.data import ecomm, sequences
+from recall_jax.fit import TrainConfig
+from recall_jax.models import eges
+from recall_jax.pairs import PairsConfig
+from recall_jax.train import OptimConfig
+
+
+def get_config() -> Experiment:
+    days = sequences.Config(cut="day")
+    return Experiment(
+        name="eges_ecomm",
+        data=ecomm.Config(protocol="temporal", valid_share=0.15, test_share=0.07),
+        model=eges.Config(
+            pairs=PairsConfig(corpus="walks", graph="co_occurrence", sequences=days)
+        ),
+        optim=OptimConfig(
+            learning_rate=0.1,
+            tables="rowwise_adagrad",
+            schedule="linear",
+            weight_decay=1e-5,
+        ),
+        train=TrainConfig(epochs=10, batch_size=32),
+    )

@@ -1,0 +1,33 @@
+"""EGES (Wang et al. 2018) on MovieLens 1M, 5-core, leave-one-out.
+
+    python -m experiments.run --config=eges_ml1m
+
+ML-1M has no real sessions: people rated dozens of films in one sitting. So a user's whole
+sequence is one session, and an edge is that one film was rated right after another.
+
+Expected: see BUILD_NOTES.md.
+"""
+
+from recall_jax.config import Experiment
+from recall_jax.data import movielens
+from recall_jax.fit import TrainConfig
+from recall_jax.models import eges
+from recall_jax.pairs import PairsConfig
+from recall_jax.train import OptimConfig
+
+
+def get_config() -> Experiment:
+    return Experiment(
+        name="eges_ml1m",
+        data=movielens.Config(name="1m", min_user_events=5, min_item_events=5),
+        model=eges.Config(
+            side=("genres", "year"), recency=2.0, pairs=PairsConfig(corpus="walks")
+        ),
+        optim=OptimConfig(
+            learning_rate=0.1,
+            tables="rowwise_adagrad",
+            schedule="linear",
+            weight_decay=1e-5,
+        ),
+        train=TrainConfig(epochs=10, batch_size=32),
+    )

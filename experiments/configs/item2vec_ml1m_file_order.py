@@ -1,0 +1,30 @@
+"""Item2Vec (Barkan and Koenigstein 2016) on MovieLens 1M under protocol file_order.
+
+    python -m experiments.run --config=item2vec_ml1m_file_order
+
+Pairs are of rows near each other in the file, whose artificial order is what this
+protocol rewards: figures compare tables, not models.
+
+Expected: see BUILD_NOTES.md.
+"""
+
+from recall_jax.config import Experiment
+from recall_jax.data import file_order, movielens
+from recall_jax.evaluate import EvaluateConfig
+from recall_jax.fit import TrainConfig
+from recall_jax.models import item2vec
+from recall_jax.pairs import PairsConfig
+from recall_jax.train import OptimConfig
+
+
+def get_config() -> Experiment:
+    return Experiment(
+        name="item2vec_ml1m_file_order",
+        data=movielens.Config(name="1m", protocol="file_order"),
+        model=item2vec.Config(recency=2.0, pairs=PairsConfig(window=5)),
+        optim=OptimConfig(
+            learning_rate=0.1, tables="rowwise_adagrad", schedule="linear"
+        ),
+        train=TrainConfig(epochs=10, batch_size=32, refit="all"),
+        evaluate=EvaluateConfig(metrics=file_order.METRICS, select_by="ndcg@10"),
+    )

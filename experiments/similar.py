@@ -1,0 +1,149 @@
+"""The items nearest to one in a trained run's vectors, for people to judge.
+
+    python -m experiments.similar --run=runs/item2vec_ml1m --item="toy story (1995)"
+    python -m experiments.similar --run=runs/eges_ml1m --item=2571 --num=20
+
+--item is a raw id, or a title or a part of one that only one title has; a raw id comes
+first, then a whole title, and case does not count. Nearness is the cosine of the vectors
+that the run's best checkpoint serves. Works for every model; nothing is trained or
+written.
+"""
+
+import difflib
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+from absl import flags
+
+from experiments import cli, training
+from recall_jax import evaluate, logs, retrieval
+from recall_jax.config import Experiment
+from recall_jax.data.dataset import Data
+from recall_jax.types import InputError
+
+SHOWN = 10  # of several items that match, or of those nearest to a name
+
+
+class Run(NamedTuple):
+    """A trained run and the names of its items; all in order of catalogue id."""
+
+    config: Experiment
+    data: Data
+    ids: np.ndarray  # [V] of str
+    titles: np.ndarray | None  # [V] of str
+    vectors: np.ndarray  # [V, d] of length 1, or 0
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    options = flags.FLAGS
+    if options.run is None or options.item is None:
+        raise InputError("name a run's folder with --run and an item with --item")
+    run = load(pathlib.Path(options.run))
+    row = find(options.item, ids=run.ids, titles=run.titles)
+    print(f"item       {_named(row, ids=run.ids, titles=run.titles)}")
+    print(similar(run, row, num=options.num, index=options.index))
+
+
+def load(workdir: pathlib.Path) -> Run:
+    """A run by its folder. Raises InputError if there is none or its data changed."""
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise InputError(f"{workdir} holds no run: it has no config.json")
+    config = cli.load_config(str(path))
+    log = config.data.load()
+    data = training.lay_out(config, log)
+    encoder, params = training.restore(config, data, workdir)
+    size = config.evaluate.batch_size
+    vectors = evaluate.encode_items(encoder, params, data=data, batch_size=size)
+    vectors = np.asarray(vectors)
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    titles = log.items.text.get("title")
+    return Run(
+        config,
+        data,
+        data.vocabularies["item"].ids.astype(str),
+        None if titles is None else titles[data.item_codes].astype(str),
+        vectors / np.maximum(length, 1e-12),
+    )
+
+
+def find(text: str, *, ids: np.ndarray, titles: np.ndarray | None) -> int:
+    """The row that a text names. Raises InputError where that is none, or several."""
+    wanted = text.casefold()
+    folded = [] if titles is None else [title.casefold() for title in titles.tolist()]
+    for matches in (
+        np.flatnonzero(ids == text),
+        np.flatnonzero([title == wanted for title in folded]),
+        np.flatnonzero([wanted in title for title in folded]),
+    ):
+        if len(matches) == 1:
+            return int(matches[0])
+        if len(matches):
+            named = [_named(row, ids=ids, titles=titles) for row in matches[:SHOWN]]
+            raise InputError(
+                f"--item={text!r} is {len(matches):,} items, among them: "
+                f"{'; '.join(named)}. Give an id"
+            )
+    names = {title: titles[row] for row, title in enumerate(folded)}
+    names |= {name: name for name in ids.tolist()}
+    close = difflib.get_close_matches(wanted, list(names), n=SHOWN, cutoff=0.3)
+    raise InputError(
+        f"--item={text!r} is no id and in no title of the run's {len(ids):,} items; "
+        f"nearest: {'; '.join(names[name] for name in close) or 'none'}"
+    )
+
+
+def _named(row: int, *, ids: np.ndarray, titles: np.ndarray | None) -> str:
+    return ids[row] if titles is None else f"{ids[row]}, {titles[row]}"
+
+
+def similar(run: Run, row: int, *, num: int, index: str) -> str:
+    """The table of the `num` nearest items but itself."""
+    if num < 1:
+        raise InputError(f"--num is {num}; it must be at least 1")
+    if index not in evaluate.INDEXES:
+        known = ", ".join(evaluate.INDEXES)
+        raise InputError(f"unknown --index {index!r}; there are: {known}")
+    if not run.vectors[row].any():
+        raise InputError(
+            f"the model has no vector for item {run.ids[row]}, which has "
+            f"{run.data.popularity[row + 1]:,} training events"
+        )
+    itself = retrieval.Exclude(np.array([0, 1]), np.array([row], np.int32))
+    try:
+        found = (
+            evaluate.INDEXES[index]
+            .build(run.vectors)
+            .search(run.vectors[[row]], min(num, len(run.ids) - 1), itself)
+        )
+    except retrieval.MissingPackage as problem:
+        raise InputError(str(problem)) from problem
+    rows = [
+        {
+            "rank": str(rank),
+            "id": run.ids[other],
+            "title": "" if run.titles is None else run.titles[other],
+            "cosine": f"{score:.4f}",
+            "events": f"{run.data.popularity[other + 1]:,}",
+        }
+        for rank, (other, score) in enumerate(zip(found.ids[0], found.scores[0]), 1)
+        if other >= 0
+    ]
+    columns = ["rank", "id", "title", "cosine", "events"]
+    if run.titles is None:
+        columns.remove("title")
+    return logs.table(rows, columns)
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("run", None, "folder of a trained run")
+    flags.DEFINE_string("item", None, "raw id, title, or a part of a title")
+    flags.DEFINE_integer("num", 10, "how many items to show")
+    flags.DEFINE_string("index", "exact", "or scann")
+
+
+if __name__ == "__main__":
+    define_flags()
+    cli.start(main, parse=cli.parse_plain)
