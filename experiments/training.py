@@ -80,6 +80,8 @@ def train_model(
     validated or chosen.
     """
     on = make_corpus(config, data)
+    if on_pairs(config):
+        print(f"pairs      {on.described}")
     plan = fit.make_plan(config.train, num_rows=on.num_rows)
     hypers = train.make_hypers(
         config.optim, config.loss, config.negatives, num_steps=plan.num_steps

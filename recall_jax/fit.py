@@ -62,7 +62,7 @@ def make_plan(config: TrainConfig, *, num_rows: int) -> Plan:
         raise InputError(
             f"train.batch_size {config.batch_size} is larger than the {num_rows} "
             "training examples (of a model over sequences: rows of "
-            "model.history_length examples); lower it"
+            "model.history_length examples; of one on pairs: blocks, walks); lower it"
         )
     dispatches = math.ceil(batches / config.scan_steps)
     return Plan(batches // dispatches, dispatches, config.batch_size, config.epochs)

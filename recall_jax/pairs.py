@@ -110,10 +110,11 @@ def make_corpus(data: Data, config: PairsConfig) -> Corpus:
         if config.corpus == "file"
         else sequences_lib.make(data, config.sequences)
     )
-    if config.corpus == "sequences" and not made.ordered and config.order == "window":
+    if not made.ordered and _heeds_order(config):
+        remedy = "graph=co_occurrence" if config.corpus == "walks" else "order=set"
         raise InputError(
             f"{data.source}: nothing tells the order within a sequence; set "
-            "--config.model.pairs.order=set"
+            f"--config.model.pairs.{remedy}"
         )
     count = np.bincount(made.items, minlength=data.dataset.num_items + 1)[1:]
     source = Source(
@@ -162,6 +163,12 @@ def check(config: PairsConfig) -> None:
     for text, wrong in problems.items():
         if wrong:
             raise InputError(text)
+
+
+def _heeds_order(config: PairsConfig) -> bool:
+    if config.corpus == "walks":
+        return config.graph == "transitions"
+    return config.order == "window"
 
 
 def keep_of(count: np.ndarray, *, threshold: float) -> Array | None:

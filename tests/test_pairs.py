@@ -195,3 +195,16 @@ class _Unused:
 def test_what_means_nothing_is_told(changes, told):
     with pytest.raises(InputError, match=told):
         pairs.make_corpus(make_data(), PairsConfig(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "remedy"),
+    [({}, "order=set"), ({"corpus": "walks"}, "graph=co_occurrence")],
+)
+def test_sequences_without_an_order_are_not_taken_for_ordered_ones(
+    changes, remedy, monkeypatch
+):
+    unordered = made()._replace(ordered=False)
+    monkeypatch.setattr(sequences, "make", lambda data, config: unordered)
+    with pytest.raises(InputError, match=f"nothing tells the order.*{remedy}"):
+        pairs.make_corpus(make_data(), PairsConfig(**changes))
