@@ -242,7 +242,7 @@ def draw(
         )
         segment, center = jnp.where(context > 0, 0, -1), slice(None)
     else:
-        at = example[:, None] + jnp.arange(config.block + 2 * config.window)
+        at = example[:, None] + jnp.arange(config.block + 2 * config.window)[None]
         segment = source.segment[at]
         context = _tokens(config, source, keys[0], at=at, segment=segment)
         center = slice(config.window, config.window + config.block)
