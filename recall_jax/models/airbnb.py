@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from recall_jax.data import sequences
 from recall_jax.data.dataset import Data
 from recall_jax.features import Column, Schema, Table
-from recall_jax.models import item2vec, tower
+from recall_jax.models import item2vec
 from recall_jax.pairs import PairsConfig
 from recall_jax.types import InputError
 
@@ -87,9 +87,10 @@ def with_cold_start(
     mean of its three nearest trained items, of its market, type and price bucket.
 
     Where fewer than three agree in all of these the price bucket is given up, then the
-    type; a market of fewer has the mean of what it holds, or zero. The mean is of
-    vectors in use, and is normalised as they are. A distance that the log lacks stands
-    at the column's mean.
+    type; a market of fewer has the mean of what it holds, or zero. The mean is not
+    normalised again, so that such an item scores the mean of what its neighbours score:
+    at their length it would stand before them in most lists. A distance that the log
+    lacks stands at the column's mean.
     """
     cold = data.popularity[1:] == 0
     if not config.cold_market or not cold.any():
@@ -112,8 +113,6 @@ def with_cold_start(
             )
             filled[rows] = filled[near].mean(axis=1)
         left = left[~served]
-    finished = tower.normalization(config.normalize)(jnp.asarray(filled[cold]))
-    filled[cold] = np.asarray(finished)
     return jnp.asarray(filled)
 
 

@@ -7,10 +7,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from recall_jax import pair_step, pairs
-from recall_jax.data import dataset, interactions, sequences
+from experiments import run
+from recall_jax import evaluate, pair_step, pairs
+from recall_jax.config import Experiment
+from recall_jax.data import dataset, interactions, sequences, synthetic
 from recall_jax.data.interactions import Bag, Entities, Interactions
+from recall_jax.fit import TrainConfig
 from recall_jax.models import airbnb
+from recall_jax.pairs import PairsConfig
+from recall_jax.train import OptimConfig
 from recall_jax.types import InputError
 
 # Raw id: market, type, price bucket, place, training events.
@@ -123,10 +128,12 @@ def test_fields_that_are_not_named_need_not_agree(listings):
     np.testing.assert_array_equal(untouched[90], 0.5)
 
 
-def test_the_mean_is_normalised_as_other_vectors_are(listings):
+def test_a_new_item_scores_the_mean_of_what_its_neighbours_score(listings):
+    """Normalised items too: it is not made as long as they are."""
     made = filled(listings, normalize="l2")
-    np.testing.assert_allclose(made[90][:3], 3**-0.5, rtol=1e-6)
-    assert not made[95].any()
+    query = np.random.default_rng(0).normal(size=len(ITEMS))
+    expected = np.mean([made[x] @ query for x in (10, 11, 12)])
+    np.testing.assert_allclose(made[90] @ query, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -260,6 +267,39 @@ def test_every_item_of_a_booked_session_meets_what_it_booked():
     assert far > config.window
     assert {met[inner[x]] for x in range(1, length + 1)} == {inner[length]}
     assert {met[inner[x]] for x in range(20, 20 + length)} == {0}
+
+
+def test_a_run_finds_new_items_and_tells_what_was_booked(tmp_path, capsys):
+    """Without cold start their vectors are zero and nobody finds them."""
+    experiment = Experiment(
+        name="airbnb",
+        data=synthetic.Config(
+            num_users=80, num_items=60, num_events=900, num_markets=4, hidden_share=0.2
+        ),
+        model=airbnb.Config(
+            width=8,
+            history_length=5,
+            cold_market="market",
+            pairs=PairsConfig(
+                global_context=1.0,
+                market="market",
+                sequences=sequences.Config(cut="session", conversions=("buy",)),
+            ),
+        ),
+        optim=OptimConfig(learning_rate=0.1, tables="rowwise_adagrad"),
+        train=TrainConfig(epochs=20, batch_size=4),
+        evaluate=evaluate.EvaluateConfig(indexes=()),
+    )
+    results = run.run(experiment, tmp_path / "cold")
+    told = results["conversions"]
+    assert told["conversions"] > 10 and told["ordered"]
+    assert 0 <= told["all"]["rank_in_market"] <= 1
+    assert f"booked     {told['conversions']} conversions" in capsys.readouterr().out
+    chance = results["new_items"]["chance_new"]["recall@20"]
+    assert results["new_items"]["test_new"]["recall@20"] > 1.3 * chance
+    experiment.model.cold_market = ""
+    results = run.run(experiment, tmp_path / "zero")
+    assert results["new_items"]["test_new"]["recall@20"] < chance
 
 
 def test_the_papers_settings_are_the_default():
