@@ -23,6 +23,7 @@ from experiments import cli, summary, training
 from recall_jax import (
     baselines,
     checkpoint,
+    conversions,
     evaluate,
     fit,
     item_item,
@@ -107,6 +108,7 @@ def _train_and_evaluate(config: Experiment, workdir: pathlib.Path) -> dict[str, 
     params = evaluate.params_of(fitted.state)
     rows = measure_rows(config, prepared, encoder, params)
     rows |= _measure_links(config, data, encoder, params)
+    converted = _measure_conversions(config, data, encoder, params)
     seconds["evaluate"] += time.perf_counter() - start
     shuffled = None
     if config.data.ties == "both":
@@ -130,6 +132,7 @@ def _train_and_evaluate(config: Experiment, workdir: pathlib.Path) -> dict[str, 
         **rows,
         "test_ties_shuffled": shuffled,
         "test_refit": refitted,
+        "conversions": converted,
         "best_step": fitted.progress.best_step,
         "steps": fitted.steps,
         "examples_per_second": fitted.examples_per_second,
@@ -194,6 +197,21 @@ def _measure_test(
         config=config.evaluate,
         index="exact",
     )
+
+
+def _measure_conversions(
+    config: Experiment, data: Data, encoder: evaluate.Encoder, params: Any
+) -> dict[str, Any] | None:
+    """Of models on sessions of which some convert."""
+    if not training.on_pairs(config):
+        return None
+    pairs = config.model.pairs
+    if pairs.corpus == "file" or not pairs.sequences.conversions:
+        return None
+    vectors = evaluate.encode_items(
+        encoder, params, data=data, batch_size=config.evaluate.batch_size
+    )
+    return conversions.measure(vectors, data, pairs)
 
 
 def _describe(config: Experiment, data: Data) -> None:

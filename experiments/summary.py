@@ -51,6 +51,8 @@ def show(results: dict[str, Any], workdir: pathlib.Path) -> None:
     )
     if l2 := results.get("ease_l2"):
         print(f"           ease with l2 {l2:g}, the best on validation")
+    if found := results.get("conversions"):
+        print(f"booked     {_conversions(found)}")
     speed, seconds = results["examples_per_second"], results["seconds"]
     if speed:
         print(f"speed      {speed:,.0f} training examples/s on {results['device']}")
@@ -59,6 +61,17 @@ def show(results: dict[str, Any], workdir: pathlib.Path) -> None:
         f"written    {workdir}/results.json, config.json, metrics.jsonl, checkpoints/,"
     )
     print(f"           vocabularies.json; tensorboard --logdir={workdir}")
+
+
+def _conversions(found: dict[str, Any]) -> str:
+    """How well the items of a session tell what it converted, in a line."""
+    told = f"{found['conversions']:,} conversions held out"
+    if not (mean := found["all"]):
+        return f"{told}, none with another item before it"
+    told += f", {mean['pairs']:,} pairs of a click and one: rank {mean['rank']:.3f}"
+    if "rank_in_market" in mean:
+        told += f", in the market {mean['rank_in_market']:.3f}"
+    return f"{told} (0 first, 1 last)"
 
 
 def _cell(mean: float, intervals: dict[str, list[float]], metric: str) -> str:

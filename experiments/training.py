@@ -87,7 +87,8 @@ def train_model(
         config.optim, config.loss, config.negatives, num_steps=plan.num_steps
     )
     built = build(config, data, batch_size=plan.size * on.span)
-    encoder = evaluate.make_encoder(built.graph)
+    complete = getattr(config.model, "complete", None)
+    encoder = evaluate.make_encoder(built.graph, complete=complete)
     measured = functools.partial(
         evaluate.measure_model,
         encoder,

@@ -154,14 +154,20 @@ def check_leak(data: Data, part: Part, *, seen: bool) -> None:
         )
 
 
+Complete = Callable[[jax.Array, Data], jax.Array]
+
+
 class Encoder(NamedTuple):
-    """Jitted towers of a graph; `params` is (tables, dense, statistics)."""
+    """Jitted towers of a graph; `params` is (tables, dense, statistics). `complete`
+    takes the vectors of the whole catalogue to those that are served, for what an item
+    has from other items."""
 
     query: Callable[[Any, Dataset, jax.Array, jax.Array], jax.Array]
     item: Callable[[Any, Dataset, jax.Array], jax.Array]
+    complete: Complete | None = None
 
 
-def make_encoder(graph: Graph) -> Encoder:
+def make_encoder(graph: Graph, *, complete: Complete | None = None) -> Encoder:
     """Both towers as they are used, compiled once for a batch size, at full precision:
     what a GPU rounds away in training would differ from run to run here."""
 
@@ -183,7 +189,7 @@ def make_encoder(graph: Graph) -> Encoder:
         served = hasattr(model, "item_vector")
         return model.item_vector(columns) if served else model.item(columns)
 
-    return Encoder(query, item)
+    return Encoder(query, item, complete)
 
 
 def params_of(state: TrainState) -> tuple[Any, Any, Any]:
@@ -194,9 +200,10 @@ def params_of(state: TrainState) -> tuple[Any, Any, Any]:
 def encode_items(encoder: Encoder, params, *, data: Data, batch_size: int):
     """Vectors float32 [V, d] of catalogue ids 1..V."""
     ids = np.arange(1, data.dataset.num_items + 1, dtype=np.int32)
-    return _in_batches(
+    vectors = _in_batches(
         lambda ids: encoder.item(params, data.dataset, ids), ids, batch_size=batch_size
     )
+    return vectors if encoder.complete is None else encoder.complete(vectors, data)
 
 
 def encode_queries(

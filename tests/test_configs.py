@@ -47,12 +47,12 @@ def shrunk(config):
     changes = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
+        if field.name == "negatives" and hasattr(config.model, "pairs"):
+            continue  # such a model must leave them at their defaults
         if dataclasses.is_dataclass(value):
             changes[field.name] = shrunk(value)
         elif field.name in SMALL and value:  # what is off stays off
             changes[field.name] = SMALL[field.name]
-    if hasattr(getattr(config, "model", None), "pairs"):
-        del changes["negatives"]  # that such a model has others, by pairs
     return dataclasses.replace(config, **changes)
 
 
@@ -62,17 +62,14 @@ def tiny_log(config) -> Interactions:
     if config.data.protocol == "given":
         part = np.arange(len(log)) % 5 == 4
         log = dataclasses.replace(log, time=None, events={"part": part.astype(int)})
+    pairs = getattr(model, "pairs", config.negatives)
+    markets = config.negatives.market, pairs.market
+    named = *getattr(model, "item", ()), *getattr(model, "side", ())
+    cold = (getattr(model, f"cold_{x}", "") for x in ("market", "type", "price"))
     return dataclasses.replace(
         log,
         users=with_columns(log.users, getattr(model, "query", ())),
-        items=with_columns(
-            log.items,
-            (
-                *getattr(model, "item", ()),
-                *getattr(model, "side", ()),
-                config.negatives.market,
-            ),
-        ),
+        items=with_columns(log.items, (*named, *markets, *cold)),
     )
 
 

@@ -110,6 +110,26 @@ def make(data: Data, config: Config) -> Sequences:
     )
 
 
+class Sessions(NamedTuple):
+    """All events of a log, those of a session together; a mask of where one begins."""
+
+    at: np.ndarray  # [events] positions in the flat events
+    begins: np.ndarray  # [events] bool, of `at`
+    converted: np.ndarray  # [events] bool, of the flat events
+    ordered: bool  # as of Sequences
+
+
+def sessions(data: Data, config: Config) -> Sessions:
+    """Every event, cut as `make` cuts, held-out ones among them and none cleaned away: to
+    measure by, never to train on. Raises what `make` raises for the config."""
+    _check(config)
+    _check_order(data, config)
+    converted, every = _converted(data, config), np.arange(len(data.items))
+    at, begins = _cut(data, config, at=every, converted=converted)
+    ordered = data.ordered and _has_order(data, at=at, begins=begins)
+    return Sessions(at, begins, converted, ordered)
+
+
 # What a config asks for.
 
 

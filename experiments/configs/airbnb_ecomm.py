@@ -1,0 +1,43 @@
+"""Airbnb listing embeddings (Grbovic and Cheng 2018) on a shop's log (Tianchi 231719).
+
+    python -m experiments.run --config=airbnb_ecomm
+
+A purchase is a booking, a category a market (all items share one top category). Times are
+whole days, so a session is a user's day and has no order: contexts are drawn from all of
+it. Items without training events take the mean of the three most popular of their
+category, brand and price.
+
+Expected: see BUILD_NOTES.md.
+"""
+
+from recall_jax.config import Experiment
+from recall_jax.data import ecomm, sequences
+from recall_jax.fit import TrainConfig
+from recall_jax.models import airbnb
+from recall_jax.pairs import PairsConfig
+from recall_jax.train import OptimConfig
+
+
+def get_config() -> Experiment:
+    sessions = sequences.Config(cut="day", conversions=("buy",), oversample=5)
+    return Experiment(
+        name="airbnb_ecomm",
+        data=ecomm.Config(),
+        model=airbnb.Config(
+            recency=2.0,
+            pairs=PairsConfig(
+                order="set",
+                window=5,
+                global_context=1.0,
+                market="category",
+                sequences=sessions,
+            ),
+            cold_market="category",
+            cold_type="brand",
+            cold_price="price_bucket",
+        ),
+        optim=OptimConfig(
+            learning_rate=0.1, tables="rowwise_adagrad", schedule="linear"
+        ),
+        train=TrainConfig(epochs=10, batch_size=32),
+    )

@@ -1,0 +1,40 @@
+"""Airbnb listing embeddings (Grbovic and Cheng 2018) on a synthetic log made on the spot.
+
+    python -m experiments.run --config=airbnb_synthetic
+
+A purchase is a booking. Items without training events take the mean of the three most
+popular of their market, kind and price. results.json has the rank of what was bought by
+the number of clicks before it ("conversions").
+
+Expected: see BUILD_NOTES.md.
+"""
+
+from recall_jax.config import Experiment
+from recall_jax.data import sequences, synthetic
+from recall_jax.fit import TrainConfig
+from recall_jax.models import airbnb
+from recall_jax.pairs import PairsConfig
+from recall_jax.train import OptimConfig
+
+
+def get_config() -> Experiment:
+    sessions = sequences.Config(
+        cut="conversion", gap=1800, conversions=("buy",), oversample=5
+    )
+    return Experiment(
+        name="airbnb_synthetic",
+        data=synthetic.Config(),
+        model=airbnb.Config(
+            recency=2.0,
+            pairs=PairsConfig(
+                window=5, global_context=1.0, market="market", sequences=sessions
+            ),
+            cold_market="market",
+            cold_type="kind",
+            cold_price="price_bucket",
+        ),
+        optim=OptimConfig(
+            learning_rate=0.1, tables="rowwise_adagrad", schedule="linear"
+        ),
+        train=TrainConfig(epochs=10, batch_size=32),
+    )
