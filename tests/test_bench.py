@@ -1,5 +1,7 @@
 """The benches run, on sizes that say nothing about speed."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from conftest import make_data
 from flax import nnx
 from test_fit import LOSS, MODEL, NEGATIVES
 
-from experiments.bench import in_batch, tables, train, unique, walks
+from experiments.bench import in_batch, skipgram, tables, train, unique, walks
 from recall_jax import negatives as negatives_lib
 from recall_jax import objective
 from recall_jax import train as training
@@ -73,3 +75,28 @@ def test_walks_are_timed_on_each_graph():
     assert 0 < rows[0]["edges"] <= 300 and rows[0]["largest_degree"] > 10
     assert result["steps_per_second"] == rows[0]["steps_per_second"]
     assert "speedup_over_pecanpy" in result
+
+
+SKIPGRAM = types.SimpleNamespace(
+    items=60,
+    tokens=4_000,
+    width=8,
+    window=2,
+    negatives=2,
+    shared_negatives=8,
+    block=8,
+    blocks=4,
+    learning_rate=0.5,
+    epochs=3,
+    rounds=1,
+    workers=1,
+    gensim_python="/bin/false",
+)
+
+
+def test_skipgram_learns_its_sequences_and_is_timed_at_two_sizes():
+    row = skipgram.compare(SKIPGRAM)
+    assert row["tokens_per_second"] > 0 and row["speedup_over_gensim"] is None
+    assert row["quality"] > 0.6, "0.5 is chance"
+    found = skipgram.growth(SKIPGRAM, (50, 500))
+    assert len(found) == 2 and min(found.values()) > 0
