@@ -10,8 +10,11 @@ S negatives are shared, each counting k/S: in value and gradient the pair form w
 those negatives. All are pure functions and sums over what `pairs` allows.
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
+
+PRODUCT = 96
 
 
 def pair_loss(
@@ -29,7 +32,7 @@ def pair_loss(
     """
     positive = jnp.sum(center * context, axis=-1)
     negative = jnp.einsum("...nd,...d->...n", negative, center)
-    return softplus(-positive) + negative_weight * softplus(negative).sum(-1)
+    return softplus(-positive) + negative_weight * softplus_sum(negative)
 
 
 def block_loss(
@@ -42,7 +45,8 @@ def block_loss(
 ) -> Float[Array, ""]:
     """The sum of `pair_loss` over all pairs of g blocks of t centers and c contexts."""
     scores = jnp.einsum("gtd,gcd->gtc", center, context)
-    positive = jnp.sum(jnp.where(pairs, softplus(-scores), 0.0))
+    # Where no pair stands the score is -inf, and costs and moves nothing.
+    positive = jnp.sum(softplus_sum(jnp.where(pairs, -scores, -jnp.inf)))
     pushed = negative_loss(center, negative, num_negatives=num_negatives)
     return positive + jnp.sum(pushed * jnp.sum(pairs, axis=-1, dtype=pushed.dtype))
 
@@ -71,7 +75,7 @@ def negative_loss(
 ) -> Float[Array, "g t"]:
     """k/S sum_n softplus(z_n . h): what one positive of each center costs in negatives."""
     scores = jnp.einsum("gtd,sd->gts", center, negative)
-    return softplus(scores).sum(axis=-1) * (num_negatives / len(negative))
+    return softplus_sum(scores) * (num_negatives / len(negative))
 
 
 def global_context_loss(
@@ -99,6 +103,37 @@ def same_market_loss(
 
 
 def softplus(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """log(1 + e^x), finite at any x; without the care for infinities that costs a third
-    of a step in jax.nn.softplus."""
+    """log(1 + e^x), finite at any x but inf."""
     return jnp.maximum(x, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
+
+
+@jax.custom_vjp
+def softplus_sum(x: Float[Array, "... n"]) -> Float[Array, "..."]:
+    """sum_j log(1 + e^x_j); a term of -inf is 0, in value and gradient.
+
+    One logarithm of the product in place of one a term, and one exponential for value
+    and gradient together: they are half of a step's time otherwise.
+
+    >>> import jax.numpy as jnp
+    >>> softplus_sum(jnp.array([0.0, 0.0, -jnp.inf])).round(4)
+    Array(1.3863, dtype=float32)
+    """
+    return _softplus_sum(x)[0]
+
+
+def _softplus_sum(x):
+    below = jnp.exp(-jnp.abs(x))
+    # Factors lie between 1 and 2: up to PRODUCT of them stay within float32.
+    logs = [
+        jnp.log(jnp.prod(1.0 + below[..., j : j + PRODUCT], axis=-1))
+        for j in range(0, x.shape[-1], PRODUCT)
+    ]
+    return jnp.sum(jnp.maximum(x, 0.0), axis=-1) + sum(logs), (x, below)
+
+
+def _softplus_sum_gradient(saved, gradient):
+    x, below = saved
+    return (gradient[..., None] * jnp.where(x >= 0, 1.0, below) / (1.0 + below),)
+
+
+softplus_sum.defvjp(_softplus_sum, _softplus_sum_gradient)
