@@ -21,10 +21,12 @@ def get_config() -> Experiment:
         name="eges_ml1m",
         data=movielens.Config(name="1m", min_user_events=5, min_item_events=5),
         model=eges.Config(
-            side=("genres", "year"), recency=2.0, pairs=PairsConfig(corpus="walks")
+            side=("genres", "year"),
+            recency=1.0,
+            pairs=PairsConfig(corpus="walks", window=2),
         ),
         optim=OptimConfig(
-            learning_rate=0.1,
+            learning_rate=0.5,
             tables="rowwise_adagrad",
             schedule="linear",
             weight_decay=1e-5,

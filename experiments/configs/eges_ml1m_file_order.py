@@ -23,10 +23,12 @@ def get_config() -> Experiment:
         name="eges_ml1m_file_order",
         data=movielens.Config(name="1m", protocol="file_order"),
         model=eges.Config(
-            side=("first_genre",), recency=2.0, pairs=PairsConfig(corpus="walks")
+            side=("first_genre",),
+            recency=0.3,
+            pairs=PairsConfig(corpus="walks", window=1),
         ),
         optim=OptimConfig(
-            learning_rate=0.1,
+            learning_rate=0.5,
             tables="rowwise_adagrad",
             schedule="linear",
             weight_decay=1e-5,

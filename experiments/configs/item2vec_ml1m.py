@@ -2,7 +2,10 @@
 
     python -m experiments.run --config=item2vec_ml1m
 
-Expected: to be measured.
+A user is the mean of his last items, each weighing half of the one after it. Expected,
+ties in file order, one seed: test hr@10 0.188, ndcg@10 0.099, recall@20 0.277 (bigram
+0.214, 0.126, 0.286). A minute on two cores with much else on them (BUILD_NOTES.md, record
+15).
 """
 
 from recall_jax.config import Experiment
@@ -17,9 +20,9 @@ def get_config() -> Experiment:
     return Experiment(
         name="item2vec_ml1m",
         data=movielens.Config(name="1m", min_user_events=5, min_item_events=5),
-        model=item2vec.Config(recency=2.0, pairs=PairsConfig(window=5)),
+        model=item2vec.Config(recency=1.0, pairs=PairsConfig(window=2)),
         optim=OptimConfig(
-            learning_rate=0.1, tables="rowwise_adagrad", schedule="linear"
+            learning_rate=0.5, tables="rowwise_adagrad", schedule="linear"
         ),
-        train=TrainConfig(epochs=10, batch_size=32),
+        train=TrainConfig(epochs=10, batch_size=16),
     )

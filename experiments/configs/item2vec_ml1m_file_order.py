@@ -21,10 +21,10 @@ def get_config() -> Experiment:
     return Experiment(
         name="item2vec_ml1m_file_order",
         data=movielens.Config(name="1m", protocol="file_order"),
-        model=item2vec.Config(recency=2.0, pairs=PairsConfig(window=5)),
+        model=item2vec.Config(recency=0.3, pairs=PairsConfig(window=1)),
         optim=OptimConfig(
-            learning_rate=0.1, tables="rowwise_adagrad", schedule="linear"
+            learning_rate=0.5, tables="rowwise_adagrad", schedule="linear"
         ),
-        train=TrainConfig(epochs=10, batch_size=32, refit="all"),
+        train=TrainConfig(epochs=10, batch_size=16, refit="all"),
         evaluate=EvaluateConfig(metrics=file_order.METRICS, select_by="ndcg@10"),
     )
