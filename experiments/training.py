@@ -39,6 +39,7 @@ class Prepared(NamedTuple):
 
 def prepare(config: Experiment) -> Prepared:
     """Load, filter, split and lay out the data of an experiment."""
+    check_pairs(config)
     log, ties = config.data.load(), config.data.ties
     other = "file" if ties == "shuffled" else "shuffled"
     compared = config.data.protocol == "leave_one_out" and log.time is not None
@@ -175,10 +176,12 @@ def make_step(config: Experiment, built: "Built") -> train.Step:
     )
 
 
-def check_unused(config: Experiment) -> None:
-    """Raise InputError for fields that a model on pairs of items would not heed."""
+def check_pairs(config: Experiment) -> None:
+    """Raise InputError for pairs that mean nothing, and for fields that a model on pairs
+    of items would not heed."""
     if not on_pairs(config):
         return
+    pairs.check(config.model.pairs)
     for group in ("negatives", "loss"):
         values = getattr(config, group)
         for field in dataclasses.fields(values):
@@ -203,7 +206,6 @@ class Built(NamedTuple):
 
 def build(config: Experiment, data: Data, *, batch_size: int) -> Built:
     """Everything that a config decides about a step."""
-    check_unused(config)
     goal = objective.make_objective(config.loss, config.negatives)
     objective.check_labels(config.loss, data.dataset.example_label)
     optimizer = train.make_optimizer(config.optim)

@@ -214,3 +214,25 @@ def test_a_summary_and_a_table_show_it(finished, capsys):
 def test_a_run_that_removes_nothing_measures_no_links(tmp_path, capsys):
     results = run.run(shrunk(cli.load_config("eges_synthetic")), tmp_path)
     assert "link_auc" not in results and "links  " not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        ("loss.temperature", 0.2, "config.loss.temperature says nothing to a model"),
+        ("negatives.kind", "uniform", "config.negatives.kind says nothing to a model"),
+        ("model.pairs.window", 0, "model.pairs.window is 0"),
+    ],
+)
+def test_fields_that_pairs_do_not_heed_are_told_before_the_data_is_read(
+    path, value, told, monkeypatch
+):
+    config = cli.load_config("eges_synthetic")
+    *groups, field = path.split(".")
+    group = config
+    for name in groups:
+        group = getattr(group, name)
+    setattr(group, field, value)
+    monkeypatch.setattr(type(config.data), "load", lambda self: pytest.fail("read"))
+    with pytest.raises(InputError, match=told):
+        training.prepare(config)

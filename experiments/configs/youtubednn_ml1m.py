@@ -3,10 +3,10 @@
     python -m experiments.run --config=youtubednn_ml1m
 
 Mean and recency-weighted mean of the last 50 items beside the profile, full softmax.
-Expected, ties in file order, three seeds: test hr@10 0.302 (spread 0.003), ndcg@10 0.177,
-recall@20 0.407; trained and tested with ties shuffled (--config.data.ties=shuffled)
+Expected, ties in file order, five seeds: test hr@10 0.302 (spread 0.001), ndcg@10 0.176,
+recall@20 0.404; trained and tested with ties shuffled (--config.data.ties=shuffled)
 0.288, 0.162, 0.398. One and a half to five minutes on two cores, with what else they do
-(BUILD_NOTES.md, record 3).
+(BUILD_NOTES.md, records 3 and 13).
 """
 
 from recall_jax.config import Experiment
