@@ -5,7 +5,7 @@
 Mean and recency-weighted mean of the last 50 items beside the profile, full softmax.
 Expected, ties in file order, five seeds: test hr@10 0.302 (spread 0.001), ndcg@10 0.176,
 recall@20 0.404; trained and tested with ties shuffled (--config.data.ties=shuffled)
-0.288, 0.162, 0.398. One and a half to five minutes on two cores, with what else they do
+0.286, 0.160, 0.396. One and a half to five minutes on two cores, with what else they do
 (BUILD_NOTES.md, records 3 and 13).
 """
 
