@@ -205,13 +205,13 @@ def _measure_conversions(
     """Of models on sessions of which some convert."""
     if not training.on_pairs(config):
         return None
-    pairs = config.model.pairs
-    if pairs.corpus == "file" or not pairs.sequences.conversions:
+    made_by = config.model.pairs
+    if made_by.corpus == "file" or not made_by.sequences.conversions:
         return None
     vectors = evaluate.encode_items(
         encoder, params, data=data, batch_size=config.evaluate.batch_size
     )
-    return conversions.measure(vectors, data, pairs)
+    return conversions.measure(vectors, data, made_by)
 
 
 def _describe(config: Experiment, data: Data) -> None:

@@ -88,8 +88,7 @@ def train_model(
         config.optim, config.loss, config.negatives, num_steps=plan.num_steps
     )
     built = build(config, data, batch_size=plan.size * on.span)
-    complete = getattr(config.model, "complete", None)
-    encoder = evaluate.make_encoder(built.graph, complete=complete)
+    encoder = make_encoder(config, built)
     measured = functools.partial(
         evaluate.measure_model,
         encoder,
@@ -148,7 +147,13 @@ def restore(
         raise InputError(
             f"{workdir} has no model yet; one is there after the first validation"
         )
-    return evaluate.make_encoder(built.graph), evaluate.params_of(found[0])
+    return make_encoder(config, built), evaluate.params_of(found[0])
+
+
+def make_encoder(config: Experiment, built: "Built") -> evaluate.Encoder:
+    """The towers as they are used, with what the model's config adds to a catalogue."""
+    complete = getattr(config.model, "complete", None)
+    return evaluate.make_encoder(built.graph, complete=complete)
 
 
 def make_corpus(config: Experiment, data: Data) -> pairs.Corpus:

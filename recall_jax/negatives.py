@@ -213,12 +213,19 @@ def _groups(config: NegativesConfig, data: Data) -> sampling.Grouped | None:
         return sampling.grouped(known.astype(np.float64), everywhere)
     if config.own != "market":
         return None
-    column = data.schema.pick((config.market,), side="item")[0]
+    weight = sampling.popularity_weight(data.popularity[1:], alpha=config.alpha)
+    return by_market(data, config.market, weight=weight, field="negatives.market")
+
+
+def by_market(
+    data: Data, name: str, *, weight: np.ndarray, field: str
+) -> sampling.Grouped:
+    """Items by `weight` [V] within each value of the item column `name`; InputError,
+    which names the config's `field`, where it is no column of markets."""
+    column = data.schema.pick((name,), side="item")[0]
     if column.width or not column.vocabulary or column.name == "item":
         raise InputError(
-            f"negatives.market {config.market!r} must be a categorical item column with "
-            "one value an item"
+            f"{field} {name!r} must be a categorical item column with one value an item"
         )
-    weight = sampling.popularity_weight(data.popularity[1:], alpha=config.alpha)
-    group = np.asarray(data.dataset.item_columns[config.market])[1:]
+    group = np.asarray(data.dataset.item_columns[name])[1:]
     return sampling.grouped(weight, group)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from recall_jax import metrics, sampling, walks
+from recall_jax import metrics, negatives, sampling, walks
 from recall_jax.data import graph as graph_lib
 from recall_jax.data import sequences as sequences_lib
 from recall_jax.data.arrays import Dataset
@@ -183,15 +183,9 @@ def _markets(
 ) -> sampling.Grouped | None:
     if not config.market:
         return None
-    column = data.schema.pick((config.market,), side="item")[0]
-    if column.width or not column.vocabulary or column.name == "item":
-        raise InputError(
-            f"model.pairs.market {config.market!r} must be a categorical item column "
-            "with one value an item"
-        )
     weight = sampling.popularity_weight(count, alpha=config.alpha)
-    group = np.asarray(data.dataset.item_columns[config.market])[1:]
-    return sampling.grouped(weight, group)
+    field = "model.pairs.market"
+    return negatives.by_market(data, config.market, weight=weight, field=field)
 
 
 def on_sequences(
@@ -340,12 +334,11 @@ def _pairs(config: PairsConfig, source: Source, keys, context, *, segment, cente
     """Which contexts are within the window of which centers. The window is counted over
     tokens that sub-sampling keeps, as far as they lie in the block."""
     there = segment >= 0
-    if source.keep is not None:
-        kept = jax.random.uniform(keys[0], context.shape) < source.keep[context]
-        there &= kept
-    place = jnp.cumsum(there, axis=1) if source.keep is not None else None
-    if place is None:
+    if source.keep is None:
         place = jnp.broadcast_to(jnp.arange(context.shape[1])[None], context.shape)
+    else:
+        there &= jax.random.uniform(keys[0], context.shape) < source.keep[context]
+        place = jnp.cumsum(there, axis=1)
     mine = place[:, center]
     apart = jnp.abs(mine[:, :, None] - place[:, None, :])
     window = config.window
