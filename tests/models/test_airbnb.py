@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments import run
+from experiments import run, training
 from recall_jax import evaluate, pair_step, pairs
 from recall_jax.config import Experiment
 from recall_jax.data import dataset, interactions, sequences, synthetic
@@ -297,6 +297,11 @@ def test_a_run_finds_new_items_and_tells_what_was_booked(tmp_path, capsys):
     assert f"booked     {told['conversions']} conversions" in capsys.readouterr().out
     chance = results["new_items"]["chance_new"]["recall@20"]
     assert results["new_items"]["test_new"]["recall@20"] > 1.3 * chance
+    data = training.prepare(experiment).data
+    restored = training.restore(experiment, data, tmp_path / "cold")
+    vectors = evaluate.encode_items(*restored, data=data, batch_size=64)
+    new = np.asarray(vectors)[data.dataset.known_items :]
+    assert len(new) and new.any(axis=1).all(), "restored, it serves them as well"
     experiment.model.cold_market = ""
     results = run.run(experiment, tmp_path / "zero")
     assert results["new_items"]["test_new"]["recall@20"] < chance
