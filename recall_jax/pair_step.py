@@ -59,7 +59,7 @@ def columns_of(
     item, context = block.center, block.context
     if config.objective == "cbow":
         item, context = context, item
-    targets = [context.ravel(), block.negative]
+    targets = [context.ravel(), block.negative.ravel()]
     targets += [x.ravel() for x in (block.booked, block.market) if x is not None]
     known = source.dataset.known_items + 1
     columns = source.dataset.item(item)
@@ -80,6 +80,7 @@ def total_loss(
     ends = [sum(sizes[: j + 1]) for j in range(len(sizes) - 1)]
     context_vector, negative, *more = jnp.split(target, ends)
     context_vector = context_vector.reshape(*context.shape, -1)
+    negative = negative.reshape(*block.negative.shape, -1)
     known = {"pairs": block.pairs, "num_negatives": config.num_negatives}
     if cbow:
         count = jnp.sum(block.pairs.any(axis=-1), dtype=jnp.float32)

@@ -41,7 +41,8 @@ class PairsConfig:
     window_size: str = "drawn"  # from 1 to `window` for each center; or "full"
     block: int = 32  # centers of a sequence that train together
     num_negatives: int = 5  # k, of a pair
-    shared_negatives: int = 64  # S, drawn a step, each counting k / S
+    shared_negatives: int = 64  # S, each counting k / S
+    sharing: int = 16  # blocks of a step that share S negatives, at most
     alpha: float = 0.75  # they follow frequency^alpha
     subsample: float = 0.0  # word2vec's threshold, as 1e-3; 0: off
     graph: str = (
@@ -96,7 +97,7 @@ class Block(NamedTuple):
     center: Int[Array, "g t"]
     context: Int[Array, "g c"]
     pairs: Bool[Array, "g t c"]
-    negative: Int[Array, "s"]
+    negative: Int[Array, "n s"]  # of n groups of g / n blocks
     booked: Int[Array, "g t"] | None = None  # of a center's session; 0: none
     market: Int[Array, "g t m"] | None = None
     in_market: Bool[Array, "g t m"] | None = None  # whether there is any
@@ -135,7 +136,9 @@ def check(config: PairsConfig) -> None:
             raise InputError(
                 f"unknown model.pairs.{field} {name!r}; there are: " + ", ".join(names)
             )
-    sizes = "window block num_negatives shared_negatives walks_per_item num_market"
+    sizes = (
+        "window block num_negatives shared_negatives sharing walks_per_item num_market"
+    )
     for field in sizes.split():
         if getattr(config, field) < 1:
             raise InputError(
@@ -303,7 +306,8 @@ def draw(
         context = _tokens(config, source, keys[0], at=at, segment=segment)
         center = slice(config.window, config.window + config.block)
     pairs = _pairs(config, source, keys[1:3], context, segment=segment, center=center)
-    negative = source.sampler.draw(keys[3], shape=(config.shared_negatives,))
+    groups = num_groups(len(example), config.sharing)
+    negative = source.sampler.draw(keys[3], shape=(groups, config.shared_negatives))
     block = Block(context[:, center], context, pairs, negative)
     if config.global_context:
         mine = segment[:, center]
@@ -316,6 +320,15 @@ def draw(
     )
     shape = (*block.center.shape, config.num_market)
     return block._replace(market=market.reshape(shape), in_market=there.reshape(shape))
+
+
+def num_groups(blocks: int, sharing: int) -> int:
+    """The fewest equal groups of at most `sharing` blocks.
+
+    >>> num_groups(128, 16), num_groups(100, 16), num_groups(8, 16)
+    (8, 10, 1)
+    """
+    return next(n for n in range(-(-blocks // sharing), blocks + 1) if not blocks % n)
 
 
 def _tokens(config: PairsConfig, source: Source, key: Key, *, at, segment):

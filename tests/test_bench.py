@@ -84,6 +84,7 @@ SKIPGRAM = types.SimpleNamespace(
     window=2,
     negatives=2,
     shared_negatives=8,
+    sharing=2,
     block=8,
     blocks=4,
     learning_rate=0.5,

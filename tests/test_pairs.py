@@ -149,7 +149,7 @@ def test_a_step_costs_what_its_pairs_cost_and_moves_their_rows_alone():
         lookup = data.dataset.item(block.center)["item"]
         h = tables["item"][lookup][:, :, None]
         z = tables["context"][data.dataset.item(block.context)["item"]][:, None]
-        zn = tables["context"][data.dataset.item(block.negative)["item"]]
+        zn = tables["context"][data.dataset.item(block.negative[0])["item"]]
         h, z = jnp.broadcast_arrays(h, z)
         zn = jnp.broadcast_to(zn, (*h.shape[:-1], *zn.shape))
         loss = skipgram.pair_loss(h, z, zn, negative_weight=5 / 3)
@@ -208,3 +208,17 @@ def test_sequences_without_an_order_are_not_taken_for_ordered_ones(
     monkeypatch.setattr(sequences, "make", lambda data, config: unordered)
     with pytest.raises(InputError, match=f"nothing tells the order.*{remedy}"):
         pairs.make_corpus(make_data(), PairsConfig(**changes))
+
+
+@pytest.mark.parametrize(("blocks", "sharing"), [(8, 3), (8, 8), (7, 2), (1, 16)])
+def test_groups_that_share_negatives_are_equal_and_never_larger(blocks, sharing):
+    groups = pairs.num_groups(blocks, sharing)
+    assert blocks % groups == 0 and blocks // groups <= sharing
+    config = PairsConfig(block=4, shared_negatives=3, sharing=sharing)
+    on = corpus(config, make_data())
+    block = pairs.draw(
+        config, on.source, jnp.zeros(blocks, jnp.int32), jax.random.key(0)
+    )
+    assert block.negative.shape == (groups, 3)
+    wanted = {(8, 3): 4, (8, 8): 1, (7, 2): 7, (1, 16): 1}
+    assert groups == wanted[blocks, sharing]

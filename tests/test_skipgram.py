@@ -5,20 +5,21 @@ import pytest
 
 from recall_jax import skipgram
 
-G, T, C, D, S, K = 2, 4, 8, 5, 6, 3
+G, T, C, D, N, S, K = 4, 4, 8, 5, 2, 6, 3  # N groups of G / N blocks
 
 
 def arrays(seed: int):
     rng = np.random.default_rng(seed)
     center, context = rng.normal(size=(G, T, D)), rng.normal(size=(G, C, D))
-    negative, pairs = rng.normal(size=(S, D)), rng.random((G, T, C)) < 0.4
+    negative, pairs = rng.normal(size=(N, S, D)), rng.random((G, T, C)) < 0.4
     return (*map(jnp.float32, (center, context, negative)), jnp.asarray(pairs))
 
 
 def by_pairs(center, context, negative, pairs):
-    """The same sum over pairs, each with the shared negatives at weight K / S."""
+    """The same sum over pairs, each with its group's negatives at weight K / S."""
     center, context = jnp.broadcast_arrays(center[:, :, None], context[:, None])
-    negative = jnp.broadcast_to(negative, (G, T, C, S, D))
+    of_block = jnp.repeat(negative, G // N, axis=0)[:, None, None]
+    negative = jnp.broadcast_to(of_block, (G, T, C, S, D))
     loss = skipgram.pair_loss(center, context, negative, negative_weight=K / S)
     return jnp.sum(jnp.where(pairs, loss, 0.0))
 
@@ -55,7 +56,7 @@ def test_cbow_predicts_a_center_from_the_mean_of_its_contexts():
         if pairs[g, t].any():
             mean = item[g][pairs[g, t]].mean(axis=0)
             expected += skipgram.pair_loss(
-                mean, target[g, t], negative, negative_weight=K / S
+                mean, target[g, t], negative[g // (G // N)], negative_weight=K / S
             )
     value = skipgram.cbow_block_loss(
         item, target, negative, pairs=pairs, num_negatives=K
@@ -65,7 +66,7 @@ def test_cbow_predicts_a_center_from_the_mean_of_its_contexts():
 
 def test_global_context_and_same_market_terms_equal_their_formulae():
     center, booked, *_ = arrays(2)
-    booked = booked[:, :T]
+    center, booked = center[:2], booked[:2, :T]
     market = jnp.stack([booked + 1, booked - 1], axis=2)
     where = jnp.array([[True, True, False, True], [False, True, True, True]])
     sigma = jax.nn.sigmoid

@@ -257,6 +257,7 @@ def pairs_config(given) -> pairs.PairsConfig:
         window=given.window,
         num_negatives=given.negatives,
         shared_negatives=given.shared_negatives,
+        sharing=given.sharing,
         block=given.block,
     )
 
@@ -309,10 +310,11 @@ def define_flags() -> None:
     flags.DEFINE_integer("width", 64, "d")
     flags.DEFINE_integer("window", 5, "window, at most")
     flags.DEFINE_integer("negatives", 5, "negatives of a pair")
-    flags.DEFINE_integer("shared_negatives", 64, "ours: drawn a step")
-    flags.DEFINE_integer("block", 32, "ours: tokens of a block")
-    flags.DEFINE_integer("blocks", 16, "ours: blocks of a step")
-    flags.DEFINE_float("learning_rate", 0.5, "ours: of row-wise Adagrad")
+    flags.DEFINE_integer("shared_negatives", 32, "ours: S")
+    flags.DEFINE_integer("sharing", 16, "ours: blocks that share them")
+    flags.DEFINE_integer("block", 16, "ours: tokens of a block")
+    flags.DEFINE_integer("blocks", 256, "ours: blocks of a step")
+    flags.DEFINE_float("learning_rate", 3.0, "ours: of row-wise Adagrad")
     flags.DEFINE_integer("epochs", 3, "epochs of both")
     flags.DEFINE_integer("rounds", 3, "timed rounds")
     flags.DEFINE_integer("workers", 2, "gensim's, one a core")

@@ -167,8 +167,8 @@ def by_hand(model, block, *, config) -> float:
         l = int(block.center[g, t])
         for c in np.flatnonzero(block.pairs[g, t]):
             total += softplus(-z[block.context[g, c]] @ h[l])
-            weight = config.num_negatives / len(block.negative)
-            total += weight * sum(softplus(z[n] @ h[l]) for n in block.negative)
+            weight = config.num_negatives / block.negative.size
+            total += weight * sum(softplus(z[n] @ h[l]) for n in block.negative[0])
         if l and (b := int(block.booked[g, t])) not in (0, l):
             total += config.global_context * softplus(-z[b] @ h[l])
         for m, there in zip(block.market[g, t], block.in_market[g, t]):
@@ -188,7 +188,7 @@ def tiny(data, **changes):
 
 
 def loss_of(model, config, block):
-    targets = [block.context.ravel(), block.negative]
+    targets = [block.context.ravel(), block.negative.ravel()]
     targets += [x.ravel() for x in (block.booked, block.market) if x is not None]
     columns = {"item": block.center, "context": jnp.concatenate(targets)}
     return pair_step.total_loss(config, model, columns, block=block)
@@ -207,7 +207,7 @@ def hand_made_block() -> pairs.Block:
         .set(True)
         .at[1, 0, 1]
         .set(True),
-        negative=jnp.array([8, 2, 7, 7]),
+        negative=jnp.array([[8, 2, 7, 7]]),
         booked=jnp.array([[4, 4, 4, 0], [0, 0, 4, 0]]),
         market=jnp.array(
             [[[2, 3], [2, 1], [8, 8], [1, 2]], [[6, 7], [5, 7], [1, 1], [0, 0]]]
