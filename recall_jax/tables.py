@@ -130,7 +130,9 @@ def compact(
     position = jnp.arange(1, n + 1, dtype=jnp.int32)
     slot = slot.at[ids].max(position, mode="promise_in_bounds")
     winner = slot.at[ids].get(mode="promise_in_bounds")
-    slot = slot.at[ids].set(0, mode="promise_in_bounds")
+    # 0, but only for who has read the winners first: else the compiler, unsure of the
+    # order, copies all slots twice in every step.
+    slot = slot.at[ids].set(jnp.minimum(winner, 0), mode="promise_in_bounds")
     owns = (winner == position) & (ids != 0)
     # Distinct indices beyond the table, so that the scatter's promise of unique
     # indices holds for the dropped ones as well.
