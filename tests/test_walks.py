@@ -192,16 +192,20 @@ def test_a_hub_s_edges_are_taken_by_weight():
     assert_follows(np.bincount(place[nodes[:, 1] - 2], minlength=100), share)
 
 
-@pytest.mark.parametrize("degree", [1, 3, 2**20 + 7, 2**31 - 1])
-def test_cell_and_coin_are_the_product_of_a_64_bit_fraction(degree):
-    rng = np.random.default_rng(degree)
-    bits = rng.integers(0, 2**32, (2, 100), dtype=np.uint32)
-    bits[:, :2] = [[0, 2**32 - 1], [0, 2**32 - 1]]
-    cell, coin = jax.jit(walks._cell_and_coin)(bits, np.full(100, degree, np.uint32))
-    for j in range(100):
-        product = (int(bits[0, j]) << 32 | int(bits[1, j])) * degree
-        assert int(cell[j]) == product >> 64 < degree
-        assert int(coin[j]) == (product >> 32) % 2**32
+def test_bits_of_walks_are_even_and_know_nothing_of_each_other():
+    bits = np.asarray(walks._bits(jax.random.key(3), (4, 2, 50_000)))
+    for shift in (0, 12, 28):
+        digit = (bits >> shift) & 15
+        assert_follows(np.bincount(digit.ravel(), minlength=16), np.full(16, 1 / 16))
+        for one, other in (
+            (digit[:, 0], digit[:, 1]),  # cell and coin
+            (digit[:-1], digit[1:]),  # steps of a walk
+            (digit[..., :-1], digit[..., 1:]),  # walks beside each other
+        ):
+            both = np.bincount((16 * one + other).ravel(), minlength=256)
+            assert_follows(both, np.full(256, 1 / 256))
+    other = np.asarray(walks._bits(jax.random.key(4), (4, 2, 50_000)))
+    assert np.mean(other == bits) < 1e-4
 
 
 def test_edges_are_found_as_they_are():

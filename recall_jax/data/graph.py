@@ -29,15 +29,16 @@ class Graph(NamedTuple):
     An undirected graph holds both directions of each edge. Made of numpy arrays:
     `jax.device_put` it once where it is walked on often. 20 bytes an edge.
 
-    `cells` is each row's alias table, laid out so that a step of a walk reads one
-    place: the bits of a float32 chance to keep the edge, its target, and the target to
-    take instead.
+    For walks, laid out so that a step reads two places: `rows` has where a node's edges
+    begin and how many there are; `cells` each row's alias table, the bits of a float32
+    chance to keep the edge, its target, and the target to take instead.
     """
 
     offsets: Int[Array, "V_and_2"]
     target: Int[Array, "edges"]
     weight: Float[Array, "edges"]
     cells: Int[Array, "edges 3"]
+    rows: Int[Array, "V_and_1 2"]
 
     @property
     def num_nodes(self) -> int:
@@ -212,7 +213,9 @@ def _from_keys(keys: np.ndarray, weight: np.ndarray, *, num_nodes: int) -> Graph
         )
         cells[first:last, 0] = keep.astype(np.float32).view(np.int32)
         cells[first:last, 2] = target[first + alias]
-    return Graph(offsets.astype(np.int32), target, weight, cells)
+    offsets = offsets.astype(np.int32)
+    rows = np.stack([offsets[:-1], np.diff(offsets)], axis=1)
+    return Graph(offsets, target, weight, cells, rows)
 
 
 def _blocks(start: np.ndarray) -> Iterator[tuple[int, int]]:
