@@ -5,7 +5,9 @@
 ML-1M has no real sessions: people rated dozens of films in one sitting. So a user's whole
 sequence is one session, and an edge is that one film was rated right after another.
 
-Expected: see BUILD_NOTES.md.
+Expected, ties in file order, three seeds: test hr@10 0.150 (spread 0.005), ndcg@10 0.078,
+recall@20 0.224; with --config.model.kind=ges 0.171, =bge 0.194: side information does not
+help here (bigram 0.214). Six seconds of training on two cores (BUILD_NOTES.md, record 15).
 """
 
 from recall_jax.config import Experiment

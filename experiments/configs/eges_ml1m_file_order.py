@@ -6,7 +6,9 @@ The edges are of rows next to each other in the file, whose artificial order is 
 protocol rewards: figures compare tables, not models. Of the side information the
 published table's first genre alone.
 
-Expected: see BUILD_NOTES.md.
+Expected, three seeds: test hr@10 0.196 (spread 0.004), ndcg@10 0.082; refitted on all of
+train 0.184 (0.028), 0.076; last-item bigram 0.509, 0.318. Two seconds of training on two
+cores (BUILD_NOTES.md, record 15).
 """
 
 from recall_jax.config import Experiment

@@ -10,7 +10,8 @@ links, a third of the edges removed:
     python -m experiments.run --config=eges_synthetic
         --config.model.pairs.removed_share=0.33 --workdir=runs/eges_synthetic_links
 
-Expected: see BUILD_NOTES.md.
+Expected of that, five seeds: AUC 0.830 (spread 0.001); --config.model.kind=ges 0.825, =bge
+0.814, popularity 0.775. Three seconds of training on two cores (BUILD_NOTES.md, record 15).
 """
 
 from recall_jax.config import Experiment
