@@ -14,6 +14,10 @@ from recall_jax.config import Experiment
 from recall_jax.data.dataset import Data
 from recall_jax.evaluate import Result
 
+FEWEST = (
+    30  # queries of a segment with intervals: of fewer, resampling makes too little
+)
+
 
 def measure_rows(
     config: Experiment,
@@ -179,7 +183,8 @@ def _segment(
 
 def _add(made: dict[str, Any], row: str, values: dict[str, np.ndarray]) -> None:
     made["rows"][row] = {name: float(value.mean()) for name, value in values.items()}
-    made["intervals"][row] = evaluate.intervals(values)
+    if made["queries"] >= FEWEST:
+        made["intervals"][row] = evaluate.intervals(values)
 
 
 def _lists(config: Experiment, data: Data, rows: dict[str, Result]) -> dict[str, Any]:

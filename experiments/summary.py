@@ -27,14 +27,9 @@ def show(results: dict[str, Any], workdir: pathlib.Path) -> None:
         f"           whole catalogue ranked, seen items {results['seen']}, ties in score "
         "count against the model; +- is half a 95 % bootstrap interval over users"
     )
-    if results["segments"]:
-        print(
-            "segments   light, medium, heavy: thirds of the queries by length of "
-            "history; head, torso,\n           tail: targets among items that hold a "
-            "third of the training events each; new: none"
-        )
     if l2 := results.get("ease_l2"):
         print(f"           ease with l2 {l2:g}, the best on validation")
+    _explain(results)
     if found := results.get("conversions"):
         print(f"booked     {_conversions(found)}")
     speed, seconds = results["examples_per_second"], results["seconds"]
@@ -61,6 +56,23 @@ def _conversions(found: dict[str, Any]) -> str:
     if "rank_in_market" in mean:
         told += f", in the market {mean['rank_in_market']:.3f}"
     return f"{told} (0 first, 1 last)"
+
+
+def _explain(results: dict[str, Any]) -> None:
+    """How the tables of segments and lists are read."""
+    if results["segments"]:
+        print(
+            "segments   light, medium, heavy: thirds of the users by length of history; "
+            "head, torso, tail:\n           items with a third of the training events "
+            "each; new: items without; a user counts\n           where he has a target, "
+            "and only his targets there count"
+        )
+    if results["lists"]:
+        print(
+            "lists      coverage: share of the catalogue in somebody's list; popularity "
+            "rank: mean over\n           what is listed, 0 the most popular; gini of "
+            "how often items are listed, 0 equally"
+        )
 
 
 def _figures(results: dict[str, Any]) -> str:
@@ -96,13 +108,13 @@ def _indexes(results: dict[str, Any]) -> str:
     """How long each index took, and what it costs against exact."""
     table = [
         {
-            "index": name,
-            "build s": row.get("build_seconds"),
-            "search s": row.get("search_seconds"),
+            "index": f"{name}, test" if name == results["index"] else name,
+            "build s": _seconds(row.get("build_seconds")),
+            "search s": _seconds(row.get("search_seconds")),
             "queries/s": f"{row['queries_per_second']:,.0f}",
         }
         | {
-            f"{metric} - exact's": _gap(gap)
+            f"{metric} vs exact": _gap(gap)
             for metric, gap in row.get("versus_exact", {}).items()
         }
         for name, row in results["indexes"].items()
@@ -112,11 +124,16 @@ def _indexes(results: dict[str, Any]) -> str:
     )
 
 
+def _seconds(spent: float | None) -> str:
+    return "" if spent is None else f"{spent:.3f}"
+
+
 def _gap(gap: dict[str, Any]) -> str:
-    """-0.0021 +-0.0008 (-0.7 %)"""
-    low, high = gap["interval"]
+    """-0.0021 (-0.7%); 0 where all users have the same."""
+    if gap["absolute"] == 0 and not any(gap["interval"]):
+        return "0"
     relative = "" if gap["relative"] is None else f" ({gap['relative']:+.1%})"
-    return f"{gap['absolute']:+.4f} +-{(high - low) / 2:.4f}{relative}"
+    return f"{gap['absolute']:+.4f}{relative}"
 
 
 def _segments(results: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float64, Int
 
 from recall_jax import evaluate, metrics
 from recall_jax.data.dataset import Data, Part
@@ -92,7 +92,7 @@ def by_popularity(
 
 def values(
     segment: Segment, ranks: metrics.Ranks, names: Sequence[str]
-) -> dict[str, metrics.Values]:
+) -> dict[str, Float64[np.ndarray, "s"]]:
     """Each metric by name, of the queries that have a target in the segment."""
     queries = segment.targets.any(axis=1)
     inside = segment.targets[queries]
