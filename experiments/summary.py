@@ -71,7 +71,8 @@ def _explain(results: dict[str, Any]) -> None:
         print(
             "lists      coverage: share of the catalogue in somebody's list; popularity "
             "rank: mean over\n           what is listed, 0 the most popular; gini of "
-            "how often items are listed, 0 equally"
+            "how often items are listed, 0 equally;\n           row targets: as if what "
+            "was to be found were all that is listed"
         )
 
 
