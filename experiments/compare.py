@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 
 from experiments import cli
+from experiments import results as results_lib
 from recall_jax import config as config_lib
 from recall_jax.config import Experiment
 from recall_jax.fit import Diverged
 
 FURTHER = {
+    "exact": "  the same through exact",
+    "approx": "  the same through approx",
     "scann": "  the same through scann",
     "test_ties_shuffled": "  trained and tested, ties shuffled",
     "test_refit": "  refitted on all of train",
@@ -116,12 +119,13 @@ def _group(key: tuple, cells: list[Cell]) -> dict[str, Any]:
     rows += [
         _row(members, "test_new", label=f"new items, {label}", first=first)
         for label, members in by_label.items()
-        if any(means(cell, "test_new") for cell in members)
+        if any("test_new" in new_items(cell) for cell in members)
     ]
     metrics = dict.fromkeys(m for cell in finished for m in metrics_of(cell))
     return dict(zip(("source", "events", "protocol", "seen"), key)) | {
         "metrics": list(metrics),
         "compared_by": first[0].config.evaluate.select_by if first else None,
+        "indexes": sorted({cell.results["index"] for cell in finished}),
         "devices": sorted({cell.results["device"] for cell in finished}),
         "rows": rows,
     }
@@ -136,12 +140,11 @@ def means(cell: Cell, row: str) -> dict[str, float]:
     """Metrics by name; none where the run has no such row."""
     if not cell.results:
         return {}
-    results = cell.results
-    new = (results.get("new_items") or {}).get(row)
-    found = results["baselines"].get(row) or results.get(row) or new or {}
-    if links := results.get(LINKS.get(row)):
-        return found | {"link_auc": links["auc"]}
-    return found
+    found = results_lib.rows(cell.results).get(row)
+    links = cell.results.get(LINKS.get(row))
+    return (found.means if found else {}) | (
+        {"link_auc": links["auc"]} if links else {}
+    )
 
 
 def metrics_of(cell: Cell) -> list[str]:
@@ -152,7 +155,7 @@ def metrics_of(cell: Cell) -> list[str]:
 
 def new_items(cell: Cell) -> list[str]:
     """Names of the rows of items hidden from training."""
-    return list(cell.results.get("new_items") or {})
+    return results_lib.hidden_rows(cell.results) if cell.results else []
 
 
 def _told(name: str) -> str:
@@ -208,7 +211,8 @@ def _mean_and_sd(values: list[float]) -> tuple[float, float | None]:
 
 def _half_width(cells: list[Cell], row: str, metric: str) -> float | None:
     """Of the 95 % interval over users, the mean over seeds."""
-    bounds = [cell.results["intervals"].get(row, {}).get(metric) for cell in cells]
+    found = [results_lib.rows(cell.results)[row].intervals for cell in cells]
+    bounds = [intervals.get(metric) for intervals in found]
     if None in bounds:
         return None
     return float(np.mean([(high - low) / 2 for low, high in bounds]))

@@ -9,8 +9,6 @@ A run folder with the same config resumes; one with another config is refused.
 
 import collections
 import dataclasses
-import functools
-import json
 import pathlib
 import time
 from typing import Any
@@ -19,9 +17,9 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import cli, summary, training
+from experiments import cli, figures, summary, training
+from experiments import results as results_lib
 from recall_jax import (
-    baselines,
     checkpoint,
     conversions,
     evaluate,
@@ -29,11 +27,10 @@ from recall_jax import (
     item_item,
     negatives,
     pairs,
-    retrieval,
 )
 from recall_jax import config as config_lib
 from recall_jax.config import Experiment
-from recall_jax.data.dataset import Data, Part
+from recall_jax.data.dataset import Data
 from recall_jax.types import InputError
 
 LINKS = 1 << 16  # scored at a time
@@ -61,7 +58,7 @@ def run(config: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
         print("\n".join(config_lib.as_flags(config)))
         done = workdir / "results.json"
         if done.exists():
-            results = training.read_json(done)
+            results = results_lib.upgraded(training.read_json(done))
             print(f"{workdir} is finished; these are its results.")
         else:
             results = _train_and_evaluate(config, workdir)
@@ -75,13 +72,21 @@ def refuse_another(config: Experiment, workdir: pathlib.Path) -> None:
     path = workdir / "config.json"
     if not path.exists():
         return
-    content = json.loads(json.dumps(config_lib.as_dict(config)))
-    differing = list(_differences(training.read_json(path), content))
+    differing = list(_differences(_config_at(path), config_lib.as_dict(config)))
     if differing:
         raise InputError(
             f"{workdir} holds a run of another config ({'; '.join(differing[:5])}); "
             "name another folder with --workdir (of a table: --runs)"
         )
+
+
+def _config_at(path: pathlib.Path) -> Any:
+    """A config.json, what an older version's lacks at its default where it can be."""
+    content = training.read_json(path)
+    try:
+        return config_lib.as_dict(config_lib.from_dict(content))
+    except (InputError, ImportError, AttributeError, TypeError):  # fields may be gone
+        return content
 
 
 def _differences(there: Any, here: Any, *, path: str = ""):
@@ -106,7 +111,7 @@ def _train_and_evaluate(config: Experiment, workdir: pathlib.Path) -> dict[str, 
     seconds.update(fitted.seconds)
     start = time.perf_counter()
     params = evaluate.params_of(fitted.state)
-    rows = measure_rows(config, prepared, encoder, params)
+    rows = figures.measure_rows(config, prepared, encoder, params)
     rows |= _measure_links(config, data, encoder, params)
     converted = _measure_conversions(config, data, encoder, params)
     seconds["evaluate"] += time.perf_counter() - start
@@ -137,6 +142,7 @@ def _train_and_evaluate(config: Experiment, workdir: pathlib.Path) -> dict[str, 
         "steps": fitted.steps,
         "examples_per_second": fitted.examples_per_second,
         "seconds": dict(seconds),
+        "epoch_seconds": fitted.seconds["train"] / fitted.epochs,
         "num_params": sum(
             leaf.size for leaf in jax.tree.leaves(evaluate.params_of(fitted.state))
         ),
@@ -179,7 +185,7 @@ def _refit(
         config, data, workdir / "refit", epochs=epochs
     )
     seconds.update({f"refit_{name}": s for name, s in fitted.seconds.items()})
-    compared, _ = _measure_baselines(config, data, ease_l2=ease_l2)
+    compared, _ = figures.measure_baselines(config, data, ease_l2=ease_l2)
     return {
         "test_refit": _measure_test(config, data, encoder, fitted),
         **{f"{name}_refit": found for name, found in compared.items()},
@@ -195,7 +201,7 @@ def _measure_test(
         data=data,
         part=data.test,
         config=config.evaluate,
-        index="exact",
+        index=config.evaluate.index,
     )
 
 
@@ -239,50 +245,6 @@ def _describe(config: Experiment, data: Data) -> None:
         print(f"note       {told}")
 
 
-def measure_rows(
-    config: Experiment,
-    prepared: training.Prepared,
-    encoder: evaluate.Encoder,
-    params: Any,
-) -> dict[str, Any]:
-    """The validation and test figures of the model and of the baselines beside it."""
-    data, settings = prepared.data, config.evaluate
-    by_model = functools.partial(
-        evaluate.measure_model, encoder, params, data=data, config=settings
-    )
-    valid = by_model(part=data.valid, index="exact")
-    test = _warm(by_model, part=data.test, index="exact")
-    compared, ease_l2 = _measure_baselines(config, data)
-    new = None
-    if config.data.hidden_share:
-        new = _of_new_items(config, data, {"test": test, **compared})
-    if (other := prepared.other_ties) is not None:
-        ties = "file" if config.data.ties == "shuffled" else "shuffled"
-        compared[f"bigram_ties_{ties}"] = evaluate.measure(
-            baselines.bigram(other, other.test),
-            data=other,
-            part=other.test,
-            config=settings,
-        )
-    results, scann = {"test": test, **compared, **(new or {})}, None
-    if "scann" in settings.indexes:
-        try:
-            results["scann"] = _warm(by_model, part=data.test, index="scann")
-            scann = _with_rate(results["scann"])
-        except retrieval.MissingPackage as problem:
-            print(f"no row through scann: {problem}")
-    return {
-        "valid": valid.means(),
-        "test": test.means(),
-        "queries_per_second": _with_rate(test)["queries_per_second"],
-        "scann": scann,
-        "new_items": new and {name: result.means() for name, result in new.items()},
-        "baselines": {name: result.means() for name, result in compared.items()},
-        "ease_l2": ease_l2,
-        "intervals": {name: result.intervals() for name, result in results.items()},
-    }
-
-
 def _measure_links(
     config: Experiment, data: Data, encoder: evaluate.Encoder, params: Any
 ) -> dict[str, dict[str, float]]:
@@ -312,62 +274,6 @@ def _measure_links(
         "link_auc": pairs.link_auc(links, product),
         "link_auc_popularity": by_popularity,
     }
-
-
-def _of_new_items(
-    config: Experiment, data: Data, results: dict[str, evaluate.Result]
-) -> dict[str, evaluate.Result]:
-    """The rows once more for the users whose test item was hidden from training, and
-    what a random order has there."""
-    new = evaluate.has_new_target(data, data.test)
-    rows = {f"{name}_new": result.of(new) for name, result in results.items()}
-    by_chance = evaluate.chance(data, data.test, config=config.evaluate)
-    template = results["test"]._replace(values=by_chance)
-    return {**rows, "chance_new": template.of(new)}
-
-
-def _warm(by_model, *, part: Part, index: str) -> evaluate.Result:
-    """The second of two searches: the first one compiles, and is not what it costs."""
-    by_model(part=part, index=index)
-    return by_model(part=part, index=index)
-
-
-def _with_rate(result: evaluate.Result) -> dict[str, float]:
-    """Its means, and the queries/s of its search alone."""
-    rate = len(result.found.ids) / result.seconds
-    return {**result.means(), "queries_per_second": rate}
-
-
-def _measure_baselines(
-    config: Experiment, data: Data, *, ease_l2: float | None = None
-) -> tuple[dict[str, evaluate.Result], float | None]:
-    """Test figures of the baselines by name, and EASE's l2."""
-    rows, ease_l2 = _baselines(config, data, ease_l2=ease_l2)
-    found = {
-        name: evaluate.measure(
-            search, data=data, part=data.test, config=config.evaluate
-        )
-        for name, search in rows.items()
-    }
-    return found, ease_l2
-
-
-def _baselines(
-    config: Experiment, data: Data, *, ease_l2: float | None = None
-) -> tuple[dict[str, evaluate.Search], float | None]:
-    """Searches of the test part by name, and EASE's l2 where it is among them; it is
-    chosen on validation unless given."""
-    rows = {"popularity": baselines.popularity(data, data.test)}
-    if data.ordered:
-        rows["bigram"] = baselines.bigram(data, data.test)
-    if config.data.protocol == "file_order":
-        rows["constant"] = baselines.penultimate(data, data.test)
-    if item_item.fits(data):
-        by_pairs, ease_l2 = item_item.item_knn_and_ease(
-            data, data.test, config=config.evaluate, l2=ease_l2
-        )
-        rows |= by_pairs
-    return {**rows, **config.data.baselines(data, data.test)}, ease_l2
 
 
 def define_flags() -> None:

@@ -141,7 +141,7 @@ def define_flags() -> None:
     flags.DEFINE_string("run", None, "folder of a trained run")
     flags.DEFINE_string("item", None, "raw id, title, or a part of a title")
     flags.DEFINE_integer("num", 10, "how many items to show")
-    flags.DEFINE_string("index", "exact", "or scann")
+    flags.DEFINE_string("index", "exact", "or approx, scann")
 
 
 if __name__ == "__main__":

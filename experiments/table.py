@@ -30,6 +30,7 @@ import numpy as np
 from absl import flags
 
 from experiments import cli, compare, run, tabulate, training
+from experiments import results as results_lib
 from experiments.compare import Cell
 from recall_jax import checkpoint, logs
 from recall_jax import config as config_lib
@@ -92,12 +93,13 @@ def _cell(entry: cli.Entry, config, workdir: pathlib.Path) -> Cell:
 
 def _read(cell: Cell) -> None:
     path = cell.workdir / "results.json"
-    cell.results = training.read_json(path)
-    if lacking := NEEDED - cell.results.keys():
+    found = training.read_json(path)
+    if lacking := NEEDED - found.keys():
         raise InputError(
             f"{path} has no {', '.join(sorted(lacking))}: another version wrote it; "
             "remove it to have it measured again"
         )
+    cell.results = results_lib.upgraded(found)
     cell.data = training.read_json(cell.workdir / "data.json")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from experiments import compare
+from experiments import results as results_lib
 from experiments.compare import Cell
 from recall_jax import logs
 
@@ -55,6 +56,8 @@ def _legend(group: dict[str, Any]) -> list[str]:
     )
     seconds = f"seconds of training, mean over seeds; on {', '.join(group['devices'])}"
     lines = [measured, spread, *([versus] if _compares(group) else []), seconds]
+    if group["indexes"] != ["exact"]:
+        lines.append(f"rows of models searched through {', '.join(group['indexes'])}")
     return [f"- {line}" for line in lines]
 
 
@@ -105,8 +108,10 @@ def _seeds(row: dict[str, Any]) -> str:
 
 
 def as_csv(cells: Iterable[Cell]) -> str:
-    """One value a line, of finished runs. Row "run" holds what is no metric of a row:
-    seconds, parameters, steps."""
+    """One value a line, of finished runs. A row of a segment is named after both, as
+    test_head, and has its number of queries. Row "run" holds what is no metric of a row:
+    seconds, parameters, steps; row "targets" lists of nothing but what was to be
+    found."""
     file = io.StringIO()
     write = csv.writer(file, lineterminator="\n").writerow
     write(["config", "overrides", "seed", "row", "metric", "value"])
@@ -119,14 +124,30 @@ def as_csv(cells: Iterable[Cell]) -> str:
 
 def _values(cell: Cell) -> Iterator[tuple[str, str, float]]:
     results = cell.results
-    rows = (*compare.baselines(cell), "test", *compare.FURTHER, "valid")
-    for row in (*rows, *compare.new_items(cell)):
-        for metric, value in compare.means(cell, row).items():
-            yield row, metric, value
-        for metric, (low, high) in results["intervals"].get(row, {}).items():
-            yield row, f"{metric}_low", low
-            yield row, f"{metric}_high", high
+    for name, row in results_lib.rows(results).items():
+        for metric, value in compare.means(cell, name).items():
+            yield name, metric, value
+        for metric, (low, high) in row.intervals.items():
+            yield name, f"{metric}_low", low
+            yield name, f"{metric}_high", high
+        if row.queries is not None:
+            yield name, "queries", row.queries
+    for name, found in results["lists"].get("rows", {}).items():
+        for measure, value in found.items():
+            yield name, measure, value
+    yield from _of_indexes(results)
     for name, seconds in results["seconds"].items():
         yield "run", f"{name}_seconds", seconds
     for name in ("num_params", "steps", "best_step", "examples_per_second"):
         yield "run", name, results[name]
+
+
+def _of_indexes(results: dict[str, Any]) -> Iterator[tuple[str, str, float]]:
+    """Times of each index, and what it costs against exact."""
+    for name, found in results["indexes"].items():
+        row = "test" if name == results["index"] else name
+        for time in ("build_seconds", "search_seconds", "queries_per_second"):
+            if found.get(time) is not None:
+                yield row, time, found[time]
+        for metric, gap in found.get("versus_exact", {}).items():
+            yield row, f"{metric}_versus_exact", gap["absolute"]

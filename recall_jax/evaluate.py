@@ -25,7 +25,8 @@ class EvaluateConfig:
     metrics: tuple[str, ...] = ("hr@10", "ndcg@10", "recall@20", "ndcg@20", "mrr@20")
     select_by: str = "ndcg@10"  # the validation metric that chooses the checkpoint
     seen: str = "auto"  # "removed", "kept"; auto: kept by protocol or if users repeat
-    indexes: tuple[str, ...] = ("scann",)  # rows beside the exact one
+    index: str = "exact"  # what the test row is searched by: exact, approx, scann
+    indexes: tuple[str, ...] = ("scann",)  # rows beside it; exact is always among them
     batch_size: int = 1024  # users and items encoded at a time
 
 
@@ -48,11 +49,7 @@ def check(config: EvaluateConfig, data: Data) -> None:
             f"evaluate.select_by {config.select_by!r} is not among evaluate.metrics: "
             + ", ".join(config.metrics)
         )
-    for name in config.indexes:
-        if name not in INDEXES:
-            raise InputError(
-                f"unknown evaluate.indexes {name!r}; there are: " + ", ".join(INDEXES)
-            )
+    _check_indexes(config)
     _check_training(data)
     for name, share, part in (
         ("validation", "valid_share", data.valid),
@@ -64,6 +61,21 @@ def check(config: EvaluateConfig, data: Data) -> None:
                 "or bring a longer log"
             )
         check_leak(data, part, seen=removes_seen(config, data))
+
+
+def _check_indexes(config: EvaluateConfig) -> None:
+    named = [("index", config.index), *(("indexes", name) for name in config.indexes)]
+    for field, name in named:
+        if name not in INDEXES:
+            raise InputError(
+                f"unknown evaluate.{field} {name!r}; there are: " + ", ".join(INDEXES)
+            )
+    try:  # of the rows beside it, one that cannot be is left out
+        INDEXES[config.index].build(np.ones((2, 2), np.float32))
+    except retrieval.MissingPackage as problem:
+        raise InputError(
+            f"evaluate.index={config.index}: {problem}; or set evaluate.index=exact"
+        ) from problem
 
 
 def _check_training(data: Data) -> None:
@@ -218,6 +230,24 @@ def encode_queries(
     )
 
 
+class Vectors(NamedTuple):
+    """What an index holds, and what it is asked: [V, d] and [q, d] float32."""
+
+    items: jax.Array
+    queries: jax.Array
+
+
+def encode(
+    encoder: Encoder, params, *, data: Data, part: Part, batch_size: int
+) -> Vectors:
+    """The vectors of the catalogue and of a part's users, computed when it returns."""
+    items = encode_items(encoder, params, data=data, batch_size=batch_size)
+    queries = encode_queries(
+        encoder, params, data=data, part=part, batch_size=batch_size
+    )
+    return jax.block_until_ready(Vectors(items, queries))
+
+
 def _in_batches(encode, *arrays: np.ndarray, batch_size: int) -> jax.Array:
     """Blocks of one static size; the last is padded with 0, which is padding too."""
     n = len(arrays[0])
@@ -231,26 +261,25 @@ def _in_batches(encode, *arrays: np.ndarray, batch_size: int) -> jax.Array:
 
 
 class Result(NamedTuple):
-    """Per-query values of each metric, and what was found."""
+    """Per-query values of each metric, and what they are made of."""
 
     values: dict[str, np.ndarray]
     found: retrieval.Found
     seconds: float  # of the search alone
-
-    def of(self, queries: np.ndarray) -> "Result":
-        """The same for some of the queries, a mask or positions."""
-        values = {name: value[queries] for name, value in self.values.items()}
-        found = retrieval.Found(*(x[queries] for x in self.found))
-        return Result(values, found, self.seconds)
+    ranks: np.ndarray  # [q, t] int32, as `metrics.target_ranks`
 
     def means(self) -> dict[str, float]:
         return {name: float(value.mean()) for name, value in self.values.items()}
 
-    def intervals(self, *, seed: int = 0) -> dict[str, list[float]]:
-        """95 % bootstrap intervals over users."""
-        columns = np.stack(list(self.values.values()), axis=1)
-        bounds = np.stack(metrics.bootstrap_interval(columns, seed=seed), axis=1)
-        return dict(zip(self.values, bounds.tolist(), strict=True))
+    def intervals(self) -> dict[str, list[float]]:
+        return intervals(self.values)
+
+
+def intervals(values: dict[str, np.ndarray]) -> dict[str, list[float]]:
+    """95 % bootstrap intervals over users of each metric's mean."""
+    columns = np.stack(list(values.values()), axis=1)
+    bounds = np.stack(metrics.bootstrap_interval(columns), axis=1)
+    return dict(zip(values, bounds.tolist(), strict=True))
 
 
 Search = Callable[[int, retrieval.Exclude | None], retrieval.Found]
@@ -273,14 +302,7 @@ def measure(
         )
     ranks = metrics.target_ranks(found.ids, found.scores, targets=aim.positions)
     values = metrics.metric_table(ranks, aim.count, config.metrics)
-    return Result(values, found, seconds)
-
-
-def has_new_target(data: Data, part: Part) -> np.ndarray:
-    """A mask of queries [q] that look for items without training events, and no other."""
-    known = data.dataset.known_items
-    aim = targets(data, part, seen=False).positions
-    return ((aim >= known) | (aim < 0)).all(axis=1)
+    return Result(values, found, seconds, ranks)
 
 
 def chance(data: Data, part: Part, *, config: EvaluateConfig) -> dict[str, np.ndarray]:
@@ -296,7 +318,12 @@ def chance(data: Data, part: Part, *, config: EvaluateConfig) -> dict[str, np.nd
     return {name: np.cumsum(x)[last] / left for name, x in value.items()}
 
 
-INDEXES = {"exact": retrieval.Exact, "scann": retrieval.Scann}
+INDEXES = {
+    "exact": retrieval.Exact,
+    "approx": retrieval.Approx,
+    "scann": retrieval.Scann,
+}
+"""What has `build(vectors)`, by the name that a config gives it."""
 
 
 def measure_model(
@@ -309,11 +336,10 @@ def measure_model(
     index: str,
 ) -> Result:
     """A model's metrics on a part through one index over all items."""
-    items = encode_items(encoder, params, data=data, batch_size=config.batch_size)
-    queries = encode_queries(
+    vectors = encode(
         encoder, params, data=data, part=part, batch_size=config.batch_size
     )
-    built = INDEXES[index].build(items)
-    return measure(
-        functools.partial(built.search, queries), data=data, part=part, config=config
+    search = functools.partial(
+        INDEXES[index].build(vectors.items).search, vectors.queries
     )
+    return measure(search, data=data, part=part, config=config)

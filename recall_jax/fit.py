@@ -123,6 +123,7 @@ class Fitted(NamedTuple):
     examples_per_second: float  # of the training steps, without compilation
     seconds: dict[str, float]  # of this process and those it resumed from
     best_epoch: int  # of the chosen state
+    epochs: float  # that `steps` are
 
 
 def fit(loop: Loop, state: TrainState) -> Fitted:
@@ -171,7 +172,8 @@ def fit(loop: Loop, state: TrainState) -> Fitted:
     best, *_ = _restore(loop, state, kind="best")
     speed = step * size / clock.seconds["train"]
     epoch = progress.best_step // plan.steps_per_epoch
-    return Fitted(best, progress, step, speed, dict(clock.seconds), epoch)
+    epochs = step / plan.steps_per_epoch
+    return Fitted(best, progress, step, speed, dict(clock.seconds), epoch, epochs)
 
 
 class _Clock:

@@ -212,6 +212,19 @@ def gini_at_k(ids: Ids, *, k: int, num_items: int) -> float:
     return float(weight @ counts / (num_items * total)) if total else float("nan")
 
 
+def list_table(ids: Ids, *, k: int, num_items: int) -> dict[str, float]:
+    """Of the first k of all lists, by name: coverage, average popularity rank, Gini.
+
+    >>> list_table(np.array([[3], [3], [1]]), k=1, num_items=4)["coverage"]
+    0.5
+    """
+    return {
+        "coverage": coverage_at_k(ids, k=k, num_items=num_items),
+        "popularity_rank": average_popularity_rank(ids, k=k),
+        "gini": gini_at_k(ids, k=k, num_items=num_items),
+    }
+
+
 def _exposures(ids, *, k, num_items):
     """How often each item stands among the first k."""
     shown = ids[:, :k][ids[:, :k] >= 0]

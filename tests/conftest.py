@@ -26,6 +26,7 @@ CHECKED = (
     "retrieval",
     "sampling",
     "scores",
+    "segments",
     "tables",
     "walks",
 )

@@ -23,7 +23,7 @@ from absl import flags
 from conftest import make_log
 from test_logs_run import events
 
-from experiments import cli, run, training
+from experiments import cli, figures, run, training
 from recall_jax import checkpoint, fit
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -48,7 +48,8 @@ SYNTHETIC = [
     *SMALL,
     "--config.evaluate.indexes=scann",
 ]
-TIMES = ("seconds", "examples_per_second", "queries_per_second")
+TIMES = ("seconds", "examples_per_second", "test_pass_seconds", "epoch_seconds")
+OF_INDEX = ("build_seconds", "search_seconds", "queries_per_second")
 
 pytestmark = [
     pytest.mark.usefixtures("kept_programs"),
@@ -145,7 +146,9 @@ def assert_same_run(one, other) -> None:
 
 def timeless(workdir) -> dict:
     results = json.loads((workdir / "results.json").read_text())
-    (results["scann"] or {}).pop("queries_per_second", None)
+    for row in results["indexes"].values():
+        for name in OF_INDEX:
+            del row[name]
     return {name: value for name, value in results.items() if name not in TIMES}
 
 
@@ -169,7 +172,9 @@ def test_a_run_leaves_its_config_results_metrics_and_vocabularies(whole):
     assert f"ease with l2 {results['ease_l2']:g}, the best" in whole.printed
     assert results["test"].keys() == results["valid"].keys()
     if importlib.util.find_spec("scann"):
-        assert results["test"].items() <= results["scann"].items()  # 40 items: exact
+        scann = results["indexes"]["scann"]  # of 40 items: exact
+        assert scann["metrics"] == results["test"]
+        assert {gap["absolute"] for gap in scann["versus_exact"].values()} == {0}
     assert results["test_ties_shuffled"] is None
     assert results["examples_per_second"] > 0
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
@@ -373,9 +378,9 @@ def test_a_run_cut_off_between_training_and_results_resumes(
     both, log_csv, tmp_path, monkeypatch
 ):
     arguments = own_log(log_csv, "--config.data.ties=both")
-    for name in ("measure_rows", "_measure_shuffled"):
+    for room, name in ((figures, "measure_rows"), (run, "_measure_shuffled")):
         with monkeypatch.context() as patch:
-            patch.setattr(run, name, interrupted)
+            patch.setattr(room, name, interrupted)
             status, _, said = command(*arguments, f"--workdir={tmp_path}")
         assert status == 130
         assert said.splitlines()[-1] == "stopped; the same command resumes"
@@ -442,6 +447,7 @@ def test_a_mistake_stops_a_real_process_with_one_line(kept_programs):
         ("--config.evaluate.metrics=hr@41", "k=41, but the catalogue has only 40"),
         ("--config.evaluate.select_by=mrr@7", "'mrr@7' is not among evaluate.metrics"),
         ("--config.evaluate.seen=no", "unknown evaluate.seen 'no'"),
+        ("--config.evaluate.index=fast", "unknown evaluate.index 'fast'; .* approx"),
         ("--config.evaluate.indexes=fast", "unknown evaluate.indexes 'fast'"),
         ("--config.evaluate.batch_size=0", "batch_size is 0; .*at least 1"),
         ("--config.train.batch_size=100000", "larger than the [0-9,]+ training"),
@@ -533,6 +539,23 @@ def test_a_folder_of_another_config_is_refused_and_kept(whole):
         status, _, said = command(*SYNTHETIC, argument, f"--workdir={whole.workdir}")
         assert_refused(status, said, expected)
     assert files(whole.workdir) == before
+
+
+def test_a_field_that_an_older_version_lacked_has_its_default(whole, tmp_path):
+    content = json.loads((whole.workdir / "config.json").read_text())
+    del content["evaluate"]["index"]
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    results = (whole.workdir / "results.json").read_text()
+    (tmp_path / "results.json").write_text(results)
+    workdir = f"--workdir={tmp_path}"
+    status, printed, said = command(*SYNTHETIC, workdir)
+    assert status == 0 and "is finished" in printed, said
+    status, _, said = command(*SYNTHETIC, "--config.evaluate.index=approx", workdir)
+    assert_refused(status, said, "index: 'exact' there, 'approx' asked")
+    content["evaluate"]["gone"] = 3  # a field that this version lacks
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    status, _, said = command(*SYNTHETIC, workdir)
+    assert_refused(status, said, "gone: 3 there, None asked")
 
 
 @pytest.mark.parametrize("name", ["config.json", "results.json"])

@@ -154,7 +154,7 @@ def test_what_is_missing_is_told(workdir, loaded, capsys, tmp_path):
     assert "name a run's folder" in refused(item)
     assert "holds no run" in refused(f"--run={tmp_path}", item)
     assert "--num is 0" in refused(f"--run={workdir}", item, "--num=0")
-    assert "unknown --index 'exakt'; there are: exact, scann" in refused(
+    assert "unknown --index 'exakt'; there are: exact, approx, scann" in refused(
         f"--run={workdir}", item, "--index=exakt"
     )
     shutil.copy(workdir / "config.json", tmp_path)

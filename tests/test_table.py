@@ -154,6 +154,35 @@ def test_rows_of_new_items_stand_in_every_form_of_the_table(
     assert {"test_new", "chance_new"} <= {line["row"] for line in lines}
 
 
+def test_rows_of_another_index_are_told(runs, tmp_path, monkeypatch):
+    plain = run.run
+
+    def through_approx(config, workdir):
+        plain(config, workdir)
+        results = training.read_json(workdir / "results.json")
+        exact = {name: value + 0.25 for name, value in results["test"].items()}
+        gap = {"absolute": -0.25, "relative": -0.5, "interval": [-0.3, -0.2]}
+        results["index"] = "approx"
+        results["indexes"] = {
+            "approx": {
+                "metrics": results["test"],
+                "versus_exact": dict.fromkeys(exact, gap),
+            },
+            "exact": {"metrics": exact},
+        }
+        training.write_json(workdir / "results.json", results)
+
+    monkeypatch.setattr(run, "run", through_approx)
+    command("--configs=dssm_synthetic", "--seeds=1", f"--runs={tmp_path}")
+    text, lines, (group,) = written(tmp_path)
+    rows = {row["row"]: row["metrics"]["hr@10"]["mean"] for row in group["rows"]}
+    assert rows["exact"] == rows["test"] + 0.25 and "approx" not in rows
+    assert "- rows of models searched through approx" in text
+    values = {(line["row"], line["metric"]): line["value"] for line in lines}
+    assert values["test", "hr@10_versus_exact"] == "-0.25"
+    assert ("exact", "hr@10_versus_exact") not in values
+
+
 def test_finished_runs_are_read_and_only_missing_ones_run(runs, tmp_path):
     arguments = "--configs=dssm_synthetic,mf_ml1m", f"--runs={tmp_path}"
     assert command(*arguments, "--seeds=2")[0] == 0
@@ -435,6 +464,13 @@ def test_a_table_is_cut_off_resumes_and_tells_what_diverged(tmp_path, monkeypatc
     assert rows_of(group).keys() >= {"popularity", "bigram", "oracle"}
     (line,) = [x for x in lines if (x["row"], x["metric"]) == ("test", "ndcg@10")]
     assert float(line["value"]) == results["test"]["ndcg@10"]
+    values = {(x["row"], x["metric"]): float(x["value"]) for x in lines}
+    tail = results["segments"]["popularity"]["tail"]
+    assert values["popularity_tail", "hr@10"] == tail["rows"]["popularity"]["hr@10"]
+    assert values["test_tail", "queries"] == tail["queries"] > 0
+    assert values["targets", "gini"] == results["lists"]["rows"]["targets"]["gini"]
+    rate = results["indexes"]["exact"]["queries_per_second"]
+    assert values["test", "queries_per_second"] == rate
     assert f"--workdir={begun}" in text and group["protocol"] == results["protocol"]
     monkeypatch.setattr(run, "run", None)
     assert command(entries.split(",")[0], *arguments)[0] == 0

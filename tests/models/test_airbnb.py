@@ -295,8 +295,9 @@ def test_a_run_finds_new_items_and_tells_what_was_booked(tmp_path, capsys):
     assert told["conversions"] > 10 and told["ordered"]
     assert 0 <= told["all"]["rank_in_market"] <= 1
     assert f"booked     {told['conversions']} conversions" in capsys.readouterr().out
-    chance = results["new_items"]["chance_new"]["recall@20"]
-    assert results["new_items"]["test_new"]["recall@20"] > 1.3 * chance
+    rows = results["segments"]["popularity"]["new"]["rows"]
+    chance = rows["chance"]["recall@20"]
+    assert rows["test"]["recall@20"] > 1.3 * chance
     data = training.prepare(experiment).data
     restored = training.restore(experiment, data, tmp_path / "cold")
     vectors = evaluate.encode_items(*restored, data=data, batch_size=64)
@@ -304,7 +305,8 @@ def test_a_run_finds_new_items_and_tells_what_was_booked(tmp_path, capsys):
     assert len(new) and new.any(axis=1).all(), "restored, it serves them as well"
     experiment.model.cold_market = ""
     results = run.run(experiment, tmp_path / "zero")
-    assert results["new_items"]["test_new"]["recall@20"] < chance
+    rows = results["segments"]["popularity"]["new"]["rows"]
+    assert rows["test"]["recall@20"] < chance
 
 
 def test_the_papers_settings_are_the_default():

@@ -9,7 +9,7 @@ import pytest
 from conftest import make_log
 from flax import nnx
 
-from experiments import run, training
+from experiments import figures, training
 from recall_jax import evaluate, fit, negatives, train
 from recall_jax.config import Experiment
 from recall_jax.data import dataset, interactions
@@ -161,7 +161,8 @@ def test_it_learns_the_order_in_which_items_follow(tmp_path):
     prepared = training.prepare(asked)
     evaluate.check(asked.evaluate, prepared.data)
     encoder, fitted = training.train_model(asked, prepared.data, tmp_path)
-    rows = run.measure_rows(asked, prepared, encoder, evaluate.params_of(fitted.state))
+    params = evaluate.params_of(fitted.state)
+    rows = figures.measure_rows(asked, prepared, encoder, params)
     assert rows["test"]["hr@1"] > 0.9
     assert rows["baselines"]["popularity"]["hr@1"] < 0.2
 

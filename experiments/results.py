@@ -1,0 +1,77 @@
+"""results.json, read: as this version writes it, whichever version wrote the file."""
+
+from typing import Any, NamedTuple
+
+
+class Row(NamedTuple):
+    """Figures of some queries: means and 95 % intervals by metric."""
+
+    means: dict[str, float]
+    intervals: dict[str, list[float]]
+    queries: int | None = None  # where they are a segment's
+
+
+def upgraded(results: dict[str, Any]) -> dict[str, Any]:
+    """`results` with what older versions lacked or named otherwise."""
+    results = {"index": "exact", "lists": {}, **results}
+    scann, rate = results.pop("scann", None), results.pop("queries_per_second", None)
+    new = results.pop("new_items", None)
+    if "indexes" not in results:
+        exact = {**results["test"], "queries_per_second": rate}
+        rows = {"exact": exact} | ({"scann": scann} if scann else {})
+        results["indexes"] = {name: _index(row) for name, row in rows.items()}
+    if "segments" not in results:
+        results["segments"] = {"popularity": {"new": _new(new, results)}} if new else {}
+    return results
+
+
+def _index(row: dict[str, float]) -> dict[str, Any]:
+    figures = {name: value for name, value in row.items() if "@" in name}
+    return {"metrics": figures, "queries_per_second": row.get("queries_per_second")}
+
+
+def _new(rows: dict[str, dict[str, float]], results: dict[str, Any]) -> dict[str, Any]:
+    found = results["intervals"]
+    return {
+        "rows": {name.removesuffix("_new"): means for name, means in rows.items()},
+        "intervals": {
+            name.removesuffix("_new"): found[name] for name in rows if name in found
+        },
+    }
+
+
+def rows(results: dict[str, Any]) -> dict[str, Row]:
+    """Every row of figures by name: a baseline, test, valid, an index beside that of
+    test, test_ties_shuffled, test_refit; and each in each segment, as test_head."""
+    names = "test", "valid", "test_ties_shuffled", "test_refit"
+    means = results["baselines"] | {name: results.get(name) for name in names}
+    means |= {
+        name: row["metrics"]
+        for name, row in results["indexes"].items()
+        if name != results["index"]
+    }
+    whole = {
+        name: Row(found, results["intervals"].get(name, {}))
+        for name, found in means.items()
+        if found
+    }
+    return whole | segment_rows(results)
+
+
+def segment_rows(results: dict[str, Any]) -> dict[str, Row]:
+    """The rows of every segment, by names like test_head."""
+    return {
+        f"{row}_{name}": Row(
+            means, segment["intervals"].get(row, {}), segment.get("queries")
+        )
+        for group in results["segments"].values()
+        for name, segment in group.items()
+        for row, means in segment["rows"].items()
+    }
+
+
+def hidden_rows(results: dict[str, Any]) -> list[str]:
+    """Names of the rows of new items where items were hidden from training; elsewhere
+    new items are few, and their segment says enough."""
+    new = results["segments"].get("popularity", {}).get("new", {"rows": {}})
+    return [f"{row}_new" for row in new["rows"]] if "chance" in new["rows"] else []

@@ -1,0 +1,317 @@
+"""The rows of a run: every index beside the exact one, segments, what lists are made of."""
+
+import dataclasses
+import types
+
+import numpy as np
+import pytest
+from conftest import make_log
+from flax import nnx
+
+from experiments import figures, run, summary, training
+from experiments import results as results_lib
+from recall_jax import evaluate, metrics, retrieval, train
+from recall_jax.config import Experiment
+from recall_jax.data import interactions
+from recall_jax.evaluate import EvaluateConfig, Result
+from recall_jax.models import dssm
+from recall_jax.types import InputError
+
+SETTINGS = EvaluateConfig(
+    metrics=("hr@3", "recall@5"), select_by="hr@3", indexes=(), batch_size=7
+)
+
+
+class HalfBlind:
+    """An index that finds none of the odd rows."""
+
+    @staticmethod
+    def build(vectors):
+        exact = retrieval.Exact.build(vectors)
+
+        def search(queries, k, exclude=None):
+            ids, scores = exact.search(queries, len(vectors), exclude)
+            gone = ids % 2 == 1
+            order = np.argsort(gone, axis=1, kind="stable")[:, :k]
+            ids = np.where(gone, -1, ids)
+            scores = np.where(gone, -np.inf, scores)
+            return retrieval.Found(
+                *(np.take_along_axis(x, order, axis=1) for x in (ids, scores))
+            )
+
+        return types.SimpleNamespace(search=search)
+
+
+class Absent:
+    @staticmethod
+    def build(vectors):
+        raise retrieval.MissingPackage("it is not installed: pip install it")
+
+
+class Source(interactions.Config):
+    """The random log of the tests."""
+
+    def load(self):
+        return make_log()
+
+
+def experiment(**settings) -> Experiment:
+    return Experiment(
+        name="untrained",
+        data=Source(),
+        model=dssm.Config(history_length=5, id_width=4, width=4, hidden=()),
+        evaluate=dataclasses.replace(SETTINGS, **settings),
+    )
+
+
+def measured(config) -> dict:
+    """Figures of a model as it was initialised."""
+    prepared = training.prepare(config)
+    model, tables = config.model.make(prepared.data.schema, nnx.Rngs(0))
+    graph, *params = train.make_graph(model, tables)
+    encoder = evaluate.make_encoder(graph)
+    return figures.measure_rows(config, prepared, encoder, params)
+
+
+@pytest.fixture(scope="module")
+def exact() -> dict:
+    return measured(experiment())
+
+
+def random_vectors(data) -> evaluate.Vectors:
+    rng = np.random.default_rng(0)
+    return evaluate.Vectors(
+        rng.normal(size=(data.dataset.num_items, 4)).astype(np.float32),
+        rng.normal(size=(len(data.test), 4)).astype(np.float32),
+    )
+
+
+# Indexes.
+
+
+def result_of(**values) -> Result:
+    return Result(
+        {name: np.array(value, np.float64) for name, value in values.items()},
+        found=None,
+        seconds=1.0,
+        ranks=None,
+    )
+
+
+def test_what_an_index_costs_is_the_difference_of_the_same_users():
+    exact = result_of(hr=[1, 0, 1, 0], mrr=[0, 0, 0, 0])
+    found = figures.versus(result_of(hr=[1, 0, 0, 0], mrr=[0, 0, 0, 1]), exact)
+    assert found["hr"]["absolute"] == -0.25 and found["hr"]["relative"] == -0.5
+    assert found["mrr"]["absolute"] == 0.25 and found["mrr"]["relative"] is None
+    low, high = found["hr"]["interval"]
+    assert low < -0.25 < high <= 0  # no user gains, whoever is drawn
+
+
+@pytest.mark.parametrize(
+    ("index", "indexes", "wanted"),
+    [
+        ("exact", (), ["exact"]),
+        ("exact", ("approx",), ["exact", "approx"]),
+        ("approx", ("approx", "exact"), ["approx", "exact"]),
+        ("scann", ("approx", "approx"), ["scann", "exact", "approx"]),
+    ],
+)
+def test_exact_stands_beside_every_index_and_none_twice(
+    data, monkeypatch, index, indexes, wanted
+):
+    monkeypatch.setitem(evaluate.INDEXES, "scann", HalfBlind)
+    config = dataclasses.replace(SETTINGS, index=index, indexes=indexes)
+    vectors = random_vectors(data)
+    searched = figures.through_indexes(vectors, data=data, config=config)
+    assert list(searched) == wanted
+    made = figures.as_indexes(searched)
+    assert all(
+        ("versus_exact" in row) == (name != "exact") for name, row in made.items()
+    )
+    for row in made.values():
+        assert row["queries_per_second"] * row["search_seconds"] == pytest.approx(30)
+    if index == "scann":
+        gap = made["scann"]["versus_exact"]["recall@5"]["absolute"]
+        both = (
+            made["scann"]["metrics"]["recall@5"],
+            made["exact"]["metrics"]["recall@5"],
+        )
+        assert gap == pytest.approx(both[0] - both[1]) and gap < 0
+    if "approx" in made:  # on a CPU it misses nothing
+        assert made["approx"]["metrics"] == made["exact"]["metrics"]
+
+
+def test_a_row_beside_is_left_out_where_its_package_is_missing(
+    data, monkeypatch, capsys
+):
+    monkeypatch.setitem(evaluate.INDEXES, "scann", Absent)
+    config = dataclasses.replace(SETTINGS, indexes=("scann",))
+    vectors = random_vectors(data)
+    searched = figures.through_indexes(vectors, data=data, config=config)
+    assert list(searched) == ["exact"]
+    assert "no row through scann: it is not installed" in capsys.readouterr().out
+
+
+def test_the_test_row_is_not_left_out_but_refused_before_training(data, monkeypatch):
+    monkeypatch.setitem(evaluate.INDEXES, "scann", Absent)
+    config = dataclasses.replace(SETTINGS, index="scann")
+    with pytest.raises(
+        InputError, match=r"pip install it; or set evaluate\.index=exact"
+    ):
+        evaluate.check(config, data)
+    evaluate.check(dataclasses.replace(SETTINGS, indexes=("scann",)), data)
+
+
+def test_the_test_row_goes_through_the_index_chosen_and_validation_does_not(
+    exact, monkeypatch, capsys, tmp_path
+):
+    monkeypatch.setitem(evaluate.INDEXES, "scann", HalfBlind)
+    rows = measured(experiment(index="scann"))
+    assert rows["index"] == "scann"
+    assert rows["valid"] == exact["valid"] and rows["baselines"] == exact["baselines"]
+    assert rows["test"] == rows["indexes"]["scann"]["metrics"] != exact["test"]
+    assert rows["indexes"]["exact"]["metrics"] == exact["test"]
+    assert rows["intervals"]["exact"] == exact["intervals"]["test"]
+    # Segments and lists are those of the test row.
+    assert rows["lists"]["rows"]["test"]["coverage"] == 0.5  # 10 of 20 items
+    results = {
+        **rows,
+        "config": "untrained",
+        "protocol": "",
+        "seen": "removed",
+        "test_ties_shuffled": None,
+        "test_refit": None,
+        "examples_per_second": 0,
+        "epoch_seconds": 1.0,
+        "seconds": {},
+    }
+    summary.show(results, tmp_path)
+    printed = capsys.readouterr().out
+    for told in (
+        "untrained, test, through scann",
+        "  the same through exact",
+        "| scann, test |",
+        f"{rows['indexes']['scann']['versus_exact']['recall@5']['absolute']:+.4f} (-",
+    ):
+        assert told in printed
+    assert "through scann |" in printed and "the same through scann" not in printed
+
+
+def test_a_second_model_goes_through_the_same_index(data, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(
+        evaluate, "measure_model", lambda *given, **named: asked.update(named)
+    )
+    fitted = types.SimpleNamespace(
+        state=types.SimpleNamespace(tables=0, dense=0, statistics=0)
+    )
+    run._measure_test(experiment(index="approx"), data, None, fitted)
+    assert asked["index"] == "approx" and asked["part"] is data.test
+
+
+# Segments and lists.
+
+
+def test_segments_of_a_grouping_average_to_the_whole(exact):
+    """For every row, each user once; the figure of the whole is that of its parts."""
+    for group in exact["segments"].values():
+        assert sum(segment["queries"] for segment in group.values()) == 30
+        for row in ("test", "popularity", "bigram", "item_knn", "ease"):
+            total = sum(s["queries"] * s["rows"][row]["hr@3"] for s in group.values())
+            whole = exact["baselines"].get(row, exact["test"])
+            assert total / 30 == pytest.approx(whole["hr@3"])
+    (light, *_) = exact["segments"]["activity"].values()
+    assert light["queries"] < figures.FEWEST and not light["intervals"]
+
+
+def test_a_segment_of_enough_users_has_intervals(monkeypatch, exact):
+    monkeypatch.setattr(figures, "FEWEST", 1)
+    segments = measured(experiment())["segments"]
+    light = segments["activity"]["light"]
+    assert light["rows"] == exact["segments"]["activity"]["light"]["rows"]
+    low, high = light["intervals"]["popularity"]["hr@3"]
+    assert low <= light["rows"]["popularity"]["hr@3"] <= high
+
+
+def test_lists_are_told_beside_what_was_to_be_found(exact):
+    data = training.prepare(experiment()).data
+    assert exact["lists"]["k"] == 5
+    rows = exact["lists"]["rows"]
+    assert rows.keys() == {"targets", "test", *exact["baselines"]}
+    wanted = data.items[data.test.start] - 1
+    assert rows["targets"]["coverage"] == len(np.unique(wanted)) / 20
+    assert rows["targets"]["popularity_rank"] == pytest.approx(wanted.mean())
+    # What is popular is listed first, whoever asks.
+    assert min(rows, key=lambda name: rows[name]["popularity_rank"]) == "popularity"
+    assert 0 < rows["test"]["gini"] < rows["popularity"]["gini"] < 1
+
+
+# results.json of older runs.
+
+OLD = {
+    "baselines": {"popularity": {"hr@3": 0.1}},
+    "test": {"hr@3": 0.3},
+    "valid": {"hr@3": 0.4},
+    "scann": {"hr@3": 0.29, "queries_per_second": 70.0},
+    "queries_per_second": 50.0,
+    "new_items": {"test_new": {"hr@3": 0.2}, "chance_new": {"hr@3": 0.01}},
+    "intervals": {
+        "test": {"hr@3": [0.2, 0.4]},
+        "scann": {"hr@3": [0.19, 0.39]},
+        "test_new": {"hr@3": [0.1, 0.3]},
+    },
+    "test_ties_shuffled": None,
+    "test_refit": None,
+}
+
+
+def test_what_an_older_version_wrote_is_read_as_this_ones():
+    results = results_lib.upgraded(OLD)
+    rows = results_lib.rows(results)
+    assert {name: row.means["hr@3"] for name, row in rows.items()} == {
+        "popularity": 0.1,
+        "test": 0.3,
+        "valid": 0.4,
+        "scann": 0.29,
+        "test_new": 0.2,
+        "chance_new": 0.01,
+    }
+    assert rows["test_new"].intervals == {"hr@3": [0.1, 0.3]}
+    assert rows["scann"].intervals == {"hr@3": [0.19, 0.39]}
+    rates = {n: row["queries_per_second"] for n, row in results["indexes"].items()}
+    assert rates == {"exact": 50.0, "scann": 70.0}
+    assert results_lib.hidden_rows(results) == ["test_new", "chance_new"]
+    plain = results_lib.upgraded({**OLD, "scann": None, "new_items": None})
+    assert results_lib.rows(plain).keys() == {"popularity", "test", "valid"}
+    assert not results_lib.hidden_rows(plain)
+
+
+def test_an_older_run_prints_what_it_has(capsys, tmp_path):
+    more = {
+        "config": "old",
+        "protocol": "leave_one_out",
+        "seen": "removed",
+        "examples_per_second": 9.0,
+        "device": "cpu",
+        "seconds": {"train": 1.0},
+    }
+    summary.show(results_lib.upgraded(OLD | more), tmp_path)
+    printed = capsys.readouterr().out
+    for told in (
+        "the same through scann",
+        "new items, old",
+        "new items, chance",
+        "70 |",
+    ):
+        assert told in printed
+    assert "| light" not in printed and "evaluation" not in printed
+
+
+def test_results_of_this_version_are_left_as_they_are(exact):
+    base = {**exact, "test_ties_shuffled": None, "test_refit": None}
+    assert results_lib.upgraded(base) == base
+    rows = results_lib.rows(base)
+    assert (
+        rows["test_head"].queries == base["segments"]["popularity"]["head"]["queries"]
+    )
+    assert metrics.parse(next(iter(rows["popularity_tail"].means))) == ("hr", 3)
