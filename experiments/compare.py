@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from experiments import cli
 from experiments import results as results_lib
@@ -24,9 +25,6 @@ FURTHER = {
     "test_refit": "  refitted on all of train",
 }
 """Rows of results.json that stand under a config's own where a run has them."""
-
-LINKS = {"test": "link_auc", "popularity": "link_auc_popularity"}
-"""Rows that a run which removed edges has an AUC of links for, and where it stands."""
 
 
 @dataclasses.dataclass
@@ -66,8 +64,9 @@ class Cell:
         return "python -m experiments.run " + shlex.join(flags)
 
 
-def summarize(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """Groups of what may be compared, each with its rows.
+def summarize(cells: Sequence[Cell], *, by: str = "") -> list[dict[str, Any]]:
+    """Groups of what may be compared, each with its rows; differences are in the metric
+    `by`, or in the one that chooses checkpoints.
 
     One group has one source, protocol, number of events and treatment of seen items; it
     begins with the baselines of its first finished run. The last group may be of
@@ -80,8 +79,8 @@ def summarize(cells: Sequence[Cell]) -> list[dict[str, Any]]:
         key = _key(cell) if cell.results else keys.get(_data_of(cell))
         groups.setdefault(key, []).append(cell)
     unknown = groups.pop(None, [])
-    made = [_group(key, members) for key, members in groups.items()]
-    return made + ([_group((None,) * 4, unknown)] if unknown else [])
+    made = [_group(key, members, by=by) for key, members in groups.items()]
+    return made + ([_group((None,) * 4, unknown, by=by)] if unknown else [])
 
 
 def _key(cell: Cell) -> tuple:
@@ -94,20 +93,21 @@ def _data_of(cell: Cell) -> str:
     return json.dumps([data, cell.config.evaluate.seen])
 
 
-def _group(key: tuple, cells: list[Cell]) -> dict[str, Any]:
+def _group(key: tuple, cells: list[Cell], *, by: str) -> dict[str, Any]:
     by_label: dict[str, list[Cell]] = {}
     for cell in cells:
         by_label.setdefault(cell.entry.label, []).append(cell)
     finished = [cell for cell in cells if cell.results]
     first = by_label[finished[0].entry.label] if finished else []
+    by = by or (first[0].config.evaluate.select_by if first else "")
     rows = [
         _row(finished[:1], name, label=name.replace("_", " "))
         for name in (baselines(finished[0]) if finished else ())
     ]
     for label, members in by_label.items():
-        rows.append(_row(members, "test", label=label, first=first))
+        rows.append(_row(members, "test", label=label, first=first, by=by))
         rows += [
-            _row(members, name, label=told, first=first)
+            _row(members, name, label=told, first=first, by=by)
             for name, told in FURTHER.items()
             if any(means(cell, name) for cell in members)
         ]
@@ -117,14 +117,14 @@ def _group(key: tuple, cells: list[Cell]) -> dict[str, Any]:
         if name != "test_new"
     ]
     rows += [
-        _row(members, "test_new", label=f"new items, {label}", first=first)
+        _row(members, "test_new", label=f"new items, {label}", first=first, by=by)
         for label, members in by_label.items()
         if any("test_new" in new_items(cell) for cell in members)
     ]
     metrics = dict.fromkeys(m for cell in finished for m in metrics_of(cell))
     return dict(zip(("source", "events", "protocol", "seen"), key)) | {
         "metrics": list(metrics),
-        "compared_by": first[0].config.evaluate.select_by if first else None,
+        "compared_by": by or None,
         "indexes": sorted({cell.results["index"] for cell in finished}),
         "devices": sorted({cell.results["device"] for cell in finished}),
         "rows": rows,
@@ -141,16 +141,13 @@ def means(cell: Cell, row: str) -> dict[str, float]:
     if not cell.results:
         return {}
     found = results_lib.rows(cell.results).get(row)
-    links = cell.results.get(LINKS.get(row))
-    return (found.means if found else {}) | (
-        {"link_auc": links["auc"]} if links else {}
-    )
+    further = results_lib.further(cell.results).get(row, {})
+    return (found.means if found else {}) | further
 
 
 def metrics_of(cell: Cell) -> list[str]:
     """Of its rows; not every row need have all of them."""
-    links = ["link_auc"] * bool(cell.results.get("link_auc"))
-    return [*cell.results["test"], *links]
+    return list(means(cell, "test"))
 
 
 def new_items(cell: Cell) -> list[str]:
@@ -163,7 +160,12 @@ def _told(name: str) -> str:
 
 
 def _row(
-    cells: list[Cell], name: str, *, label: str, first: Sequence[Cell] = ()
+    cells: list[Cell],
+    name: str,
+    *,
+    label: str,
+    first: Sequence[Cell] = (),
+    by: str = "",
 ) -> dict[str, Any]:
     """One row over the seeds that have it; of a baseline `cells` is one run."""
     done = [cell for cell in cells if means(cell, name)]
@@ -185,7 +187,9 @@ def _row(
     row |= {
         "config": cells[0].entry.name,
         "overrides": cells[0].entry.overrides,
-        "versus_first": None if cells[0] in first else _versus(done, name, first),
+        "versus_first": None
+        if cells[0] in first
+        else _versus(done, name, first, metric=by),
         "train_seconds": float(np.mean(spent)) if spent else None,
         "num_params": done[0].results["num_params"] if done else None,
     }
@@ -219,20 +223,21 @@ def _half_width(cells: list[Cell], row: str, metric: str) -> float | None:
 
 
 def _versus(
-    cells: list[Cell], row: str, first: Sequence[Cell]
+    cells: list[Cell], row: str, first: Sequence[Cell], *, metric: str
 ) -> dict[str, Any] | None:
-    """Mean difference to the first config on the same seeds, its standard error; None
-    with fewer than two seeds in common."""
-    metric = first[0].config.evaluate.select_by if first else ""
+    """Mean difference to the first config on the same seeds, its standard error, and half
+    its 95 % interval by Student's t; None with fewer than two seeds in common."""
     theirs = {cell.seed: means(cell, row).get(metric) for cell in first}
     pairs = [(means(cell, row).get(metric), theirs.get(cell.seed)) for cell in cells]
     gaps = [ours - other for ours, other in pairs if None not in (ours, other)]
     if len(gaps) < 2:
         return None
     mean, sd = _mean_and_sd(gaps)
+    error = sd / math.sqrt(len(gaps))
     return {
         "metric": metric,
         "mean": mean,
-        "standard_error": sd / math.sqrt(len(gaps)),
+        "standard_error": error,
+        "half_width": error * float(stats.t.ppf(0.975, len(gaps) - 1)),
         "seeds": len(gaps),
     }

@@ -58,6 +58,29 @@ def rows(results: dict[str, Any]) -> dict[str, Row]:
     return whole | segment_rows(results)
 
 
+def further(results: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Figures that are not of ranked lists, of the rows test and popularity: the AUC of
+    removed links, and of sessions that converted the booked item's mean reciprocal rank,
+    its relative rank (0 the first) and the order within a market."""
+    links = {"test": "link_auc", "popularity": "link_auc_popularity"}
+    made = {
+        row: {"link_auc": results[name]["auc"]}
+        for row, name in links.items()
+        if results.get(name)
+    }
+    if found := results.get("conversions"):
+        for row, figures in (("test", found), ("popularity", found["popularity"])):
+            booked = {
+                f"booked_{name}": value
+                for name, value in figures["all"].items()
+                if not name.startswith("pairs")
+            }
+            if within := figures.get("ordering_in_market"):
+                booked["market_auc"] = within["auc"]
+            made[row] = made.get(row, {}) | booked
+    return made
+
+
 def segment_rows(results: dict[str, Any]) -> dict[str, Row]:
     """The rows of every segment, by names like test_head."""
     return {

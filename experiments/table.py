@@ -49,9 +49,9 @@ def main(argv: list[str]) -> None:
     if options.dry:
         print(plan(cells))
         return
-    write(cells, folder)
-    run_missing(cells, folder)
-    print(f"\n{tabulate.as_text(compare.summarize(cells))}\n")
+    write(cells, folder, by=options.by)
+    run_missing(cells, folder, by=options.by)
+    print(f"\n{tabulate.as_text(compare.summarize(cells, by=options.by))}\n")
     print(f"written    {folder}/table.md, table.csv, table.json")
     failed = [cell for cell in cells if cell.problem]
     if failed:
@@ -114,7 +114,7 @@ def folder_name(entry: cli.Entry) -> str:
     return f"{plain[:LONGEST]}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 
 
-def run_missing(cells: Sequence[Cell], folder: pathlib.Path) -> None:
+def run_missing(cells: Sequence[Cell], folder: pathlib.Path, *, by: str = "") -> None:
     """Run what is not finished, a seed of every config before the next seed."""
     todo = sorted((c for c in cells if not c.results), key=lambda cell: cell.seed)
     for number, cell in enumerate(todo, start=1):
@@ -129,12 +129,12 @@ def run_missing(cells: Sequence[Cell], folder: pathlib.Path) -> None:
                 raise
             cell.problem = problem
             print(f"{told}: {cell.outcome}: {problem}", file=sys.stderr)
-        write(cells, folder)
+        write(cells, folder, by=by)
 
 
-def write(cells: Sequence[Cell], folder: pathlib.Path) -> None:
+def write(cells: Sequence[Cell], folder: pathlib.Path, *, by: str = "") -> None:
     """table.md, table.csv and table.json of what is finished by now."""
-    groups = compare.summarize(cells)
+    groups = compare.summarize(cells, by=by)
     command = shlex.join(["python", "-m", "experiments.table", *sys.argv[1:]])
     rows = [row for group in groups for row in group["rows"] if "command" in row]
     text = [f"```sh\n{command}\n```", tabulate.as_text(groups), "## A run of each row"]
@@ -174,6 +174,9 @@ def define_flags() -> None:
     flags.DEFINE_multi_string("configs", None, f"A,B,...; each {cli.ENTRY}")
     flags.DEFINE_integer("seeds", 3, "runs seeds 0 to this less one", lower_bound=1)
     flags.DEFINE_string("runs", "runs/table", "folder of the runs and of the table")
+    flags.DEFINE_string(
+        "by", "", "metric of the differences to the first config; default select_by"
+    )
     flags.DEFINE_bool(
         "dry", False, "tell what there is and what is missing; run nothing"
     )

@@ -52,7 +52,7 @@ def _legend(group: dict[str, Any]) -> list[str]:
     )
     versus = (
         f"vs first: difference in {group['compared_by']} to the first config on the same "
-        "seeds, mean (standard error over seeds)"
+        "seeds, mean +- half its 95 % interval (Student's t over seeds)"
     )
     seconds = f"seconds of training, mean over seeds; on {', '.join(group['devices'])}"
     lines = [measured, spread, *([versus] if _compares(group) else []), seconds]
@@ -84,9 +84,7 @@ def _shown(row: dict[str, Any], *, group: dict[str, Any]) -> dict[str, str]:
     if (width := row["metrics"].get(first, {}).get("half_width")) is not None:
         shown["+-"] = f"{width:.4f}"
     if gap := row.get("versus_first"):
-        shown[_versus_column(group)] = (
-            f"{gap['mean']:+.4f} ({gap['standard_error']:.4f})"
-        )
+        shown[_versus_column(group)] = f"{gap['mean']:+.4f} +-{gap['half_width']:.4f}"
     if row.get("train_seconds") is not None:
         shown["seconds"] = f"{row['train_seconds']:,.1f}"
     if row["row"] == "test" and row["num_params"] is not None:
