@@ -315,3 +315,26 @@ def test_results_of_this_version_are_left_as_they_are(exact):
         rows["test_head"].queries == base["segments"]["popularity"]["head"]["queries"]
     )
     assert metrics.parse(next(iter(rows["popularity_tail"].means))) == ("hr", 3)
+
+
+def test_links_and_booked_items_are_metrics_of_a_table():
+    booked = {"pairs": 7, "mrr": 0.2, "rank_in_market": 0.4, "pairs_in_market": 5}
+    found = {
+        "link_auc": {"auc": 0.8, "edges": 3},
+        "link_auc_popularity": {"auc": 0.7, "edges": 3},
+        "conversions": {
+            "all": booked,
+            "ordering_in_market": {"pairs": 2, "auc": 0.6},
+            "popularity": {"all": {"pairs": 7, "mrr": 0.1}},
+        },
+    }
+    assert results_lib.further(found) == {
+        "test": {
+            "link_auc": 0.8,
+            "booked_mrr": 0.2,
+            "booked_rank_in_market": 0.4,
+            "market_auc": 0.6,
+        },
+        "popularity": {"link_auc": 0.7, "booked_mrr": 0.1},
+    }
+    assert results_lib.further({"link_auc": None, "conversions": None}) == {}

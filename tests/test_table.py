@@ -20,7 +20,7 @@ from recall_jax.types import InputError
 
 TINY = [f for f in SYNTHETIC if not f.startswith("--config=")]
 TINY += ["--config.evaluate.indexes="]
-FLAGS = ("configs", "seeds", "runs", "dry")
+FLAGS = ("configs", "seeds", "runs", "by", "dry")
 pytestmark = pytest.mark.filterwarnings("ignore:Sharding info not provided")
 
 
@@ -215,7 +215,7 @@ def test_mean_and_sd_are_numpys_over_seeds(runs, tmp_path):
     assert row["train_seconds"] == np.mean([10, 11, 12, 13])
     cells = cells_of(printed, label)
     assert cells[3] == f"{mean:.4f} ({sd:.4f})" and cells[2] == f"{half:.4f}"
-    assert cells[-4:] == ["+0.1000 (0.0000)", "11.5", "12,345", "4"]
+    assert cells[-4:] == ["+0.1000 +-0.0000", "11.5", "12,345", "4"]
     assert cells_of(printed, "dssm_synthetic:loss.temperature=0.1")[-4] == ""
     assert "(" not in "".join(cells_of(printed, "popularity"))
 
@@ -238,7 +238,18 @@ def test_the_difference_to_the_first_is_paired_by_seed(runs, tmp_path, monkeypat
     versus = rows["dssm_synthetic:loss.temperature=0.5"]["versus_first"]
     assert versus["mean"] == pytest.approx(0.3)
     assert versus["standard_error"] == pytest.approx(np.std(gaps, ddof=1) / np.sqrt(3))
+    assert versus["half_width"] == pytest.approx(
+        4.3027 * versus["standard_error"], 1e-4
+    )
     assert versus["metric"] == "ndcg@10" and versus["seeds"] == 3
+    command(
+        "--configs=dssm_synthetic,dssm_synthetic:loss.temperature=0.5",
+        f"--runs={tmp_path}",
+        "--by=hr@10",
+    )
+    rows = rows_of(written(tmp_path)[2][0])
+    versus = rows["dssm_synthetic:loss.temperature=0.5"]["versus_first"]
+    assert versus["metric"] == "hr@10" and versus["mean"] != pytest.approx(0.3)
 
 
 def test_what_may_not_be_compared_stands_apart(runs, tmp_path):
@@ -368,7 +379,7 @@ def test_a_refit_has_its_row_compared_with_the_firsts(runs, tmp_path):
     )
     assert status == 0, said
     refits = [x for x in printed.splitlines() if "refitted on all" in x]
-    assert len(refits) == 2 and "(" in refits[1].split("|")[-5]
+    assert len(refits) == 2 and "+-" in refits[1].split("|")[-5]
     rows = written(tmp_path)[2][0]["rows"]
     first, second = [row for row in rows if row["row"] == "test_refit"]
     assert second["train_seconds"] == 7 and first["versus_first"] is None
