@@ -20,6 +20,7 @@ from experiments import cli, training
 from recall_jax import evaluate, logs, retrieval
 from recall_jax.config import Experiment
 from recall_jax.data.dataset import Data
+from recall_jax.data.interactions import Entities
 from recall_jax.types import InputError
 
 SHOWN = 10  # of several items that match, or of those nearest to a name
@@ -33,6 +34,7 @@ class Run(NamedTuple):
     ids: np.ndarray  # [V] of str
     titles: np.ndarray | None  # [V] of str
     vectors: np.ndarray  # [V, d] of length 1, or 0
+    items: Entities  # of the log, in its own order (data.item_codes)
 
 
 def main(argv: list[str]) -> None:
@@ -66,6 +68,7 @@ def load(workdir: pathlib.Path) -> Run:
         data.vocabularies["item"].ids.astype(str),
         None if titles is None else titles[data.item_codes].astype(str),
         vectors / np.maximum(length, 1e-12),
+        log.items,
     )
 
 
