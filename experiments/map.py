@@ -27,9 +27,9 @@ from recall_jax import logs
 from recall_jax.data.interactions import Bag
 from recall_jax.types import InputError
 
-NAMED = 10  # values with a colour and a name
 NEAREST = 5  # items told of a cluster
-OTHER = "#c8c8c8"
+COLORS = *(f"C{j}" for j in range(10) if j != 7), "#102a83"  # C7 is grey
+OTHER = "#d0d0d0"
 
 
 def main(argv: list[str]) -> None:
@@ -183,17 +183,24 @@ def draw(made: Map, path: pathlib.Path, *, pyplot, title: str) -> None:
     """The map as a PNG: a point an item, a number at the middle of each cluster."""
     at, values = made.flat.at, made.values.of
     names, counts = np.unique(values[values != ""], return_counts=True)
-    shown = names[np.argsort(-counts, kind="stable")[:NAMED]]
-    figure, axes = pyplot.subplots(figsize=(10, 8), layout="constrained")
-    size = np.clip(6_000 / len(at), 1, 24)
+    shown = names[np.argsort(-counts, kind="stable")[: len(COLORS)]]
+    figure, axes = pyplot.subplots(figsize=(10, 8))
+    size = np.clip(30_000 / len(at), 2, 24)
     groups = [("other", ~np.isin(values, shown), OTHER)]
-    groups += [(name, values == name, f"C{j}") for j, name in enumerate(shown)]
+    groups += [(name, values == name, color) for name, color in zip(shown, COLORS)]
     for name, rows, color in groups:
         label = _plain(f"{name} ({rows.sum():,})")
         axes.scatter(*at[rows].T, s=size, color=color, linewidths=0, label=label)
     for cluster in range(len(made.near)):
         middle = at[made.of == cluster].mean(axis=0)
-        axes.annotate(str(cluster), middle, weight="bold", ha="center", va="center")
+        axes.annotate(
+            str(cluster),
+            middle,
+            weight="bold",
+            ha="center",
+            va="center",
+            bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.7},
+        )
     axes.legend(
         title=_plain(made.values.name), loc="center left", bbox_to_anchor=(1, 0.5)
     )
@@ -205,7 +212,7 @@ def draw(made: Map, path: pathlib.Path, *, pyplot, title: str) -> None:
     )
     axes.set_aspect("equal")
     # Without the library's version the file is the same wherever its points are.
-    figure.savefig(path, dpi=150, metadata={"Software": None})
+    figure.savefig(path, dpi=150, bbox_inches="tight", metadata={"Software": None})
     pyplot.close(figure)
 
 

@@ -156,7 +156,7 @@ def test_frequent_values_are_named_the_rest_is_grey(loaded, tmp_path):
 
     map.draw(made, tmp_path / "map.png", pyplot=Kept, title="run")
     labels = [text.get_text() for text in kept[0][1].get_legend().get_texts()]
-    assert len(labels) == 1 + map.NAMED and labels[0].startswith("other (")
+    assert len(labels) == 1 + len(map.COLORS) and labels[0].startswith("other (")
     assert labels[1] == rf"k\$15\$ ({(made.values.of == 'k$15$').sum()})"
     points = sum(len(x.get_offsets()) for x in kept[0][1].collections)
     assert points == len(made.rows)
