@@ -156,7 +156,9 @@ def test_somebody_new_is_taken_by_his_features_with_the_unknown_id(trained):
     columns["user"] = np.array([data.dataset.known_users + 1], np.int32)
     columns["gender"] = np.array([2], np.int32)
     vector = encoder.columns(params, data.dataset, columns)
-    best = np.argsort(-(loaded.served @ np.asarray(vector)[0]), kind="stable")[:4]
+    scores = loaded.served @ np.asarray(vector)[0]
+    best = np.argsort(-scores, kind="stable")[:4]
+    np.testing.assert_allclose(got.scores, scores[best], atol=1e-6)
     assert got.by == "model"
     np.testing.assert_array_equal(got.ids, data.vocabularies["item"].ids[best])
     other = recommender.recommend(features={"gender": codes.ids[0]}, k=4)
