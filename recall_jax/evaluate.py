@@ -160,11 +160,12 @@ Complete = Callable[[jax.Array, Data], jax.Array]
 class Encoder(NamedTuple):
     """Jitted towers of a graph; `params` is (tables, dense, statistics). `complete`
     takes the vectors of the whole catalogue to those that are served, for what an item
-    has from other items."""
+    has from other items. `graph` is what the towers are made of."""
 
     query: Callable[[Any, Dataset, jax.Array, jax.Array], jax.Array]
     item: Callable[[Any, Dataset, jax.Array], jax.Array]
     complete: Complete | None = None
+    graph: Graph | None = None
 
 
 def make_encoder(graph: Graph, *, complete: Complete | None = None) -> Encoder:
@@ -189,7 +190,7 @@ def make_encoder(graph: Graph, *, complete: Complete | None = None) -> Encoder:
         served = hasattr(model, "item_vector")
         return model.item_vector(columns) if served else model.item(columns)
 
-    return Encoder(query, item, complete)
+    return Encoder(query, item, complete, graph=graph)
 
 
 def params_of(state: TrainState) -> tuple[Any, Any, Any]:
