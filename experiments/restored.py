@@ -98,7 +98,7 @@ def _encode(
 def _as_column(value, column: features.Column, *, run: similar.Run) -> np.ndarray:
     """A feature that was given, as the query tower reads it."""
     if not column.vocabulary:
-        return np.float32(_standardized(value, column.name, run=run))
+        return np.float32((value - column.mean) / column.scale)
     if column.kind == "text":
         ids = text.trigram_ids([value], buckets=column.rows - 2).values
     else:
@@ -111,15 +111,3 @@ def _as_column(value, column: features.Column, *, run: similar.Run) -> np.ndarra
         return np.pad(kept, (column.width - len(kept), 0))
     kept = ids[: column.width]
     return np.pad(kept, (0, column.width - len(kept)))
-
-
-def _standardized(value: float, name: str, *, run: similar.Run) -> float:
-    """A number on the scale of its column: the line through the column's least and
-    largest values as the log and as the model has them."""
-    raw = run.users.columns[name][run.data.user_codes].astype(np.float64)
-    scaled = np.asarray(run.data.dataset.user_columns[name], np.float64)[1:]
-    low, high = np.nanargmin(raw), np.nanargmax(raw)
-    if raw[low] == raw[high]:
-        return value - raw[low]
-    slope = (scaled[high] - scaled[low]) / (raw[high] - raw[low])
-    return scaled[low] + slope * (value - raw[low])

@@ -161,12 +161,14 @@ class Encoder(NamedTuple):
     """Jitted towers of a graph; `params` is (tables, dense, statistics). `complete`
     takes the vectors of the whole catalogue to those that are served, for what an item
     has from other items. `columns` is the query tower on columns as `Dataset.query` has
-    them, of anybody, but `history` in catalogue ids."""
+    them, of anybody, but `history` in catalogue ids. `graph` is what the towers are made
+    of."""
 
     query: Callable[[Any, Dataset, jax.Array, jax.Array], jax.Array]
     item: Callable[[Any, Dataset, jax.Array], jax.Array]
     complete: Complete | None = None
     columns: Callable[[Any, Dataset, Columns], jax.Array] | None = None
+    graph: Graph | None = None
 
 
 def make_encoder(graph: Graph, *, complete: Complete | None = None) -> Encoder:
@@ -194,7 +196,7 @@ def make_encoder(graph: Graph, *, complete: Complete | None = None) -> Encoder:
     def columns(params, dataset: Dataset, given: Columns):
         return _query_vectors(graph.model(*params), dataset, given)
 
-    return Encoder(query, item, complete, columns)
+    return Encoder(query, item, complete, columns, graph)
 
 
 def _query_vectors(model, dataset: Dataset, columns: Columns) -> jax.Array:

@@ -132,7 +132,7 @@ def load(folder: pathlib.Path | str) -> Exported:
     _check_rows(specification, vocabularies, folder)
     weights: dict[str, jax.Array] = {}
     towers = {
-        side: _tower(folder, specification["towers"][side], side=side, weights=weights)
+        side: read_tower(folder, specification, side=side, weights=weights)
         for side in ("query", "item")
     }
     titles = "titles.json" in manifest["files"]
@@ -231,14 +231,16 @@ def _check_rows(
                 )
 
 
-def _tower(
+def read_tower(
     folder: pathlib.Path,
-    tower: dict[str, Any],
+    specification: dict[str, Any],
     *,
     side: str,
-    weights: dict[str, jax.Array],
+    weights: dict[str, jax.Array] | None = None,
 ) -> Tower:
-    """A program with its weights; `weights` holds those already read."""
+    """The tower "query" or "item" with its weights; `weights` keeps what was read."""
+    weights = {} if weights is None else weights
+    tower = specification["towers"][side]
     for weight in tower["weights"]:
         if weight["name"] not in weights:
             array = read_array(folder / weight["file"])
@@ -321,9 +323,12 @@ def _encode(
         lists = [_as_list(x) for x in values]
         rows = [vocabulary.lookup(vocabulary.encode(row)) for row in lists]
     ids = np.zeros((len(values), *(shape or [1])), np.int32)
+    most = ids.shape[1]
     for filled, row in zip(ids, rows):
-        kept = row[: len(filled)]
-        filled[: len(kept)] = kept
+        if column["padding_side"] == "left":
+            filled[max(most - len(row), 0) :] = row[-most:]
+        else:
+            filled[: len(row)] = row[:most]
     return ids if shape else ids[:, 0]
 
 

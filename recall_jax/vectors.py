@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -164,35 +165,21 @@ def _open(
     folder: pathlib.Path, name: str, *, form: Form, anew: bool
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """The file of vectors and that of their scales, if there is one, mapped to write."""
-    shapes = {name: (form.rows, form.width)}
-    types = {name: STORED[form.dtype]}
+    path, scales = folder / f"{name}.npy", folder / f"{name}_scale.npy"
+    stored = _mapped(path, (form.rows, form.width), STORED[form.dtype], anew=anew)
     if form.dtype == "int8":
-        shapes[f"{name}_scale"], types[f"{name}_scale"] = (form.rows,), np.float32
-    opened = [
-        np.lib.format.open_memmap(
-            folder / f"{file}.npy",
-            mode="w+" if anew else "r+",
-            dtype=types[file] if anew else None,
-            shape=shape if anew else None,
-        )
-        for file, shape in shapes.items()
-    ]
-    return opened[0], opened[1] if len(opened) > 1 else None
+        return stored, _mapped(scales, (form.rows,), np.float32, anew=anew)
+    scales.unlink(missing_ok=True)  # of a killed writer of int8
+    return stored, None
 
 
-def replace(
-    folder: pathlib.Path, name: str, values: np.ndarray, *, form: Form
-) -> np.ndarray:
-    """Store other vectors in place of rows already written; what is stored comes back
-    as float32."""
-    stored, scale = _open(folder, name, form=form, anew=False)
-    made, scales = encode(values, dtype=form.dtype)
-    stored[:] = made
-    stored.flush()
-    if scale is not None:
-        scale[:] = scales
-        scale.flush()
-    return decode(made, dtype=form.dtype, scale=scales)
+def _mapped(path: pathlib.Path, shape: tuple, dtype: Any, *, anew: bool) -> np.ndarray:
+    if not anew:
+        return np.lib.format.open_memmap(path, mode="r+")
+    mapped = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    with open(path, "r+b") as file:  # a full disk is told here; later it would kill
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return mapped
 
 
 def write_parquet(

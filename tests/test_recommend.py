@@ -12,7 +12,7 @@ from absl import flags
 from test_configs import shrunk
 
 from experiments import cli, recommend, restored, run, similar
-from recall_jax import evaluate, retrieval, serving
+from recall_jax import evaluate, features, retrieval, serving
 from recall_jax.data import synthetic
 
 HISTORY_MODELS = ("dssm", "youtubednn", "sequence", "fm", "item2vec", "eges", "airbnb")
@@ -143,8 +143,17 @@ def test_mf_knows_users_by_their_ids_alone(trained):
     assert new.by == "popularity" and served.item_ids[0] not in new.ids
 
 
+def with_unknown_user(loaded: similar.Run) -> similar.Run:
+    """The run with an unknown user's row other than that of padding, which is zero."""
+    tables, dense, statistics = loaded.restored.params
+    tables = tables | {"user": tables["user"].at[-1].set(0.3)}
+    chosen = loaded.restored._replace(params=(tables, dense, statistics))
+    return loaded._replace(restored=chosen)
+
+
 def test_somebody_new_is_taken_by_his_features_with_the_unknown_id(trained):
-    _, loaded, recommender = trained("dssm_synthetic")
+    loaded = with_unknown_user(trained("dssm_synthetic")[1])
+    recommender = serving.Recommender(restored.served(loaded, "here"))
     data = loaded.data
     encoder, params, _ = loaded.restored
     codes = data.vocabularies["gender"]
@@ -169,19 +178,8 @@ def test_somebody_new_is_taken_by_his_features_with_the_unknown_id(trained):
 
 def test_a_number_is_standardised_as_the_log_was(trained):
     loaded = trained("dssm_synthetic")[1]
-    raw = np.array([3.0, np.nan, 7.0, 5.0], np.float32)
-    users = dataclasses.replace(loaded.users, columns={"income": raw})
-    dataset = dataclasses.replace(
-        loaded.data.dataset,
-        user_columns={"income": np.array([0, -1, 1, 0, 0], np.float32)},
-    )
-    data = dataclasses.replace(
-        loaded.data, dataset=dataset, user_codes=np.array([0, 2, 3, 1])
-    )
-    run_ = loaded._replace(users=users, data=data)
-    assert restored._standardized(9.0, "income", run=run_) == pytest.approx(2)
-    same = dataclasses.replace(users, columns={"income": np.full(4, 4.0)})
-    assert restored._standardized(4.5, "income", run=run_._replace(users=same)) == 0.5
+    column = features.Column("income", "", 0, 0, mean=5.0, scale=2.0)
+    assert restored._as_column(9.0, column, run=loaded) == 2
 
 
 def test_the_command_prints_the_history_the_rule_and_the_list(trained, capsys):
