@@ -281,7 +281,7 @@ def _near(name: Any, known, *, all_of: bool = False) -> str:
     close = difflib.get_close_matches(str(name), list(known), n=3, cutoff=0.5)
     told = f"; did you mean {' or '.join(close)}?" if close else ""
     if all_of:
-        told += f"{'' if close else ';'} There are: {', '.join(known) or 'none'}"
+        told += f"{' There' if close else '; there'} are: {', '.join(known) or 'none'}"
     return told
 
 
@@ -320,7 +320,9 @@ def load(folder: pathlib.Path | str) -> Recommender:
     """Of an export's folder. Raises InputError where there is none, or a damaged one."""
     from recall_jax import export
 
-    return Recommender(from_export(export.load(folder), name=f"export {folder}"))
+    exported = export.load(folder)
+    name = f"{exported.specification['model']}, export {folder}"
+    return Recommender(from_export(exported, name=name))
 
 
 def from_export(exported: Any, *, name: str) -> Served:
@@ -348,7 +350,7 @@ def from_export(exported: Any, *, name: str) -> Served:
         history_length=max(lengths, default=0),
         reads_user=any(c["of"] == "query" and c["name"] == "user" for c in columns),
         features={x: _feature(c, exported.vocabularies) for x, c in own.items()},
-        unread=frozenset(),
+        unread=frozenset(set(exported.vocabularies) - set(own) - {"user", "item"}),
         seen=exported.specification.get("seen", "removed"),
         encode=encode,
     )

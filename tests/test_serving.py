@@ -1,6 +1,7 @@
 """A recommender on plain arrays: who gets what, and what is said about it."""
 
 import dataclasses
+import sys
 import types
 
 import numpy as np
@@ -185,6 +186,7 @@ def test_features_come_as_the_vocabulary_has_them():
     [
         ({"k": 0}, "k is 0; it must be at least 1"),
         ({"seen": "gone"}, "unknown seen 'gone'; there are: auto, removed, kept"),
+        ({"features": {"xxx": "F"}}, "no feature 'xxx'; there are: gender, age"),
         (
             {"features": {"gendr": "F"}},
             "no feature 'gendr'; did you mean gender.* There are: gender, age, tags, inc",
@@ -251,10 +253,12 @@ def exported(**specification):
         return np.array([[0.0, 1.0]], np.float32)
 
     return types.SimpleNamespace(
-        specification={"towers": {"query": {"columns": columns}}} | specification,
+        specification={"model": "mf", "towers": {"query": {"columns": columns}}}
+        | specification,
         vocabularies={
             "gender": GENDER.vocabulary,
             "user": features.Vocabulary(np.array(["u1", "u2"]), 1),
+            "zip": features.Vocabulary(np.array(["1"]), 1),
         },
         query=query,
         asked=asked,
@@ -289,13 +293,15 @@ def test_an_export_serves_known_users_by_their_columns_and_new_ones_by_theirs():
     assert seen == [(1, 2, [1, 2]), (1, 1, [4]), (2, 1, [])]
     kept = serving.from_export(exported(seen="kept"), name="here")
     assert kept.seen == "kept" and kept.history_length == 4
+    assert kept.reads_user and set(kept.features) == {"gender"}
+    assert kept.unread == {"zip"}
 
 
 def test_load_is_the_recommender_of_an_exports_folder(monkeypatch):
     stub = types.ModuleType("recall_jax.export")
     stub.load = lambda folder: exported() if folder == "here" else None
-    monkeypatch.setitem(__import__("sys").modules, "recall_jax.export", stub)
+    monkeypatch.setitem(sys.modules, "recall_jax.export", stub)
     monkeypatch.setattr(recall_jax, "export", stub, raising=False)
     recommender = recall_jax.load("here")
-    assert recommender.served.name == "export here"
+    assert recommender.served.name == "mf, export here"
     assert recommender.recommend(user="u1", k=1).ids.tolist() == ["c"]
