@@ -4,10 +4,11 @@
     python -m experiments.export --run=runs/dssm_ml1m --to=exported/int8 --dtype=int8
 
 The folder holds the user tower and the item tower as programs of jax.export for CPU,
-CUDA and TPU, which run without this package, and the vectors of all items and users as .npy and
-Parquet with raw ids. What is in it and how it is used: recall_jax/export.md. Users stand at the end of their whole history, events held
-out for tests included. An older export in the folder is replaced when the new one is
-complete and agrees with the trained model; the same command goes on where it was killed.
+CUDA and TPU, which run without this package, and the vectors of all items and users as
+.npy and Parquet with raw ids; recall_jax/export.md says what is in it and how it is used.
+Users stand at the end of their whole history, events held out for tests included. An
+older export in the folder is replaced when the new one is complete and agrees with the
+trained model; the same command goes on where it was killed.
 """
 
 import pathlib
@@ -15,7 +16,7 @@ import pathlib
 from absl import flags
 
 from experiments import cli, training
-from recall_jax import evaluate, publish
+from recall_jax import evaluate, publish, towers
 from recall_jax.types import InputError
 
 
@@ -34,7 +35,7 @@ def main(argv: list[str]) -> None:
     print(described(report))
 
 
-def load(workdir: pathlib.Path) -> publish.Run:
+def load(workdir: pathlib.Path) -> towers.Run:
     """A run by its folder. Raises InputError if there is none or its data changed."""
     path = workdir / "config.json"
     if not path.is_file():
@@ -45,7 +46,7 @@ def load(workdir: pathlib.Path) -> publish.Run:
     encoder, params = training.restore(config, data, workdir)
     titles = log.items.text.get("title")
     removed = evaluate.removes_seen(config.evaluate, data)
-    return publish.Run(
+    return towers.Run(
         encoder,
         params,
         data,

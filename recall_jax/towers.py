@@ -12,6 +12,7 @@ import numpy as np
 from jax import export as jax_export
 from jax.extend import core
 
+from recall_jax import evaluate
 from recall_jax.data.arrays import Dataset
 from recall_jax.data.dataset import Data
 from recall_jax.features import Column
@@ -20,6 +21,17 @@ from recall_jax.types import Columns, InputError
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 BLOCK = 65_536  # users whose columns are gathered at a time
+
+
+class Run(NamedTuple):
+    """A trained model and what belongs to it; `params` as an encoder takes them."""
+
+    encoder: evaluate.Encoder
+    params: Any
+    data: Data
+    name: str  # of its config
+    titles: np.ndarray | None = None  # [V] in order of catalogue id
+    seen: str = "removed"  # what lists do with items that a user met, or "kept"
 
 
 class Tower(NamedTuple):
