@@ -20,6 +20,7 @@ from experiments import cli, training
 from recall_jax import evaluate, logs, retrieval
 from recall_jax.config import Experiment
 from recall_jax.data.dataset import Data
+from recall_jax.data.interactions import Entities
 from recall_jax.types import InputError
 
 SHOWN = 10  # of several items that match, or of those nearest to a name
@@ -33,6 +34,10 @@ class Run(NamedTuple):
     ids: np.ndarray  # [V] of str
     titles: np.ndarray | None  # [V] of str
     vectors: np.ndarray  # [V, d] of length 1, or 0
+    served: np.ndarray  # [V, d] as the model serves them
+    restored: training.Restored
+    users: Entities  # of the log, in its own order (data.user_codes)
+    items: Entities  # the same (data.item_codes)
 
 
 def main(argv: list[str]) -> None:
@@ -54,18 +59,22 @@ def load(workdir: pathlib.Path) -> Run:
     config = cli.load_config(str(path))
     log = config.data.load()
     data = training.lay_out(config, log)
-    encoder, params = training.restore(config, data, workdir)
+    restored = training.restore_chosen(config, data, workdir)
     size = config.evaluate.batch_size
-    vectors = evaluate.encode_items(encoder, params, data=data, batch_size=size)
-    vectors = np.asarray(vectors)
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    served = evaluate.encode_items(*restored[:2], data=data, batch_size=size)
+    served = np.asarray(served)
+    length = np.linalg.norm(served, axis=1, keepdims=True)
     titles = log.items.text.get("title")
     return Run(
         config,
         data,
         data.vocabularies["item"].ids.astype(str),
         None if titles is None else titles[data.item_codes].astype(str),
-        vectors / np.maximum(length, 1e-12),
+        served / np.maximum(length, 1e-12),
+        served,
+        restored,
+        log.users,
+        log.items,
     )
 
 

@@ -129,6 +129,14 @@ def train_model(
     return encoder, fit.fit(loop, built.state)
 
 
+class Restored(NamedTuple):
+    """A run's model as it was chosen."""
+
+    encoder: evaluate.Encoder
+    params: Any
+    step: int  # of the checkpoint
+
+
 def restore(
     config: Experiment, data: Data, workdir: pathlib.Path
 ) -> tuple[evaluate.Encoder, Any]:
@@ -136,6 +144,11 @@ def restore(
 
     Raises InputError where nothing is chosen yet, or where the data are not the run's.
     """
+    return restore_chosen(config, data, workdir)[:2]
+
+
+def restore_chosen(config: Experiment, data: Data, workdir: pathlib.Path) -> Restored:
+    """As `restore`, and which checkpoint that is."""
     if not (workdir / "data.json").exists():
         raise InputError(f"{workdir} holds no run: it has no data.json")
     check_same_data(data, workdir)
@@ -147,7 +160,10 @@ def restore(
         raise InputError(
             f"{workdir} has no model yet; one is there after the first validation"
         )
-    return make_encoder(config, built), evaluate.params_of(found[0])
+    state = found[0]
+    return Restored(
+        make_encoder(config, built), evaluate.params_of(state), int(state.step)
+    )
 
 
 def make_encoder(config: Experiment, built: "Built") -> evaluate.Encoder:

@@ -15,7 +15,7 @@ from recall_jax.data.arrays import Dataset
 from recall_jax.data.dataset import Data, Part
 from recall_jax.data.interactions import ranges
 from recall_jax.train import Graph, TrainState
-from recall_jax.types import InputError
+from recall_jax.types import Columns, InputError
 
 
 @dataclasses.dataclass
@@ -172,11 +172,15 @@ Complete = Callable[[jax.Array, Data], jax.Array]
 class Encoder(NamedTuple):
     """Jitted towers of a graph; `params` is (tables, dense, statistics). `complete`
     takes the vectors of the whole catalogue to those that are served, for what an item
-    has from other items."""
+    has from other items. `columns` is the query tower on columns as `Dataset.query` has
+    them, of anybody, but `history` in catalogue ids. `graph` is what the towers are made
+    of."""
 
     query: Callable[[Any, Dataset, jax.Array, jax.Array], jax.Array]
     item: Callable[[Any, Dataset, jax.Array], jax.Array]
     complete: Complete | None = None
+    columns: Callable[[Any, Dataset, Columns], jax.Array] | None = None
+    graph: Graph | None = None
 
 
 def make_encoder(graph: Graph, *, complete: Complete | None = None) -> Encoder:
@@ -186,12 +190,10 @@ def make_encoder(graph: Graph, *, complete: Complete | None = None) -> Encoder:
     @jax.jit
     @jax.default_matmul_precision("highest")
     def query(params, dataset: Dataset, user, position):
-        model = graph.model(*params)
-        if hasattr(model, "user_vector"):
-            ids = dataset.past(user, position, length=dataset.history_length)
-            return model.user_vector(model.item_vector(dataset.item(ids)), ids != 0)
-        vectors = model.query(dataset.query(user, position))
-        return vectors[:, -1] if vectors.ndim == 3 else vectors  # the last position's
+        columns = dataset.query(user, position)
+        if length := dataset.history_length:
+            columns["history"] = dataset.past(user, position, length=length)
+        return _query_vectors(graph.model(*params), dataset, columns)
 
     @jax.jit
     @jax.default_matmul_precision("highest")
@@ -201,7 +203,23 @@ def make_encoder(graph: Graph, *, complete: Complete | None = None) -> Encoder:
         served = hasattr(model, "item_vector")
         return model.item_vector(columns) if served else model.item(columns)
 
-    return Encoder(query, item, complete)
+    @jax.jit
+    @jax.default_matmul_precision("highest")
+    def columns(params, dataset: Dataset, given: Columns):
+        return _query_vectors(graph.model(*params), dataset, given)
+
+    return Encoder(query, item, complete, columns, graph)
+
+
+def _query_vectors(model, dataset: Dataset, columns: Columns) -> jax.Array:
+    if hasattr(model, "user_vector"):
+        ids = columns["history"]
+        return model.user_vector(model.item_vector(dataset.item(ids)), ids != 0)
+    if "history" in columns:
+        known = jnp.minimum(columns["history"], dataset.known_items + 1)
+        columns = columns | {"history": known}
+    vectors = model.query(columns)
+    return vectors[:, -1] if vectors.ndim == 3 else vectors  # the last position's
 
 
 def params_of(state: TrainState) -> tuple[Any, Any, Any]:

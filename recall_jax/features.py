@@ -84,6 +84,8 @@ class Column(NamedTuple):
     rows: int  # of a table that it reads; 0 for a dense feature
     width: int  # values of a multi-valued field (the history too); 0 if single
     kind: str = "feature"  # KINDS
+    mean: float = 0.0  # of a dense feature's raw values, and their deviation: the
+    scale: float = 1.0  # tower reads (raw - mean) / scale
 
 
 KINDS = ("feature", "sequence", "text", "age")

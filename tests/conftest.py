@@ -33,6 +33,7 @@ CHECKED = (
 install_import_hook([f"recall_jax.{name}" for name in CHECKED], "beartype.beartype")
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
@@ -128,3 +129,13 @@ def kept_programs(program_folder):
     for name, value in before.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def symbolic_shapes():
+    """Shapes unchecked, for modules that export towers: of a batch size that is a
+    symbol, jaxtyping cannot say whether it spreads."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)

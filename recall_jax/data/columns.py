@@ -41,8 +41,10 @@ def feature_columns(
             width = 0 if rows.ndim == 1 else rows.shape[1]
             columns.append(features.Column(name, name, vocabulary.rows, width))
         else:
-            rows = _dense_column(values, codes=codes, weight=weight)
-            columns.append(features.Column(name, "", 0, 0))
+            mean, scale = _standard(values, weight=weight)
+            scaled = (values[codes].astype(np.float64) - mean) / scale
+            rows = np.nan_to_num(np.concatenate([[0.0], scaled])).astype(np.float32)
+            columns.append(features.Column(name, "", 0, 0, mean=mean, scale=scale))
         arrays[name] = rows
     for name, texts in entities.text.items() if text_buckets else ():
         rows = _text_column(texts[codes], name=name, buckets=text_buckets)
@@ -95,15 +97,12 @@ def _padded(bag: Bag, *, name: str, most: int) -> np.ndarray:
     return table
 
 
-def _dense_column(
-    values: np.ndarray, *, codes: np.ndarray, weight: np.ndarray
-) -> np.ndarray:
-    """A dense feature by catalogue id, standardised by its training events; what is
-    missing (NaN) takes no part in that and stands at the mean, 0."""
+def _standard(values: np.ndarray, *, weight: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation of a dense feature over its training events; what is
+    missing (NaN) takes no part in them, and stands at the mean."""
     weight = np.where(np.isfinite(values), weight, 0).astype(np.float64)
     total = max(weight.sum(), 1.0)
     filled = np.nan_to_num(values.astype(np.float64))
     mean = (filled * weight).sum() / total
     spread = np.sqrt(((filled - mean) ** 2 * weight).sum() / total)
-    scaled = (values[codes] - mean) / (spread if spread > 0 else 1.0)
-    return np.nan_to_num(np.concatenate([[0.0], scaled])).astype(np.float32)
+    return float(mean), float(spread) if spread > 0 else 1.0

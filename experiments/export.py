@@ -1,0 +1,104 @@
+"""A trained run as files that serve without it: towers, vocabularies, vectors.
+
+    python -m experiments.export --run=runs/dssm_ml1m --to=exported/dssm_ml1m
+    python -m experiments.export --run=runs/dssm_ml1m --to=exported/int8 --dtype=int8
+
+The folder holds the user tower and the item tower as programs of jax.export for CPU,
+CUDA and TPU, which run without this package, and the vectors of all items and users as
+.npy and Parquet with raw ids; recall_jax/export.md says what is in it and how it is used.
+Users stand at the end of their whole history, events held out for tests included. An
+older export in the folder is replaced when the new one is complete and agrees with the
+trained model; the same command goes on where it was killed.
+"""
+
+import pathlib
+
+from absl import flags
+
+from experiments import cli, training
+from recall_jax import evaluate, publish, towers
+from recall_jax.types import InputError
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    options = flags.FLAGS
+    if options.run is None or options.to is None:
+        raise InputError("name a run's folder with --run and a new folder with --to")
+    config = publish.Config(
+        dtype=options.dtype, batch_size=options.batch_size, users=options.users
+    )
+    target = pathlib.Path(options.to)
+    publish.check(target, config)
+    run = load(pathlib.Path(options.run))
+    report = publish.write(run, target, config=config)
+    print(described(report))
+
+
+def load(workdir: pathlib.Path) -> towers.Run:
+    """A run by its folder. Raises InputError if there is none or its data changed."""
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise InputError(f"{workdir} holds no run: it has no config.json")
+    config = cli.load_config(str(path))
+    log = config.data.load()
+    data = training.lay_out(config, log)
+    encoder, params = training.restore(config, data, workdir)
+    titles = log.items.text.get("title")
+    removed = evaluate.removes_seen(config.evaluate, data)
+    return towers.Run(
+        encoder,
+        params,
+        data,
+        name=config.name,
+        titles=None if titles is None else titles[data.item_codes].astype(str),
+        seen="removed" if removed else "kept",
+    )
+
+
+def described(report: publish.Report) -> str:
+    """What was written, how fast, and what can be done with it."""
+    lines = [f"export     {report.folder}"]
+    for side, tower in report.specification["towers"].items():
+        reads = ", ".join(column["name"] for column in tower["columns"])
+        lines.append(f"{side:<10} tower reads {reads}")
+    for name, form in report.specification["vectors"].items():
+        done, seconds = report.written[name], max(report.seconds[name], 1e-9)
+        size = sum(
+            report.bytes.get(f"{name}{end}", 0) for end in (".npy", "_scale.npy")
+        )
+        parquet = report.bytes[f"{name}.parquet"]
+        lines.append(
+            f"{name:<10} {form['rows']:,} x {form['width']} {form['dtype']}, "
+            f"{size / 1e6:,.1f} MB ({parquet / 1e6:,.1f} as Parquet): {done.computed:,} "
+            f"computed, {done.reused:,} of the older export, {done.resumed:,} of a "
+            f"killed one; {seconds:.1f} s, {done.computed / seconds:,.0f} {name}/s"
+        )
+    if report.completed:
+        lines.append(
+            f"items      {report.completed:,} have the mean of other items' vectors: "
+            "items.npy has it, the item tower alone cannot give it"
+        )
+    if "users" in report.written:
+        lines.append(
+            "users      at the end of their whole history, test events included"
+        )
+    lines += [
+        "verified   towers and vectors, read back, against the trained model",
+        "next       export.load(folder), of recall_jax, gives towers, vectors and raw ids",
+        "           into Faiss, Milvus or a key-value store: recall_jax/export.md",
+    ]
+    return "\n".join(lines)
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("run", None, "folder of a trained run")
+    flags.DEFINE_string("to", None, "folder of the export")
+    flags.DEFINE_string("dtype", "float32", "of vectors: float32, bfloat16 or int8")
+    flags.DEFINE_integer("batch_size", 4096, "users and items encoded at a time")
+    flags.DEFINE_boolean("users", True, "write the vectors of users too")
+
+
+if __name__ == "__main__":
+    define_flags()
+    cli.start(main, parse=cli.parse_plain)

@@ -1,0 +1,113 @@
+"""A restored run as a recommender (`serving.Served`)."""
+
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import similar
+from recall_jax import evaluate, features, serving
+from recall_jax.data import text
+from recall_jax.data.arrays import Dataset
+from recall_jax.types import Columns
+
+
+def served(run: similar.Run, workdir: pathlib.Path) -> serving.Served:
+    """What the run's chosen checkpoint serves."""
+    data, asked = run.data, jax.jit(Dataset.query)
+    offered = {c.name: c for c in data.schema.query}
+    read = reads(run)
+    own = {
+        name: _feature(column, run)
+        for name, column in offered.items()
+        if name in read and name not in ("user", "history", "example_age")
+    }
+    encode = functools.partial(
+        _encode, run=run, asked=asked, columns={name: offered[name] for name in own}
+    )
+    removed = evaluate.removes_seen(run.config.evaluate, data)
+    return serving.Served(
+        name=f"{run.config.name}, step {run.restored.step:,} of {workdir}",
+        item_ids=data.vocabularies["item"].ids,
+        item_vectors=run.served,
+        titles=run.titles,
+        popularity=data.popularity[1:],
+        user_ids=data.vocabularies["user"].ids,
+        trained_users=data.dataset.known_users,
+        history=lambda user: data.items[data.offsets[user] : data.offsets[user + 1]],
+        history_length=data.dataset.history_length if "history" in read else 0,
+        reads_user="user" in read,
+        features=own,
+        unread=frozenset(set(offered) - read - {"user", "history", "example_age"}),
+        seen="removed" if removed else "kept",
+        encode=encode,
+    )
+
+
+def reads(run: similar.Run) -> set[str]:
+    """The query columns that the model reads: those it cannot do without."""
+    encoder, params, _ = run.restored
+    dataset, one = run.data.dataset, jnp.zeros(1, jnp.int32)
+    columns = jax.eval_shape(lambda: dataset.query(one, one))
+    found = set()
+    for name in columns:
+        rest = {other: x for other, x in columns.items() if other != name}
+        try:
+            jax.eval_shape(encoder.columns, params, dataset, rest)
+        except KeyError:
+            found.add(name)
+    return found
+
+
+def _feature(column: features.Column, run: similar.Run) -> serving.Feature:
+    if column.kind == "text":
+        return serving.Feature("text")
+    if not column.vocabulary:
+        return serving.Feature("dense")
+    vocabulary = run.data.vocabularies[column.vocabulary]
+    return serving.Feature("categorical", column.width > 0, vocabulary)
+
+
+def _encode(
+    user: int,
+    history: np.ndarray,
+    given: serving.Given,
+    *,
+    run: similar.Run,
+    asked,
+    columns: dict[str, features.Column],
+) -> np.ndarray:
+    """The vector of a user as of the end of his events, with another history or other
+    features where these are given; of user 0, whose id and features are unknown."""
+    encoder, params, _ = run.restored
+    dataset = run.data.dataset
+    now = run.data.offsets[user + 1] if user else 0
+    row: Columns = asked(dataset, np.array([user], np.int32), np.array([now], np.int32))
+    if not user:
+        row["user"] = jnp.array([dataset.known_users + 1], jnp.int32)
+    if length := dataset.history_length:
+        last = np.asarray(history, np.int32)[-length:]
+        row["history"] = np.pad(last, (length - len(last), 0))[None, :]
+    for name, value in given.items():
+        row[name] = _as_column(value, columns[name], run=run)[None, ...]
+    return np.asarray(encoder.columns(params, dataset, row)[0])
+
+
+def _as_column(value, column: features.Column, *, run: similar.Run) -> np.ndarray:
+    """A feature that was given, as the query tower reads it."""
+    if not column.vocabulary:
+        return np.float32((value - column.mean) / column.scale)
+    if column.kind == "text":
+        ids = text.trigram_ids([value], buckets=column.rows - 2).values
+    else:
+        vocabulary = run.data.vocabularies[column.vocabulary]
+        ids = vocabulary.lookup(vocabulary.encode(value))
+    if not column.width:
+        return ids[0] if len(ids) else np.int32(0)
+    if column.kind == "sequence":  # the last of them, padded on the left
+        kept = ids[-column.width :]
+        return np.pad(kept, (column.width - len(kept), 0))
+    kept = ids[: column.width]
+    return np.pad(kept, (0, column.width - len(kept)))
