@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from recall_jax import metrics, retrieval
+from recall_jax import metrics, retrieval, scann_index
 from recall_jax.data.arrays import Dataset
 from recall_jax.data.dataset import Data, Part
 from recall_jax.data.interactions import ranges
@@ -296,7 +296,7 @@ def chance(data: Data, part: Part, *, config: EvaluateConfig) -> dict[str, np.nd
     return {name: np.cumsum(x)[last] / left for name, x in value.items()}
 
 
-INDEXES = {"exact": retrieval.Exact, "scann": retrieval.Scann}
+INDEXES = {"exact": retrieval.Exact, "scann": scann_index.Scann}
 
 
 def measure_model(

@@ -23,10 +23,13 @@ CHECKED = (
     "losses",
     "metrics",
     "objective",
+    "index_inputs",
     "retrieval",
     "sampling",
+    "scann_index",
     "scores",
     "tables",
+    "topk",
     "walks",
 )
 install_import_hook([f"recall_jax.{name}" for name in CHECKED], "beartype.beartype")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recall_jax import retrieval
+from recall_jax import retrieval, scann_index, topk
 from recall_jax.logs import count_compilations
 from recall_jax.retrieval import Exclude
 from recall_jax.types import InputError
@@ -17,7 +17,7 @@ from recall_jax.types import InputError
 
 def scann(vectors):
     pytest.importorskip("scann", reason="scann is not installed")
-    return retrieval.Scann.build(vectors)
+    return scann_index.Scann.build(vectors)
 
 
 BUILDERS = {
@@ -254,7 +254,7 @@ def test_scores_never_hold_all_queries_by_all_items(monkeypatch):
     shapes = []
 
     def score(queries, vectors):
-        scores = retrieval.inner_product(queries, vectors)
+        scores = topk.inner_product(queries, vectors)
         shapes.append(scores.shape)
         return scores
 
@@ -292,7 +292,7 @@ def test_scores_have_full_float32_precision():
     found = retrieval.Exact.build(vectors).search(queries, 300)
     _, scores = by_argsort(vectors, queries, 300)
     np.testing.assert_allclose(found.scores, scores, atol=2e-5)
-    program = jax.jit(retrieval.inner_product).lower(queries, vectors).as_text()
+    program = jax.jit(topk.inner_product).lower(queries, vectors).as_text()
     assert "HIGHEST" in program
 
 
@@ -301,16 +301,16 @@ def test_scann_tree_finds_most_and_all_when_all_is_searched():
     vectors, queries = integers(2000, 8), integers(30, 8, seed=1)
     best, _ = by_argsort(vectors, queries, 200)
     exclude = excluding(*[row[: 6 * q] for q, row in enumerate(best)])
-    all_of_it = retrieval.ScannSettings(leaves=44, leaves_to_search=44, reorder=2000)
+    all_of_it = scann_index.ScannSettings(leaves=44, leaves_to_search=44, reorder=2000)
     check(
-        lambda x: retrieval.Scann.build(x, settings=all_of_it),
+        lambda x: scann_index.Scann.build(x, settings=all_of_it),
         vectors,
         queries,
         3,
         exclude,
     )
     some = all_of_it._replace(leaves_to_search=15, reorder=100)
-    index = retrieval.Scann.build(np.float32(vectors), settings=some)
+    index = scann_index.Scann.build(np.float32(vectors), settings=some)
     found = index.search(np.float32(queries), 10, exclude)
     wanted, _ = by_argsort(vectors, queries, 10, exclude)
     hits = np.mean([np.isin(a, b).mean() for a, b in zip(found.ids, wanted)])
@@ -320,9 +320,9 @@ def test_scann_tree_finds_most_and_all_when_all_is_searched():
 def test_scann_tree_asks_for_more_until_the_answer_is_long_enough():
     """One leaf holds about twenty rows, and a query wants 300 of 700 left."""
     pytest.importorskip("scann", reason="scann is not installed")
-    few = retrieval.ScannSettings(leaves=50, leaves_to_search=1, reorder=0)
+    few = scann_index.ScannSettings(leaves=50, leaves_to_search=1, reorder=0)
     vectors = np.float32(integers(1000, 4))
-    index = retrieval.Scann.build(vectors, settings=few)
+    index = scann_index.Scann.build(vectors, settings=few)
     exclude = excluding([*range(300)] * 3, range(990), range(1000), [])
     found = index.search(np.float32(integers(4, 4, seed=1)), 300, exclude)
     np.testing.assert_array_equal((found.ids >= 0).sum(axis=1), [300, 10, 0, 300])
@@ -332,8 +332,8 @@ def test_scann_tree_asks_for_more_until_the_answer_is_long_enough():
 
 
 def test_scann_settings_follow_the_catalogue():
-    assert retrieval.scann_settings(19_999).reorder == 0
-    chosen = retrieval.scann_settings(1_000_000)
+    assert scann_index.scann_settings(19_999).reorder == 0
+    chosen = scann_index.scann_settings(1_000_000)
     assert (chosen.leaves, chosen.leaves_to_search) == (1000, 100)
     assert chosen.reorder > 0
 
@@ -348,4 +348,4 @@ def test_without_scann_the_error_says_what_to_install(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(retrieval.MissingPackage, match="pip install scann"):
-        retrieval.Scann.build(np.ones((3, 2), np.float32))
+        scann_index.Scann.build(np.ones((3, 2), np.float32))
