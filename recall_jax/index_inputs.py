@@ -10,7 +10,7 @@ SIMILARITIES = ("inner_product", "cosine")
 
 Vectors = Float[Array | np.ndarray, "n d"]
 Queries = Float[Array | np.ndarray, "q d"]
-Allowed = Bool[np.ndarray, "n"] | Int[np.ndarray, "some"]
+Allowed = Bool[np.ndarray, "any"] | Int[np.ndarray, "some"]
 """The only rows that may be returned, of every query: a mask, or rows in any order."""
 
 

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+PAIRS = 256  # excluded at a time; a power of two
+
 
 class Tiles(NamedTuple):
     """Sizes of `search_vectors`. A tile of scores stays in the cache of a CPU."""
@@ -39,7 +41,8 @@ def inner_product(
 def search_scores(queries, pairs, operands, allowed, *, score, k, select):
     """Ids [b, k] (-1: none left), scores, and which queries have a score that is NaN.
 
-    `pairs` are excluded (row of the block, item), `allowed` a mask of items or None.
+    `pairs` are excluded (row of the block, item), a power of two of them or none; a row
+    past the block is padding. `allowed` is a mask of items, or None.
     """
     scores = score(queries, operands).astype(jnp.float32)
     # top_k may put a NaN last, where nobody sees it; a maximum passes it on.
@@ -53,8 +56,11 @@ def search_scores(queries, pairs, operands, allowed, *, score, k, select):
 @functools.partial(jax.jit, static_argnames=("k", "tiles"))
 def search_vectors(queries, pairs, vectors, allowed, *, k, tiles):
     """As `search_scores` of inner products; a NaN among excluded items is not seen."""
+    columns, rows = jax.lax.sort((pairs[1], pairs[0]), num_keys=1)
+    pairs = rows, columns  # so that a tile need not look at all
     maxima = _group_maxima(queries, pairs, vectors, allowed, tiles=tiles)
-    groups = jnp.sort(jax.lax.top_k(maxima, k)[1], axis=1)
+    num_groups = min(k, maxima.shape[1])
+    groups = jnp.sort(jax.lax.top_k(maxima, num_groups)[1], axis=1)
     rows = groups[:, :, None] * tiles.group + jnp.arange(tiles.group)[None, None]
     rows = rows.reshape(len(queries), -1)
 
@@ -84,21 +90,34 @@ def _group_maxima(queries, pairs, vectors, allowed, *, tiles):
             mask = jax.lax.dynamic_slice_in_dim(allowed, start, size)
             scores = _allowed_only(scores, mask)
         if len(pairs[0]):
-            columns = pairs[1] - start
-            columns = jnp.where(columns < 0, size, columns)  # -1 would be the last
-            scores = scores.at[pairs[0], columns].set(-jnp.inf, mode="drop")
+            scores = _without(scores, pairs, start=start)
         short = -size % tiles.group
         scores = jnp.pad(scores, ((0, 0), (0, short)), constant_values=-jnp.inf)
         return scores.reshape(len(queries), -1, tiles.group).max(axis=2)
 
     whole, rest = divmod(len(vectors), tiles.rows)
-    starts = jnp.arange(whole) * tiles.rows
-    maxima = jax.lax.map(lambda start: tile_maxima(start, tiles.rows), starts)
-    maxima = jnp.moveaxis(maxima, 0, 1).reshape(len(queries), -1)
-    if rest:
-        last = tile_maxima(whole * tiles.rows, rest)
-        maxima = jnp.concatenate([maxima, last], axis=1)
+    parts = [tile_maxima(whole * tiles.rows, rest)] if rest else []
+    if whole:
+        starts = jnp.arange(whole) * tiles.rows
+        many = jax.lax.map(lambda start: tile_maxima(start, tiles.rows), starts)
+        parts = [jnp.moveaxis(many, 0, 1).reshape(len(queries), -1), *parts]
+    maxima = jnp.concatenate(parts, axis=1)
     return _positive_zeros(maxima)
+
+
+def _without(scores, pairs, *, start):
+    """Scores of a tile, -inf where excluded; `pairs` rise by column."""
+    rows, columns = pairs
+    begin, end = jnp.searchsorted(columns, jnp.stack([start, start + scores.shape[1]]))
+    step = min(PAIRS, len(rows))  # both powers of two: steps end where the pairs do
+
+    def drop_some(turn, scores):
+        row, column = (jax.lax.dynamic_slice(x, [turn * step], [step]) for x in pairs)
+        local = column - start
+        local = jnp.where(local < 0, scores.shape[1], local)  # -1 would be the last
+        return scores.at[row, local].set(-jnp.inf, mode="drop")
+
+    return jax.lax.fori_loop(begin // step, -(-end // step), drop_some, scores)
 
 
 def _places(pairs, groups, *, group):
