@@ -91,7 +91,7 @@ def rows_of(wanted: np.ndarray, ids: np.ndarray) -> Int32[np.ndarray, "some"]:
     if unknown.any():
         raise InputError(
             f"{unknown.sum()} of {len(wanted)} ids are not in the index, the first "
-            f"{wanted[unknown.argmax()]!r}"
+            f"{wanted[unknown.argmax()].item()!r}"
         )
     return rows.astype(np.int32)
 

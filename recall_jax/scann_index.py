@@ -26,7 +26,9 @@ from recall_jax.index_inputs import (
 )
 from recall_jax.retrieval import Exclude, Found
 
-FEW_ROWS = 20_000  # as many are scored one by one: no tree is faster
+TREE_ROWS = 20_000  # under as many, brute force is as fast
+FEW_ROWS = 20_000  # allowed, and they are scored one by one
+SAMPLE = 256  # rows whose neighbours show how many leaves the data asks for
 HASH_ROWS = 16  # ScaNN cannot train its hashing on fewer
 
 
@@ -36,18 +38,25 @@ class ScannSettings(NamedTuple):
     leaves: int  # parts of the tree; 0: no tree
     leaves_to_search: int
     reorder: int  # rows rescored exactly, beyond those asked for; 0: brute force
-    dimensions_per_block: int = 2
+    dimensions_per_block: int = 1  # 2 is half the memory, and misses far more
     anisotropic_threshold: float = 0.2
     soar_lambda: float = 0.0  # each row in a second leaf; 0: in one
 
 
 def scann_settings(num_items: int, *, recall_target: float = 0.95) -> ScannSettings:
-    """TODO"""
+    """Settings for a catalogue's size and the share of the ten best rows to be found.
+
+    Brute force under 20,000 rows. Above, 2 sqrt(n) leaves; what is missed halves when
+    twice as many are searched or twice as many rows rescored, as measured by
+    `experiments.bench.search`, so both go with 1 / (1 - target).
+    """
     check_recall(recall_target)
-    if num_items < FEW_ROWS:
+    if num_items < TREE_ROWS:
         return ScannSettings(leaves=0, leaves_to_search=0, reorder=0)
-    leaves = math.isqrt(num_items)
-    return ScannSettings(leaves, leaves_to_search=-(-leaves // 10), reorder=200)
+    leaves = 2 * math.isqrt(num_items)
+    share = min(1.0, 0.0025 / (1 - recall_target))
+    reorder = min(num_items, math.ceil(10 / (1 - recall_target)))
+    return ScannSettings(leaves, math.ceil(share * leaves), reorder)
 
 
 class _Asked(NamedTuple):
@@ -82,12 +91,14 @@ class Scann:
         settings: ScannSettings | None = None,
         recall_target: float = 0.95,
     ) -> "Scann":
-        """With settings, or with those that `scann_settings` has for the target."""
+        """With `settings`, or those of `scann_settings` for the target, with more leaves
+        where a sample of the rows does not find so many of its own neighbours."""
         vectors, ids = prepared(vectors, ids=ids, similarity=similarity)
         auto = scann_settings(len(vectors), recall_target=recall_target)
-        settings = settings or auto
-        searcher = _build_searcher(vectors, settings)
-        return cls(vectors, searcher, settings, similarity, ids)
+        chosen = settings or auto
+        searcher = _build_searcher(vectors, chosen)
+        index = cls(vectors, searcher, chosen, similarity, ids)
+        return index if settings else index._with_leaves_for(recall_target)
 
     def search(
         self,
@@ -134,6 +145,25 @@ class Scann:
         searcher = _scann().load_searcher(str(saved.data), assets_backcompat_shim=False)
         vectors = saved.array("dataset")  # as ScaNN calls it
         return cls(vectors, searcher, settings, saved.record["similarity"], saved.ids())
+
+    def _with_leaves_for(self, target):
+        """Half as many leaves more, and again, until the sample finds its target."""
+        num_items, (every, leaves) = len(self.vectors), self.settings[:2]
+        if leaves == every:
+            return self
+        rows = np.random.default_rng(0).permutation(num_items)[:SAMPLE]
+        best = retrieval.Exact(jnp.asarray(self.vectors)).search(self.vectors[rows], 11)
+        while True:
+            settings = self.settings._replace(leaves_to_search=leaves)
+            index = dataclasses.replace(self, settings=settings)
+            found = index.search(self.vectors[rows], 11)
+            # Scores, as ties may be broken otherwise; all but the row itself, which is
+            # found too easily.
+            last = best.scores[:, -1:] - 1e-5 * np.abs(best.scores[:, -1:])
+            share = ((found.scores >= last).sum(axis=1) - 1).mean() / 10
+            if share >= target or leaves == every:
+                return index
+            leaves = min(every, math.ceil(1.5 * leaves))
 
     def _search_few(self, queries, k, exclude, rows):
         """Every one of few rows is scored, whatever the settings."""

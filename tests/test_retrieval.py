@@ -402,11 +402,34 @@ def test_scann_tree_asks_for_more_until_the_answer_is_long_enough():
         assert len(set(row[row >= 0])) == (row >= 0).sum()
 
 
-def test_scann_settings_follow_the_catalogue():
+def test_scann_settings_follow_the_catalogue_and_the_target():
     assert scann_index.scann_settings(19_999).reorder == 0
-    chosen = scann_index.scann_settings(1_000_000)
-    assert (chosen.leaves, chosen.leaves_to_search) == (1000, 100)
-    assert chosen.reorder > 0
+    sizes = [scann_index.scann_settings(10**e).leaves for e in (5, 6, 7)]
+    assert sizes == [632, 2000, 6324]
+    some = [
+        scann_index.scann_settings(10**6, recall_target=x) for x in (0.8, 0.95, 0.99)
+    ]
+    for field in ("leaves_to_search", "reorder"):
+        values = [getattr(settings, field) for settings in some]
+        assert values[0] < values[1] < values[2]
+    almost = scann_index.scann_settings(10**6, recall_target=1 - 1e-9)
+    assert almost.leaves_to_search == almost.leaves and almost.reorder == 10**6
+    with pytest.raises(InputError, match="recall_target 1.0 is not between 0 and 1"):
+        scann_index.scann_settings(10**6, recall_target=1.0)
+
+
+def test_scann_searches_more_leaves_where_the_data_asks_for_them(monkeypatch):
+    pytest.importorskip("scann", reason="scann is not installed")
+    monkeypatch.setattr(scann_index, "TREE_ROWS", 100)
+    vectors = np.random.default_rng(0).normal(size=(3000, 16)).astype(np.float32)
+    index = scann_index.Scann.build(vectors)  # noise has no parts: the hardest case
+    rule = scann_index.scann_settings(3000)
+    assert index.settings.leaves_to_search > 2 * rule.leaves_to_search
+    queries = np.random.default_rng(1).normal(size=(50, 16)).astype(np.float32)
+    found = index.search(queries, 10)
+    best, _ = by_argsort(vectors, queries, 10)
+    hits = np.mean([np.isin(a, b).mean() for a, b in zip(found.ids, best)])
+    assert hits > 0.85  # the target is 0.95, on average over trees
 
 
 def test_without_scann_the_error_says_what_to_install(monkeypatch):

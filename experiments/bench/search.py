@@ -183,7 +183,9 @@ def draw_plot(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
             for row in own:
                 if row.get("auto"):
                     place = row["recall@10"], row[name]
-                    panel.scatter(*place, 160, "none", "*", edgecolors="black")
+                    panel.scatter(
+                        *place, s=160, c="none", marker="*", edgecolors="black"
+                    )
                     panel.annotate("auto", place, (5, 5), textcoords="offset points")
             panel.set(xlabel="recall@10 of exact", ylabel=name, yscale="log")
             panel.set_title(f"{size:,} vectors")
