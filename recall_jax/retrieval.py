@@ -114,7 +114,7 @@ def blocked_top_k(
     `queries` is an array, or a tree of arrays with leading axis q. An item whose score
     is -inf is not returned. `select(scores, k)` gives (values, positions).
     """
-    mask = allowed_mask(allowed, num_items=num_items)
+    mask = jax.device_put(allowed_mask(allowed, num_items=num_items))
 
     def program(block, pairs):
         return topk.search_scores(
@@ -147,7 +147,7 @@ def _top_k(
             exclude=exclude,
             allowed=allowed,
         )
-    mask = allowed_mask(allowed, num_items=num_items)
+    mask = jax.device_put(allowed_mask(allowed, num_items=num_items))
 
     def program(block, pairs):
         return topk.search_vectors(block, pairs, vectors, mask, k=k, tiles=TILES)
