@@ -23,11 +23,14 @@ CHECKED = (
     "losses",
     "metrics",
     "objective",
+    "index_inputs",
     "retrieval",
     "sampling",
+    "scann_index",
     "scores",
     "segments",
     "tables",
+    "topk",
     "walks",
 )
 install_import_hook([f"recall_jax.{name}" for name in CHECKED], "beartype.beartype")

@@ -1,6 +1,8 @@
 """Every index answers the same cases as a plain argsort."""
 
 import builtins
+import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recall_jax import retrieval
+from recall_jax import retrieval, scann_index, topk
 from recall_jax.logs import count_compilations
 from recall_jax.retrieval import Exclude
 from recall_jax.types import InputError
@@ -17,14 +19,41 @@ from recall_jax.types import InputError
 
 def scann(vectors):
     pytest.importorskip("scann", reason="scann is not installed")
-    return retrieval.Scann.build(vectors)
+    return scann_index.Scann.build(vectors)
+
+
+def scann_forced(vectors):
+    """A tree and hashing at any size, but all leaves searched and all rows rescored."""
+    pytest.importorskip("scann", reason="scann is not installed")
+    num = len(vectors)
+    leaves = max(1, math.isqrt(num))
+    all_of_it = scann_index.ScannSettings(leaves, leaves, reorder=num)
+    return scann_index.Scann.build(vectors, settings=all_of_it)
+
+
+class SmallTiles(topk.Tiles):
+    def pay(self, num_items, *, k):
+        return True
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tiled(retrieval.Exact):
+    """The exact index as it treats a large catalogue."""
+
+    def search(self, *asked):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(retrieval, "TILES", SmallTiles(queries=4, rows=6, group=3))
+            return super().search(*asked)
 
 
 BUILDERS = {
     "exact": retrieval.Exact.build,
+    "tiled": Tiled.build,
     "approx": retrieval.Approx.build,
     "scann": scann,
+    "scann_forced": scann_forced,
 }
+PREFER_LOWER = (retrieval.Exact.build, Tiled.build)  # among those tied with the last
 
 
 @pytest.fixture(params=BUILDERS.values(), ids=BUILDERS)
@@ -37,9 +66,11 @@ def excluding(*rows):
     return Exclude(offsets, np.array([i for row in rows for i in row], np.int32))
 
 
-def by_argsort(vectors, queries, k, exclude=None):
+def by_argsort(vectors, queries, k, exclude=None, allowed=None):
     """Ids and scores [q, k], ties by lower id, excluded ones left out."""
     scores = np.asarray(queries, np.float64) @ np.asarray(vectors, np.float64).T
+    if allowed is not None:
+        scores[:, np.setdiff1d(np.arange(len(vectors)), allowed)] = -np.inf
     for q in range(len(scores) if exclude else 0):
         scores[q, exclude.ids[exclude.offsets[q] : exclude.offsets[q + 1]]] = -np.inf
     ids = np.argsort(-scores, axis=1, kind="stable")[:, :k]
@@ -47,19 +78,17 @@ def by_argsort(vectors, queries, k, exclude=None):
     return np.where(values == -np.inf, -1, ids), values
 
 
-def check(build, vectors, queries, k, exclude=None):
+def check(build, vectors, queries, k, exclude=None, allowed=None):
     """`vectors` and `queries` hold small integers, so that scores are the same numbers
     however they are summed, and ties are ties."""
     vectors, queries = np.float32(vectors), np.float32(queries)
-    found = build(vectors).search(queries, k, exclude)
-    ids, scores = by_argsort(vectors, queries, k, exclude)
+    found = build(vectors).search(queries, k, exclude, allowed)
+    ids, scores = by_argsort(vectors, queries, k, exclude, allowed)
     assert (found.ids.dtype, found.scores.dtype) == (np.int32, np.float32)
     assert found.ids.shape == found.scores.shape == (len(queries), k)
     np.testing.assert_array_equal(found.scores, scores)
-    # Of rows tied with the last any may be returned, though Exact prefers the lower
-    # unless some are -0.0, as products of one dimension can be.
-    exact = (build == retrieval.Exact.build) & (scores != 0)
-    sure = (scores > scores[:, -1:]) | (ids == -1) | exact
+    # Of rows tied with the last any may be returned, though Exact prefers the lower.
+    sure = (scores > scores[:, -1:]) | (ids == -1) | (build in PREFER_LOWER)
     np.testing.assert_array_equal(found.ids[sure], ids[sure])
     real = found.ids >= 0
     own = np.einsum("qd,qkd->qk", queries, vectors[found.ids])
@@ -141,6 +170,42 @@ def test_the_best_rows_excluded_do_not_shorten_the_answer(build):
     check(build, vectors, queries, 21, excluding(*rows))
 
 
+def test_only_allowed_rows_are_returned(build):
+    vectors, queries = integers(60, 4), integers(8, 4, seed=1)
+    for count in (0, 1, 2, 17, 59, 60):
+        rows = np.random.default_rng(count).permutation(60)[:count]
+        for k in (1, 5, 60):
+            check(build, vectors, queries, k, allowed=rows)
+
+
+@pytest.mark.parametrize("few", [0, 10**6])
+def test_allowed_rows_and_exclusions_together_do_not_shorten_the_answer(
+    monkeypatch, build, few
+):
+    """`few` is below and above the number of rows that ScaNN scores one by one."""
+    monkeypatch.setattr(scann_index, "FEW_ROWS", few)
+    vectors, queries = integers(90, 8), integers(6, 8, seed=1)
+    best, _ = by_argsort(vectors, queries, 90)
+    rows = [best[q, : 14 * q] for q in range(6)]
+    for allowed in (np.arange(0, 90, 3), best[5, 60:], best[0, :1], best[2, :0]):
+        for k in (1, 7, 90):
+            check(build, vectors, queries, k, excluding(*rows), allowed)
+
+
+def test_a_mask_allows_as_its_rows_do_and_repeats_count_once(build):
+    index = build(np.float32(integers(20, 3)))
+    queries = np.float32(integers(4, 3, seed=1))
+    rows = np.array([19, 2, 2, 7, 2])
+    by_mask = index.search(queries, 4, None, np.isin(np.arange(20), rows))
+    by_rows = index.search(queries, 4, None, rows)
+    assert set(by_rows.ids.ravel()) == {2, 7, 19, -1}
+    jax.tree.map(np.testing.assert_array_equal, by_mask, by_rows)
+
+
+def test_all_allowed_is_no_filter(build):
+    check(build, integers(20, 3), integers(4, 3, seed=1), 20, None, np.arange(20))
+
+
 def test_orders_by_inner_product_cosine_and_distance_agree_once_normalised(build):
     rng = np.random.default_rng(3)
     vectors, queries = rng.normal(size=(50, 8)), rng.normal(size=(7, 8))
@@ -196,24 +261,30 @@ def test_what_does_not_fit_is_an_error(build):
         index.search(queries, 2, excluding([-1], [10]))
     with pytest.raises(InputError, match="as the index; got .2, 4."):
         index.search(np.ones((2, 4), np.float32), 2)
+    with pytest.raises(InputError, match="a mask of 9 rows; the index has 10"):
+        index.search(queries, 2, None, np.ones(9, bool))
+    with pytest.raises(InputError, match="allowed has rows 3..10; the index has"):
+        index.search(queries, 2, None, np.array([3, 10]))
     for shape in ((0, 3), (3, 0)):
         with pytest.raises(InputError, match="expected vectors"):
             build(np.ones(shape, np.float32))
 
 
-@settings(max_examples=40, deadline=None)
+@pytest.mark.parametrize("build", PREFER_LOWER, ids=["exact", "tiled"])
+@settings(max_examples=30, deadline=None)
 @given(
-    st.integers(1, 20),
+    st.integers(1, 30),
     st.integers(1, 12),
     st.integers(1, 6),
     st.integers(1, 12),
     st.integers(0, 10**6),
 )
-def test_exact_equals_argsort_on_any_shape(n, q, d, k, seed):
+def test_exact_equals_argsort_on_any_shape(build, n, q, d, k, seed):
     rng = np.random.default_rng(seed)
     rows = [rng.integers(0, n, rng.integers(0, 2 * n)) for _ in range(q)]
+    allowed = rng.permutation(n)[: rng.integers(n + 1)] if seed % 2 else None
     vectors, queries = integers(n, d, seed=seed, largest=2), integers(q, d, seed=seed)
-    check(retrieval.Exact.build, vectors, queries, min(k, n), excluding(*rows))
+    check(build, vectors, queries, min(k, n), excluding(*rows), allowed)
 
 
 @pytest.mark.parametrize("total", [1, 4, 5, 8, 11])
@@ -254,7 +325,7 @@ def test_scores_never_hold_all_queries_by_all_items(monkeypatch):
     shapes = []
 
     def score(queries, vectors):
-        scores = retrieval.inner_product(queries, vectors)
+        scores = topk.inner_product(queries, vectors)
         shapes.append(scores.shape)
         return scores
 
@@ -292,7 +363,7 @@ def test_scores_have_full_float32_precision():
     found = retrieval.Exact.build(vectors).search(queries, 300)
     _, scores = by_argsort(vectors, queries, 300)
     np.testing.assert_allclose(found.scores, scores, atol=2e-5)
-    program = jax.jit(retrieval.inner_product).lower(queries, vectors).as_text()
+    program = jax.jit(topk.inner_product).lower(queries, vectors).as_text()
     assert "HIGHEST" in program
 
 
@@ -301,16 +372,16 @@ def test_scann_tree_finds_most_and_all_when_all_is_searched():
     vectors, queries = integers(2000, 8), integers(30, 8, seed=1)
     best, _ = by_argsort(vectors, queries, 200)
     exclude = excluding(*[row[: 6 * q] for q, row in enumerate(best)])
-    all_of_it = retrieval.ScannSettings(leaves=44, leaves_to_search=44, reorder=2000)
+    all_of_it = scann_index.ScannSettings(leaves=44, leaves_to_search=44, reorder=2000)
     check(
-        lambda x: retrieval.Scann.build(x, settings=all_of_it),
+        lambda x: scann_index.Scann.build(x, settings=all_of_it),
         vectors,
         queries,
         3,
         exclude,
     )
     some = all_of_it._replace(leaves_to_search=15, reorder=100)
-    index = retrieval.Scann.build(np.float32(vectors), settings=some)
+    index = scann_index.Scann.build(np.float32(vectors), settings=some)
     found = index.search(np.float32(queries), 10, exclude)
     wanted, _ = by_argsort(vectors, queries, 10, exclude)
     hits = np.mean([np.isin(a, b).mean() for a, b in zip(found.ids, wanted)])
@@ -320,9 +391,9 @@ def test_scann_tree_finds_most_and_all_when_all_is_searched():
 def test_scann_tree_asks_for_more_until_the_answer_is_long_enough():
     """One leaf holds about twenty rows, and a query wants 300 of 700 left."""
     pytest.importorskip("scann", reason="scann is not installed")
-    few = retrieval.ScannSettings(leaves=50, leaves_to_search=1, reorder=0)
+    few = scann_index.ScannSettings(leaves=50, leaves_to_search=1, reorder=0)
     vectors = np.float32(integers(1000, 4))
-    index = retrieval.Scann.build(vectors, settings=few)
+    index = scann_index.Scann.build(vectors, settings=few)
     exclude = excluding([*range(300)] * 3, range(990), range(1000), [])
     found = index.search(np.float32(integers(4, 4, seed=1)), 300, exclude)
     np.testing.assert_array_equal((found.ids >= 0).sum(axis=1), [300, 10, 0, 300])
@@ -331,11 +402,34 @@ def test_scann_tree_asks_for_more_until_the_answer_is_long_enough():
         assert len(set(row[row >= 0])) == (row >= 0).sum()
 
 
-def test_scann_settings_follow_the_catalogue():
-    assert retrieval.scann_settings(19_999).reorder == 0
-    chosen = retrieval.scann_settings(1_000_000)
-    assert (chosen.leaves, chosen.leaves_to_search) == (1000, 100)
-    assert chosen.reorder > 0
+def test_scann_settings_follow_the_catalogue_and_the_target():
+    assert scann_index.scann_settings(19_999).reorder == 0
+    sizes = [scann_index.scann_settings(10**e).leaves for e in (5, 6, 7)]
+    assert sizes == [632, 2000, 6324]
+    some = [
+        scann_index.scann_settings(10**6, recall_target=x) for x in (0.8, 0.95, 0.99)
+    ]
+    for field in ("leaves_to_search", "reorder"):
+        values = [getattr(settings, field) for settings in some]
+        assert values[0] < values[1] < values[2]
+    almost = scann_index.scann_settings(10**6, recall_target=1 - 1e-9)
+    assert almost.leaves_to_search == almost.leaves and almost.reorder == 10**6
+    with pytest.raises(InputError, match="recall_target 1.0 is not between 0 and 1"):
+        scann_index.scann_settings(10**6, recall_target=1.0)
+
+
+def test_scann_searches_more_leaves_where_the_data_asks_for_them(monkeypatch):
+    pytest.importorskip("scann", reason="scann is not installed")
+    monkeypatch.setattr(scann_index, "TREE_ROWS", 100)
+    vectors = np.random.default_rng(0).normal(size=(3000, 16)).astype(np.float32)
+    index = scann_index.Scann.build(vectors)  # noise has no parts: the hardest case
+    rule = scann_index.scann_settings(3000)
+    assert index.settings.leaves_to_search > 2 * rule.leaves_to_search
+    queries = np.random.default_rng(1).normal(size=(50, 16)).astype(np.float32)
+    found = index.search(queries, 10)
+    best, _ = by_argsort(vectors, queries, 10)
+    hits = np.mean([np.isin(a, b).mean() for a, b in zip(found.ids, best)])
+    assert hits > 0.85  # the target is 0.95, on average over trees
 
 
 def test_without_scann_the_error_says_what_to_install(monkeypatch):
@@ -348,4 +442,4 @@ def test_without_scann_the_error_says_what_to_install(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(retrieval.MissingPackage, match="pip install scann"):
-        retrieval.Scann.build(np.ones((3, 2), np.float32))
+        scann_index.Scann.build(np.ones((3, 2), np.float32))

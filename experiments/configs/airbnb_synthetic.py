@@ -34,7 +34,7 @@ def get_config() -> Experiment:
             cold_price="price_bucket",
         ),
         optim=OptimConfig(
-            learning_rate=0.1, tables="rowwise_adagrad", schedule="linear"
+            learning_rate=2.0, tables="rowwise_adagrad", schedule="linear"
         ),
         train=TrainConfig(epochs=10, batch_size=32),
     )
