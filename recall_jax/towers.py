@@ -1,6 +1,7 @@
 """A trained model split into its two towers: programs of jax.export, each with the
 weights and the columns that it reads."""
 
+import contextlib
 import functools
 import pathlib
 from collections.abc import Callable
@@ -160,7 +161,10 @@ def _export(
         for name in sorted(read_columns)
     }
     like = {n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in weights.items()}
-    exported = jax_export.export(jax.jit(function), platforms=PLATFORMS)(like, columns)
+    with _without_source():
+        exported = jax_export.export(jax.jit(function), platforms=PLATFORMS)(
+            like, columns
+        )
     try:
         program = bytes(exported.serialize())
     except ImportError as problem:
@@ -172,6 +176,19 @@ def _export(
         _specified(name, columns[name], data=data, side=side) for name in columns
     ]
     return Tower(program, weights, specified, gather)
+
+
+@contextlib.contextmanager
+def _without_source():
+    """Programs lowered inside name no file and no line: they hold none of a machine's
+    paths, and are the same wherever they are made."""
+    name = "jax_traceback_in_locations_limit"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
 
 
 def _read(function: Callable, weights, columns) -> tuple[set[str], set[str]]:
