@@ -42,6 +42,7 @@ class Tower(NamedTuple):
     program: bytes  # (weights, columns) -> vectors float32 [b, d], for any b
     weights: dict[str, jax.Array]
     columns: list[dict[str, Any]]  # their specification, in the order of their names
+    width: int  # d
     gather: Callable[..., Columns]
 
 
@@ -175,7 +176,8 @@ def _export(
     specified = [
         _specified(name, columns[name], data=data, side=side) for name in columns
     ]
-    return Tower(program, weights, specified, gather)
+    width = exported.out_avals[0].shape[-1]
+    return Tower(program, weights, specified, width, gather)
 
 
 @contextlib.contextmanager
@@ -268,6 +270,7 @@ def write_programs(folder: pathlib.Path, split: dict[str, Tower]) -> dict[str, A
                 for name, weight in tower.weights.items()
             ],
             "columns": tower.columns,
+            "width": tower.width,
         }
         for side, tower in split.items()
     }
