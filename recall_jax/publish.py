@@ -215,9 +215,8 @@ def _write_vectors(
     old: pathlib.Path | None,
 ) -> vectors.Written:
     """The files of a kind, and its entry in the specification."""
-    width = kind.compute(np.arange(1)).shape[1]
-    form = vectors.Form(dtype, len(kind.ids), width)
     tower = specification["towers"][kind.side]
+    form = vectors.Form(dtype, len(kind.ids), tower["width"])
     files = [tower["program"], *(weight["file"] for weight in tower["weights"])]
     key = _key(building, files, dtype)
     # The order of rows, and all that a tower may read of users and items.

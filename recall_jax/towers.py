@@ -1,6 +1,7 @@
 """A trained model split into its two towers: programs of jax.export, each with the
 weights and the columns that it reads."""
 
+import contextlib
 import functools
 import pathlib
 from collections.abc import Callable
@@ -41,6 +42,7 @@ class Tower(NamedTuple):
     program: bytes  # (weights, columns) -> vectors float32 [b, d], for any b
     weights: dict[str, jax.Array]
     columns: list[dict[str, Any]]  # their specification, in the order of their names
+    width: int  # d
     gather: Callable[..., Columns]
 
 
@@ -160,7 +162,10 @@ def _export(
         for name in sorted(read_columns)
     }
     like = {n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in weights.items()}
-    exported = jax_export.export(jax.jit(function), platforms=PLATFORMS)(like, columns)
+    with _without_source():
+        exported = jax_export.export(jax.jit(function), platforms=PLATFORMS)(
+            like, columns
+        )
     try:
         program = bytes(exported.serialize())
     except ImportError as problem:
@@ -171,7 +176,21 @@ def _export(
     specified = [
         _specified(name, columns[name], data=data, side=side) for name in columns
     ]
-    return Tower(program, weights, specified, gather)
+    width = exported.out_avals[0].shape[-1]
+    return Tower(program, weights, specified, width, gather)
+
+
+@contextlib.contextmanager
+def _without_source():
+    """Programs lowered inside name no file and no line: they hold none of a machine's
+    paths, and are the same wherever they are made."""
+    name = "jax_traceback_in_locations_limit"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
 
 
 def _read(function: Callable, weights, columns) -> tuple[set[str], set[str]]:
@@ -251,6 +270,7 @@ def write_programs(folder: pathlib.Path, split: dict[str, Tower]) -> dict[str, A
                 for name, weight in tower.weights.items()
             ],
             "columns": tower.columns,
+            "width": tower.width,
         }
         for side, tower in split.items()
     }

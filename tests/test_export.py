@@ -133,6 +133,14 @@ def test_towers_are_lowered_for_three_platforms_and_any_batch_size(exported):
     assert {str(x.shape[0]) for x in program.in_avals[-6:]} == {"b"}
 
 
+def test_a_program_names_no_file_and_is_the_same_when_made_again(exported):
+    run, folder = exported["dssm_synthetic"]
+    program = (folder / "item.jax").read_bytes()
+    assert b".py" not in program and b"recall_jax" not in program
+    again = towers.split(run.encoder.graph, run.params, run.data)["item"]
+    assert again.program == program
+
+
 def test_a_tower_takes_only_what_it_reads(exported):
     reads = {
         name: [

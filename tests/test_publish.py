@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
@@ -302,16 +301,14 @@ publish.write(
 @pytest.mark.slow
 def test_a_process_that_is_killed_is_gone_on_with(trained, tmp_path):
     root = pathlib.Path(__file__).parents[1]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", KILLED, tmp_path / "export", root, root / "tests"],
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert process.stdout.readline() == "ready\n"
-    time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    ) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGKILL)
     report = publish.write(trained, tmp_path / "export", config=CONFIG)
     assert report.written["users"].resumed == 32
     assert report.written["items"].resumed == 40
