@@ -18,6 +18,8 @@ from test_configs import shrunk
 
 from experiments import cli, run
 from experiments import export as command_lib
+from experiments.bench import export as bench_export
+from experiments.bench import formats
 from recall_jax import checkpoint, evaluate, export, publish, retrieval, vectors
 from recall_jax.types import InputError
 
@@ -275,6 +277,16 @@ def test_what_is_missing_is_told_before_anything_is_loaded(workdir, capsys, tmp_
     )
     assert "--batch_size is 0" in refused(f"--run={workdir}", target, "--batch_size=0")
     assert "is no export" in refused(f"--run={workdir}", f"--to={workdir}")
+
+
+def test_the_benches_run_on_sizes_that_say_nothing(workdir, tmp_path):
+    rows = formats.measure(workdir)
+    assert [row["dtype"] for row in rows] == list(vectors.DTYPES)
+    assert rows[0]["kept"] == 1 and all(row["kept"] > 0.8 for row in rows)
+    made = bench_export.make_run(64, num_users=8)
+    report = publish.write(made, tmp_path / "export", config=CONFIG)
+    assert report.written["items"].computed == 64
+    assert bench_export.encoded_per_second(made, batch_size=16) > 0
 
 
 KILLED = """
