@@ -39,7 +39,7 @@ class ScannSettings(NamedTuple):
     leaves_to_search: int
     reorder: int  # rows rescored exactly, beyond those asked for; 0: brute force
     dimensions_per_block: int = 1  # 2 is half the memory, and misses far more
-    anisotropic_threshold: float = 0.2
+    anisotropic_threshold: float = 0.0  # of ScaNN's loss for the hashing; 0: plain
 
 
 def scann_settings(num_items: int, *, recall_target: float = 0.95) -> ScannSettings:
@@ -53,8 +53,8 @@ def scann_settings(num_items: int, *, recall_target: float = 0.95) -> ScannSetti
     if num_items < TREE_ROWS:
         return ScannSettings(leaves=0, leaves_to_search=0, reorder=0)
     leaves = 4 * math.isqrt(num_items)
-    searched = math.ceil(num_items**0.25 / (8 * (1 - recall_target)))
-    reorder = math.ceil(6 / (1 - recall_target))
+    searched = math.ceil(num_items**0.25 / (9 * (1 - recall_target)))
+    reorder = math.ceil(12 / (1 - recall_target))
     return ScannSettings(leaves, min(leaves, searched), min(num_items, reorder))
 
 
@@ -245,7 +245,7 @@ def _build_searcher(vectors, settings):
         )
     if not settings.reorder or len(vectors) < HASH_ROWS:
         return builder.score_brute_force().build()
-    threshold = settings.anisotropic_threshold
+    threshold = settings.anisotropic_threshold or math.nan
     builder = builder.score_ah(
         settings.dimensions_per_block, anisotropic_quantization_threshold=threshold
     )
