@@ -1,7 +1,6 @@
 """ScaNN as an index: a tree of parts, hashed scores, exact scores for the best of these.
 
-Guo et al., Accelerating large-scale inference with anisotropic vector quantization, 2020;
-Sun et al., SOAR: improved indexing for approximate nearest neighbor search, 2023.
+Guo et al., Accelerating large-scale inference with anisotropic vector quantization, 2020.
 """
 
 import dataclasses
@@ -28,7 +27,8 @@ from recall_jax.retrieval import Exclude, Found
 
 TREE_ROWS = 20_000  # under as many, brute force is as fast
 FEW_ROWS = 20_000  # allowed, and they are scored one by one
-SAMPLE = 256  # rows whose neighbours show how many leaves the data asks for
+LEAF_SAMPLE = 100  # rows a leaf is trained on; with 25 twice as much is missed
+SAMPLE = 512  # rows whose neighbours show how many leaves the data asks for
 HASH_ROWS = 16  # ScaNN cannot train its hashing on fewer
 
 
@@ -39,24 +39,23 @@ class ScannSettings(NamedTuple):
     leaves_to_search: int
     reorder: int  # rows rescored exactly, beyond those asked for; 0: brute force
     dimensions_per_block: int = 1  # 2 is half the memory, and misses far more
-    anisotropic_threshold: float = 0.2
-    soar_lambda: float = 0.0  # each row in a second leaf; 0: in one
+    anisotropic_threshold: float = 0.0  # of ScaNN's loss for the hashing; 0: plain
 
 
 def scann_settings(num_items: int, *, recall_target: float = 0.95) -> ScannSettings:
     """Settings for a catalogue's size and the share of the ten best rows to be found.
 
-    Brute force under 20,000 rows. Above, 2 sqrt(n) leaves; what is missed halves when
-    twice as many are searched or twice as many rows rescored, as measured by
-    `experiments.bench.search`, so both go with 1 / (1 - target).
+    Brute force under 20,000 rows. Above, 4 sqrt(n) leaves. As measured by
+    `experiments.bench.search`, what is missed halves when twice as many are searched or
+    twice as many rows rescored, and the leaves to search grow as n^(1/4).
     """
     check_recall(recall_target)
     if num_items < TREE_ROWS:
         return ScannSettings(leaves=0, leaves_to_search=0, reorder=0)
-    leaves = 2 * math.isqrt(num_items)
-    share = min(1.0, 0.0025 / (1 - recall_target))
-    reorder = min(num_items, math.ceil(10 / (1 - recall_target)))
-    return ScannSettings(leaves, math.ceil(share * leaves), reorder)
+    leaves = 4 * math.isqrt(num_items)
+    searched = math.ceil(num_items**0.25 / (9 * (1 - recall_target)))
+    reorder = math.ceil(12 / (1 - recall_target))
+    return ScannSettings(leaves, min(leaves, searched), min(num_items, reorder))
 
 
 class _Asked(NamedTuple):
@@ -147,7 +146,7 @@ class Scann:
         return cls(vectors, searcher, settings, saved.record["similarity"], saved.ids())
 
     def _with_leaves_for(self, target):
-        """Half as many leaves more, and again, until the sample finds its target."""
+        """A quarter more leaves, and again, until the sample finds its target."""
         num_items, (every, leaves) = len(self.vectors), self.settings[:2]
         if leaves == every:
             return self
@@ -163,7 +162,7 @@ class Scann:
             share = ((found.scores >= last).sum(axis=1) - 1).mean() / 10
             if share >= target or leaves == every:
                 return index
-            leaves = min(every, math.ceil(1.5 * leaves))
+            leaves = min(every, math.ceil(1.25 * leaves))
 
     def _search_few(self, queries, k, exclude, rows):
         """Every one of few rows is scored, whatever the settings."""
@@ -238,16 +237,15 @@ def _scann():
 def _build_searcher(vectors, settings):
     builder = _scann().builder(vectors, 1, "dot_product")
     if settings.leaves:
-        soar = settings.soar_lambda or None
         builder = builder.tree(
             settings.leaves,
             settings.leaves_to_search,
-            soar_lambda=soar,
-            overretrieve_factor=soar and 2.0,
+            training_sample_size=min(len(vectors), LEAF_SAMPLE * settings.leaves),
+            quantize_centroids=True,
         )
     if not settings.reorder or len(vectors) < HASH_ROWS:
         return builder.score_brute_force().build()
-    threshold = settings.anisotropic_threshold
+    threshold = settings.anisotropic_threshold or math.nan
     builder = builder.score_ah(
         settings.dimensions_per_block, anisotropic_quantization_threshold=threshold
     )

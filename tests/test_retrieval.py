@@ -405,7 +405,7 @@ def test_scann_tree_asks_for_more_until_the_answer_is_long_enough():
 def test_scann_settings_follow_the_catalogue_and_the_target():
     assert scann_index.scann_settings(19_999).reorder == 0
     sizes = [scann_index.scann_settings(10**e).leaves for e in (5, 6, 7)]
-    assert sizes == [632, 2000, 6324]
+    assert sizes == [1264, 4000, 12648]
     some = [
         scann_index.scann_settings(10**6, recall_target=x) for x in (0.8, 0.95, 0.99)
     ]
