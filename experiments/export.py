@@ -37,12 +37,7 @@ def main(argv: list[str]) -> None:
 
 def load(workdir: pathlib.Path) -> towers.Run:
     """A run by its folder. Raises InputError if there is none or its data changed."""
-    path = workdir / "config.json"
-    if not path.is_file():
-        raise InputError(f"{workdir} holds no run: it has no config.json")
-    config = cli.load_config(str(path))
-    log = config.data.load()
-    data = training.lay_out(config, log)
+    config, log, data = training.open_run(workdir)
     encoder, params = training.restore(config, data, workdir)
     titles = log.items.text.get("title")
     removed = evaluate.removes_seen(config.evaluate, data)

@@ -53,12 +53,7 @@ def main(argv: list[str]) -> None:
 
 def load(workdir: pathlib.Path) -> Run:
     """A run by its folder. Raises InputError if there is none or its data changed."""
-    path = workdir / "config.json"
-    if not path.is_file():
-        raise InputError(f"{workdir} holds no run: it has no config.json")
-    config = cli.load_config(str(path))
-    log = config.data.load()
-    data = training.lay_out(config, log)
+    config, log, data = training.open_run(workdir)
     restored = training.restore_chosen(config, data, workdir)
     size = config.evaluate.batch_size
     served = evaluate.encode_items(*restored[:2], data=data, batch_size=size)

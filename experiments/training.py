@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from flax import nnx
 
+from experiments import cli
 from recall_jax import (
     candidates,
     checkpoint,
@@ -61,6 +62,24 @@ def lay_out(config: Experiment, log: Interactions) -> Data:
         span=span_of(config.model),
         config=config.data,
     )
+
+
+class Opened(NamedTuple):
+    """A run's config, its log, and the log split and laid out."""
+
+    config: Experiment
+    log: Interactions
+    data: Data
+
+
+def open_run(workdir: pathlib.Path) -> Opened:
+    """A run by its folder, its data read anew. Raises InputError if there is none."""
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise InputError(f"{workdir} holds no run: it has no config.json")
+    config = cli.load_config(str(path))
+    log = config.data.load()
+    return Opened(config, log, lay_out(config, log))
 
 
 def span_of(model: Any) -> int:
