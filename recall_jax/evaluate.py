@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from recall_jax import metrics, retrieval, scann_index
+from recall_jax import indexes, metrics, retrieval
 from recall_jax.data.arrays import Dataset
 from recall_jax.data.dataset import Data, Part
 from recall_jax.data.interactions import ranges
@@ -336,12 +336,7 @@ def chance(data: Data, part: Part, *, config: EvaluateConfig) -> dict[str, np.nd
     return {name: np.cumsum(x)[last] / left for name, x in value.items()}
 
 
-INDEXES = {
-    "exact": retrieval.Exact,
-    "approx": retrieval.Approx,
-    "scann": scann_index.Scann,
-}
-"""What has `build(vectors)`, by the name that a config gives it."""
+INDEXES = indexes.INDEXES
 
 
 def measure_model(
