@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import make_data, make_log
 
-from experiments import run
+from experiments import figures, run
 from recall_jax import baselines, evaluate, item_item
 from recall_jax.config import Experiment
 from recall_jax.data import dataset, interactions
@@ -167,7 +167,7 @@ SMALL = Experiment(
 
 
 def rows_of(data):
-    return run._baselines(SMALL, data)
+    return figures._baselines(SMALL, data)
 
 
 def test_a_table_has_both_rows_up_to_the_limit_and_a_line_above_it(monkeypatch, capsys):
