@@ -7,7 +7,10 @@ whole days, so a session is a user's day and has no order: contexts are drawn fr
 it. Items without training events take the mean of the three most popular of their
 category, brand and price.
 
-Expected: see BUILD_NOTES.md.
+Expected, five seeds: test ndcg@10 0.279 (spread 0.006); the booked item's rank 0.183 (0.020)
+among all items, 0.191 within its category (0 the first, 1 the last; popularity 0.384,
+0.391). Global context helps here, the category's negatives do not (BUILD_NOTES.md, record
+15).
 """
 
 from recall_jax.config import Experiment
