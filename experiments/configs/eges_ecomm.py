@@ -10,8 +10,6 @@ Expected of three epochs in larger steps (--config.train.batch_size=256
 --config.train.epochs=3), one seed: test hr@10 0.167, ndcg@10 0.062, with
 --config.model.kind=bge 0.258, 0.100 (bigram 0.135, 0.063). Half a minute of training on two
 cores (BUILD_NOTES.md, record 15).
-
-Expected: see BUILD_NOTES.md.
 """
 
 from recall_jax.config import Experiment

@@ -5,7 +5,8 @@
 Needs no data. An order in which one item follows another is planted in this log, which
 pairs within a window see in part.
 
-Expected: see BUILD_NOTES.md.
+Expected, one seed: test hr@10 0.194, ndcg@10 0.098 (bigram 0.248, 0.140), best after a
+quarter of the steps. Two seconds of training on two cores.
 """
 
 from recall_jax.config import Experiment
