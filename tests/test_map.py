@@ -1,12 +1,13 @@
 """The command that clusters a run's items and draws them."""
 
 import csv
+import functools
 import re
 import sys
 
+import commands
 import numpy as np
 import pytest
-from absl import flags
 from test_configs import shrunk
 
 from experiments import cli, map, run, similar
@@ -26,19 +27,7 @@ def loaded(workdir) -> similar.Run:
     return similar.load(workdir)
 
 
-def command(capsys, *arguments) -> tuple[int, str, str]:
-    """Its exit status, its output, its errors."""
-    for name in list(flags.FLAGS):
-        if re.match(r"(config(\..*)?|run|color|clusters|to|seed)$", name):
-            delattr(flags.FLAGS, name)
-    map.define_flags()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["map", *arguments])
-        try:
-            status = cli.start(map.main, parse=cli.parse_plain) or 0
-        except SystemExit as stopped:
-            status = stopped.code
-    return status, *capsys.readouterr()
+command = functools.partial(commands.called, map, parse=cli.parse_plain)
 
 
 def rows_of(path) -> list[dict[str, str]]:
@@ -46,13 +35,9 @@ def rows_of(path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_it_prints_and_writes_clusters_items_and_a_picture(
-    workdir, loaded, capsys, tmp_path
-):
+def test_it_prints_and_writes_clusters_items_and_a_picture(workdir, loaded, tmp_path):
     to = tmp_path / "new" / "here.png"
-    status, printed, said = command(
-        capsys, f"--run={workdir}", f"--to={to}", "--clusters=4"
-    )
+    status, printed, said = command(f"--run={workdir}", f"--to={to}", "--clusters=4")
     assert status == 0, said
     assert to.read_bytes().startswith(b"\x89PNG") and to.stat().st_size > 10_000
     clusters, items = (
@@ -94,21 +79,19 @@ def test_the_nearest_to_a_centre_are_the_nearest_of_its_own_cluster(loaded):
         np.testing.assert_allclose(told, np.sort(away)[: len(near)], atol=1e-5)
 
 
-def test_a_seed_gives_the_same_files_again(workdir, capsys, tmp_path):
+def test_a_seed_gives_the_same_files_again(workdir, tmp_path):
     for name in ("one", "two"):
-        assert (
-            command(capsys, f"--run={workdir}", f"--to={tmp_path / name}.png")[0] == 0
-        )
+        assert command(f"--run={workdir}", f"--to={tmp_path / name}.png")[0] == 0
     for suffix in (".png", ".csv", "_items.csv"):
         one, two = (tmp_path / f"{name}{suffix}" for name in ("one", "two"))
         assert one.read_bytes() == two.read_bytes()
 
 
-def test_without_to_it_stands_in_the_runs_folder(workdir, capsys, monkeypatch):
+def test_without_to_it_stands_in_the_runs_folder(workdir, monkeypatch):
     written = []
     monkeypatch.setattr(map, "draw", lambda made, path, **named: written.append(path))
     monkeypatch.setattr(map, "write", lambda *made: written.append(made[-1]))
-    assert command(capsys, f"--run={workdir}")[0] == 0
+    assert command(f"--run={workdir}")[0] == 0
     assert written == [workdir / "map.png"] * 2
 
 
@@ -163,9 +146,9 @@ def test_frequent_values_are_named_the_rest_is_grey(loaded, tmp_path):
     pyplot.close(kept[0][0])
 
 
-def test_what_is_wrong_is_told(workdir, capsys, tmp_path, monkeypatch):
+def test_what_is_wrong_is_told(workdir, tmp_path, monkeypatch):
     def refused(*arguments) -> str:
-        status, _, said = command(capsys, *arguments)
+        status, _, said = command(*arguments)
         assert status == 2 and said.startswith("error: ") and said.count("\n") == 1
         return said
 

@@ -1,18 +1,18 @@
 """Exports written: resumed, reused, put in place at once or not at all; the command."""
 
 import dataclasses
+import functools
 import os
 import pathlib
-import re
 import signal
 import subprocess
 import sys
 
+import commands
 import jax
 import numpy as np
 import polars as pl
 import pytest
-from absl import flags
 from exports import make_run
 from test_configs import shrunk
 
@@ -232,39 +232,27 @@ def workdir(tmp_path_factory, kept_programs):
     return folder
 
 
-def command(capsys, *arguments) -> tuple[int, str, str]:
-    """Its exit status, its output, its errors."""
-    for name in list(flags.FLAGS):
-        if re.match(r"(config(\..*)?|run|to|dtype|batch_size|users)$", name):
-            delattr(flags.FLAGS, name)
-    command_lib.define_flags()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["export", *map(str, arguments)])
-        try:
-            status = cli.start(command_lib.main, parse=cli.parse_plain) or 0
-        except SystemExit as stopped:
-            status = stopped.code
-    return status, *capsys.readouterr()
+command = functools.partial(commands.called, command_lib, parse=cli.parse_plain)
 
 
-def test_the_command_says_what_it_wrote_and_what_comes_next(workdir, capsys, tmp_path):
+def test_the_command_says_what_it_wrote_and_what_comes_next(workdir, tmp_path):
     given = f"--run={workdir}", f"--to={tmp_path / 'export'}", "--batch_size=16"
-    status, printed, said = command(capsys, *given)
+    status, printed, said = command(*given)
     assert status == 0, said
     loaded = export.load(tmp_path / "export")
     num, width = loaded.item_vectors.shape
     assert f"items      {num:,} x {width} float32" in printed
     assert f"{num:,} computed, 0 of the older export" in printed
     assert "whole history, test events included" in printed and "Faiss" in printed
-    status, printed, _ = command(capsys, *given, "--nousers")
+    status, printed, _ = command(*given, "--nousers")
     assert f"0 computed, {num:,} of the older export" in printed
     assert "users      " not in printed
     assert export.load(tmp_path / "export").titles is not None
 
 
-def test_what_is_missing_is_told_before_anything_is_loaded(workdir, capsys, tmp_path):
+def test_what_is_missing_is_told_before_anything_is_loaded(workdir, tmp_path):
     def refused(*arguments) -> str:
-        status, _, said = command(capsys, *arguments)
+        status, _, said = command(*arguments)
         assert status == 2 and said.startswith("error: ") and said.count("\n") == 1
         return said
 

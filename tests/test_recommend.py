@@ -1,14 +1,13 @@
 """The command that recommends, and that its vectors are those of the evaluated model."""
 
 import dataclasses
-import re
+import functools
 import shutil
-import sys
 
+import commands
 import jax
 import numpy as np
 import pytest
-from absl import flags
 from test_configs import shrunk
 
 from experiments import cli, recommend, restored, run, similar
@@ -41,20 +40,7 @@ def one_epoch(config):
     return dataclasses.replace(small, train=dataclasses.replace(small.train, epochs=1))
 
 
-def command(capsys, *arguments) -> tuple[int, str, str]:
-    """Its exit status, its output, its errors."""
-    own = r"(config(\..*)?|run|export|user|history|features|k|seen)$"
-    for name in list(flags.FLAGS):
-        if re.match(own, name):
-            delattr(flags.FLAGS, name)
-    recommend.define_flags()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["recommend", *map(str, arguments)])
-        try:
-            status = cli.start(recommend.main, parse=cli.parse_plain) or 0
-        except SystemExit as stopped:
-            status = stopped.code
-    return status, *capsys.readouterr()
+command = functools.partial(commands.called, recommend, parse=cli.parse_plain)
 
 
 def rows_of(printed: str) -> list[list[str]]:
@@ -182,13 +168,11 @@ def test_a_number_is_standardised_as_the_log_was(trained):
     assert restored._as_column(9.0, column, run=loaded) == 2
 
 
-def test_the_command_prints_the_history_the_rule_and_the_list(trained, capsys):
+def test_the_command_prints_the_history_the_rule_and_the_list(trained):
     folder, loaded, recommender = trained("item2vec_synthetic")
     longest = int(np.diff(loaded.data.offsets[1:]).argmax())
     user = loaded.data.vocabularies["user"].ids[longest]
-    status, printed, said = command(
-        capsys, f"--run={folder}", f"--user={user}", "--k=4"
-    )
+    status, printed, said = command(f"--run={folder}", f"--user={user}", "--k=4")
     assert status == 0, said
     wanted = recommender.recommend(user, k=4)
     number = len(wanted.history)
@@ -208,11 +192,10 @@ def test_the_command_prints_the_history_the_rule_and_the_list(trained, capsys):
     ]
 
 
-def test_the_command_takes_a_history_features_and_more_than_there_are(trained, capsys):
+def test_the_command_takes_a_history_features_and_more_than_there_are(trained):
     folder, loaded, _ = trained("youtubednn_synthetic")
     one, two = loaded.ids[3], loaded.ids[8]
     status, printed, said = command(
-        capsys,
         f"--run={folder}",
         f"--history={one}, {two},nothing",
         "--features=gender=x,searched=a|b",
@@ -229,21 +212,21 @@ def test_the_command_takes_a_history_features_and_more_than_there_are(trained, c
     assert "items of the history are kept" in printed
 
 
-def test_the_command_says_that_popular_items_are_all_it_has(trained, capsys):
+def test_the_command_says_that_popular_items_are_all_it_has(trained):
     folder = trained("item2vec_synthetic")[0]
     for asked in ("--user=nobody", "--history=nothing", "--history="):
-        status, printed, said = command(capsys, f"--run={folder}", asked, "--k=2")
+        status, printed, said = command(f"--run={folder}", asked, "--k=2")
         assert status == 0, said
         assert "score      training events, the same for everybody" in printed
         assert "the model reads his history, and knows none of that here" in printed
         assert [row[0] for row in rows_of(printed)] == ["1", "2"]
 
 
-def test_what_is_wrong_is_told(trained, capsys, tmp_path, monkeypatch):
+def test_what_is_wrong_is_told(trained, tmp_path, monkeypatch):
     folder = trained("dssm_synthetic")[0]
 
     def refused(*arguments) -> str:
-        status, _, said = command(capsys, *arguments)
+        status, _, said = command(*arguments)
         assert status == 2 and said.startswith("error: ") and said.count("\n") == 1
         return said
 

@@ -1,9 +1,7 @@
 """The main command from end to end: what it leaves, resumes after kills, and refuses."""
 
-import contextlib
 import functools
 import importlib.util
-import io
 import json
 import os
 import pathlib
@@ -15,15 +13,15 @@ import sys
 import time
 from typing import NamedTuple
 
+import commands
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from absl import flags
 from conftest import make_log
 from test_logs_run import events
 
-from experiments import cli, figures, run, training
+from experiments import figures, run, training
 from recall_jax import checkpoint, fit
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -57,24 +55,7 @@ pytestmark = [
 ]
 
 
-def command(*arguments) -> tuple[int, str, str]:
-    """The command in this process: its exit status, its output, its errors."""
-    for name in list(flags.FLAGS):
-        if re.match(r"(config(\..*)?|workdir|seed)$", name):
-            delattr(flags.FLAGS, name)
-    run.define_flags()
-    output, errors = io.StringIO(), io.StringIO()
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        contextlib.redirect_stdout(output),
-        contextlib.redirect_stderr(errors),
-    ):
-        patch.setattr(sys, "argv", ["run", *map(str, arguments)])
-        try:
-            status = cli.start(run.main) or 0
-        except SystemExit as stopped:
-            status = stopped.code
-    return status, output.getvalue(), errors.getvalue()
+command = functools.partial(commands.called, run)
 
 
 class Whole(NamedTuple):

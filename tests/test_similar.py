@@ -1,12 +1,11 @@
 """The command that shows the items nearest to one in a trained run."""
 
-import re
+import functools
 import shutil
-import sys
 
+import commands
 import numpy as np
 import pytest
-from absl import flags
 from test_configs import shrunk
 
 from experiments import cli, run, similar, training
@@ -27,19 +26,7 @@ def loaded(workdir) -> similar.Run:
     return similar.load(workdir)
 
 
-def command(capsys, *arguments) -> tuple[int, str, str]:
-    """Its exit status, its output, its errors."""
-    for name in list(flags.FLAGS):
-        if re.match(r"(config(\..*)?|run|item|num|index)$", name):
-            delattr(flags.FLAGS, name)
-    similar.define_flags()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["similar", *map(str, arguments)])
-        try:
-            status = cli.start(similar.main, parse=cli.parse_plain) or 0
-        except SystemExit as stopped:
-            status = stopped.code
-    return status, *capsys.readouterr()
+command = functools.partial(commands.called, similar, parse=cli.parse_plain)
 
 
 def rows_of(printed: str) -> list[list[str]]:
@@ -48,17 +35,13 @@ def rows_of(printed: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:]]
 
 
-def test_the_nearest_by_cosine_come_first_and_never_the_item_itself(
-    workdir, loaded, capsys
-):
+def test_the_nearest_by_cosine_come_first_and_never_the_item_itself(workdir, loaded):
     vectors = loaded.vectors.astype(np.float64)
     cosine = vectors @ vectors[3]
     cosine[3] = -np.inf
     best = np.argsort(-cosine, kind="stable")[:4]
     item = loaded.ids[3]
-    status, printed, said = command(
-        capsys, f"--run={workdir}", f"--item={item}", "--num=4"
-    )
+    status, printed, said = command(f"--run={workdir}", f"--item={item}", "--num=4")
     assert status == 0, said
     assert f"item       {item}, {loaded.titles[3]}" in printed
     rows = rows_of(printed)
@@ -117,7 +100,7 @@ def test_a_part_of_several_titles_is_refused_with_up_to_ten_of_them():
     assert str(told.value).count(", part ") == similar.SHOWN
 
 
-def test_changed_data_are_refused(workdir, capsys, monkeypatch):
+def test_changed_data_are_refused(workdir, monkeypatch):
     load = synthetic.Config.load
 
     def shorter(self):
@@ -125,7 +108,7 @@ def test_changed_data_are_refused(workdir, capsys, monkeypatch):
         return log.select(np.arange(len(log) - 1))
 
     monkeypatch.setattr(synthetic.Config, "load", shorter)
-    status, _, said = command(capsys, f"--run={workdir}", "--item=1")
+    status, _, said = command(f"--run={workdir}", "--item=1")
     assert status == 2 and "was trained on other data than synthetic" in said
 
 
@@ -144,9 +127,9 @@ def test_the_data_are_those_that_the_runs_first_model_trained_on(ties):
         )
 
 
-def test_what_is_missing_is_told(workdir, loaded, capsys, tmp_path):
+def test_what_is_missing_is_told(workdir, loaded, tmp_path):
     def refused(*arguments) -> str:
-        status, _, said = command(capsys, *arguments)
+        status, _, said = command(*arguments)
         assert status == 2 and said.startswith("error: ") and said.count("\n") == 1
         return said
 

@@ -1,15 +1,15 @@
 """The table of several configs and seeds: what it runs, reads, compares and refuses."""
 
-import contextlib
 import csv
 import dataclasses
+import functools
 import io
 import json
 import sys
 
+import commands
 import numpy as np
 import pytest
-from absl import flags
 from test_run import SYNTHETIC
 
 from experiments import cli, run, table, training
@@ -20,28 +20,10 @@ from recall_jax.types import InputError
 
 TINY = [f for f in SYNTHETIC if not f.startswith("--config=")]
 TINY += ["--config.evaluate.indexes="]
-FLAGS = ("configs", "seeds", "runs", "by", "dry")
 pytestmark = pytest.mark.filterwarnings("ignore:Sharding info not provided")
 
 
-def command(*arguments) -> tuple[int, str, str]:
-    """The command in this process: its exit status, its output, its errors."""
-    for name in FLAGS:
-        if name in flags.FLAGS:
-            delattr(flags.FLAGS, name)
-    table.define_flags()
-    output, errors = io.StringIO(), io.StringIO()
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        contextlib.redirect_stdout(output),
-        contextlib.redirect_stderr(errors),
-    ):
-        patch.setattr(sys, "argv", ["table", *map(str, arguments)])
-        try:
-            status = cli.start(table.main, parse=cli.parse_many) or 0
-        except SystemExit as stopped:
-            status = stopped.code
-    return status, output.getvalue(), errors.getvalue()
+command = functools.partial(commands.called, table, parse=cli.parse_many)
 
 
 def written(folder) -> tuple[str, list[dict], list[dict]]:
