@@ -18,17 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int32, Int64
 
-from recall_jax import index_files, topk
-from recall_jax.index_inputs import (
-    Allowed,
-    Queries,
-    Vectors,
-    allowed_mask,
-    as_asked,
-    check_recall,
-    prepared,
-    refuse_nan,
-)
+from recall_jax import index_files, index_inputs, topk
 from recall_jax.types import InputError
 
 BLOCK_BYTES = 8 << 20  # of scores at a time: larger blocks leave a CPU's cache
@@ -68,10 +58,10 @@ class Index(Protocol):
 
     def search(
         self,
-        queries: Queries,
+        queries: index_inputs.Queries,
         k: int,
         exclude: Exclude | None = None,
-        allowed: Allowed | None = None,
+        allowed: index_inputs.Allowed | None = None,
     ) -> Found: ...
 
     def save(self, folder: Path) -> None: ...
@@ -104,7 +94,7 @@ def blocked_top_k(
     k: int,
     num_items: int,
     exclude: Exclude | None = None,
-    allowed: Allowed | None = None,
+    allowed: index_inputs.Allowed | None = None,
     select: Callable = jax.lax.top_k,
 ) -> Found:
     """The k best of all items for every query, a block of queries at a time.
@@ -114,7 +104,7 @@ def blocked_top_k(
     `queries` is an array, or a tree of arrays with leading axis q. An item whose score
     is -inf is not returned. `select(scores, k)` gives (values, positions).
     """
-    mask = jax.device_put(allowed_mask(allowed, num_items=num_items))
+    mask = jax.device_put(index_inputs.allowed_mask(allowed, num_items=num_items))
 
     def program(block, pairs):
         return topk.search_scores(
@@ -133,7 +123,7 @@ def _top_k(
     *,
     k: int,
     exclude: Exclude | None,
-    allowed: Allowed | None,
+    allowed: index_inputs.Allowed | None,
 ) -> Found:
     """The k largest inner products, of a large catalogue by tiles."""
     num_items = len(vectors)
@@ -147,7 +137,7 @@ def _top_k(
             exclude=exclude,
             allowed=allowed,
         )
-    mask = jax.device_put(allowed_mask(allowed, num_items=num_items))
+    mask = jax.device_put(index_inputs.allowed_mask(allowed, num_items=num_items))
 
     def program(block, pairs):
         return topk.search_vectors(block, pairs, vectors, mask, k=k, tiles=TILES)
@@ -200,7 +190,7 @@ def _joined(blocks, *, starts, shape):
     for start, (ids, scores, nan) in zip(starts, blocks):
         rows = slice(start, start + len(ids))
         found.ids[rows], found.scores[rows], is_nan[rows] = ids, scores, nan
-    refuse_nan(is_nan, what="queries")
+    index_inputs.refuse_nan(is_nan, what="queries")
     return found
 
 
@@ -215,23 +205,25 @@ class Exact:
     @classmethod
     def build(
         cls,
-        vectors: Vectors,
+        vectors: index_inputs.Vectors,
         *,
         ids: np.ndarray | None = None,
         similarity: str = "inner_product",
     ) -> "Exact":
-        vectors, ids = prepared(vectors, ids=ids, similarity=similarity)
+        vectors, ids = index_inputs.prepared(vectors, ids=ids, similarity=similarity)
         return cls(jnp.asarray(vectors), similarity, ids)
 
     def search(
         self,
-        queries: Queries,
+        queries: index_inputs.Queries,
         k: int,
         exclude: Exclude | None = None,
-        allowed: Allowed | None = None,
+        allowed: index_inputs.Allowed | None = None,
     ) -> Found:
         width = self.vectors.shape[1]
-        queries = as_asked(queries, width=width, similarity=self.similarity)
+        queries = index_inputs.as_asked(
+            queries, width=width, similarity=self.similarity
+        )
         return _top_k(queries, self.vectors, k=k, exclude=exclude, allowed=allowed)
 
     def save(self, folder: Path) -> None:
@@ -263,27 +255,27 @@ class Approx:
     @classmethod
     def build(
         cls,
-        vectors: Vectors,
+        vectors: index_inputs.Vectors,
         *,
         ids: np.ndarray | None = None,
         similarity: str = "inner_product",
         recall_target: float = 0.95,
     ) -> "Approx":
-        check_recall(recall_target)
-        vectors, ids = prepared(vectors, ids=ids, similarity=similarity)
+        index_inputs.check_recall(recall_target)
+        vectors, ids = index_inputs.prepared(vectors, ids=ids, similarity=similarity)
         return cls(jnp.asarray(vectors), similarity, ids, recall_target)
 
     def search(
         self,
-        queries: Queries,
+        queries: index_inputs.Queries,
         k: int,
         exclude: Exclude | None = None,
-        allowed: Allowed | None = None,
+        allowed: index_inputs.Allowed | None = None,
     ) -> Found:
         width = self.vectors.shape[1]
         return blocked_top_k(
             topk.inner_product,
-            as_asked(queries, width=width, similarity=self.similarity),
+            index_inputs.as_asked(queries, width=width, similarity=self.similarity),
             operands=self.vectors,
             k=k,
             num_items=len(self.vectors),

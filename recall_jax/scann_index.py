@@ -12,17 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32
 
-from recall_jax import index_files, retrieval, topk
-from recall_jax.index_inputs import (
-    Allowed,
-    Queries,
-    Vectors,
-    allowed_mask,
-    as_asked,
-    check_recall,
-    prepared,
-    refuse_nan,
-)
+from recall_jax import index_files, index_inputs, retrieval, topk
 from recall_jax.retrieval import Exclude, Found
 
 TREE_ROWS = 20_000  # under as many, brute force is as fast
@@ -49,7 +39,7 @@ def scann_settings(num_items: int, *, recall_target: float = 0.95) -> ScannSetti
     `experiments.bench.search`, what is missed halves when twice as many are searched or
     twice as many rows rescored, and the leaves to search grow as n^(1/4).
     """
-    check_recall(recall_target)
+    index_inputs.check_recall(recall_target)
     if num_items < TREE_ROWS:
         return ScannSettings(leaves=0, leaves_to_search=0, reorder=0)
     leaves = 4 * math.isqrt(num_items)
@@ -83,7 +73,7 @@ class Scann:
     @classmethod
     def build(
         cls,
-        vectors: Vectors,
+        vectors: index_inputs.Vectors,
         *,
         ids: np.ndarray | None = None,
         similarity: str = "inner_product",
@@ -92,7 +82,7 @@ class Scann:
     ) -> "Scann":
         """With `settings`, or those of `scann_settings` for the target, with more leaves
         where a sample of the rows does not find so many of its own neighbours."""
-        vectors, ids = prepared(vectors, ids=ids, similarity=similarity)
+        vectors, ids = index_inputs.prepared(vectors, ids=ids, similarity=similarity)
         auto = scann_settings(len(vectors), recall_target=recall_target)
         chosen = settings or auto
         searcher = _build_searcher(vectors, chosen)
@@ -101,18 +91,20 @@ class Scann:
 
     def search(
         self,
-        queries: Queries,
+        queries: index_inputs.Queries,
         k: int,
         exclude: Exclude | None = None,
-        allowed: Allowed | None = None,
+        allowed: index_inputs.Allowed | None = None,
     ) -> Found:
         num_items, width = self.vectors.shape
-        queries = as_asked(queries, width=width, similarity=self.similarity)
+        queries = index_inputs.as_asked(
+            queries, width=width, similarity=self.similarity
+        )
         total = len(queries)
         exclude = retrieval.fitting(
             exclude, k=k, num_queries=total, num_items=num_items
         )
-        mask = allowed_mask(allowed, num_items=num_items)
+        mask = index_inputs.allowed_mask(allowed, num_items=num_items)
         if mask is None:
             mask = np.ones(num_items, bool)
         elif mask.sum() <= FEW_ROWS:
@@ -208,7 +200,7 @@ class Scann:
             rows = rows[(found.ids[rows] >= 0).sum(axis=1) < asked.need[rows]]
             if ask == num_items and leaves == self.settings.leaves and len(rows):
                 bad = np.isin(np.arange(len(asked.queries)), rows)
-                refuse_nan(bad, what="queries")
+                index_inputs.refuse_nan(bad, what="queries")
             ask, leaves = 4 * ask, max(1, 4 * leaves)
 
     def _ask(self, queries, *, ask, leaves):
