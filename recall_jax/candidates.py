@@ -277,13 +277,13 @@ def _correction(config, keys: _Keys, *, batch: Batch, source: Source, state: Sta
     count = keys.item.size if keys.valid is None else keys.valid.sum()
     if config.correction == "positive_excluded":
         hits = scores.occurrences(batch.item, keys.item, keys.valid)
-        others = (count - hits).astype(jnp.float32)
+        others = (count - hits).astype(log_q.dtype)
         return scores.positive_excluded_correction(positive, log_q, others=others)
     own_row = 0  # of a batch's columns, an example's own was not drawn for it
     if config.kind in BATCH_KINDS:
         own_row = 1 if keys.valid is None else keys.valid[: batch.item.size]
     drawn = jnp.broadcast_to(count - jnp.asarray(own_row), batch.item.shape)
-    return scores.sampled_correction(log_q, drawn=drawn.astype(jnp.float32))
+    return scores.sampled_correction(log_q, drawn=drawn.astype(log_q.dtype))
 
 
 def column_log_q(

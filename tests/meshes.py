@@ -41,7 +41,7 @@ def run_steps(config, data, *, devices: int, steps: int) -> Ran:
             config.optim, config.loss, config.negatives, num_steps=steps
         )
         built = training.build(config, data, batch_size=plan.size * on.span)
-        source = sharding.on_each(on.source)
+        source = float64(sharding.on_each(on.source))
         built = training.with_capacity(
             config, built, source, num_rows=on.num_rows, size=plan.size
         )

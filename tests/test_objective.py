@@ -152,7 +152,7 @@ def test_a_queue_holds_the_last_batches_and_overwrites_the_oldest(shop):
     for j in range(4):
         batch = source.dataset.batch(jnp.arange(4) + 4 * j)
         vectors = jnp.full((4, 2), float(j))
-        sample = candidates.Sample(batch.item, batch.weight, None, None, None)
+        sample = candidates.Sample(batch.item, None, batch.weight, None, None, None)
         state = candidates.advance(
             config, state, sample=sample, batch=batch, vectors=vectors
         )
