@@ -14,6 +14,7 @@ from scipy import stats
 from experiments import cli
 from experiments import results as results_lib
 from recall_jax import config as config_lib
+from recall_jax import evaluate
 from recall_jax.config import Experiment
 from recall_jax.fit import Diverged
 
@@ -25,6 +26,10 @@ FURTHER = {
     "test_refit": "  refitted on all of train",
 }
 """Rows of results.json that stand under a config's own where a run has them."""
+
+
+MEASURED = ("source", "events", "protocol", "seen", "candidates")
+"""What figures must share to be compared."""
 
 
 @dataclasses.dataclass
@@ -68,8 +73,8 @@ def summarize(cells: Sequence[Cell], *, by: str = "") -> list[dict[str, Any]]:
     """Groups of what may be compared, each with its rows; differences are in the metric
     `by`, or in the one that chooses checkpoints.
 
-    One group has one source, protocol, number of events and treatment of seen items; it
-    begins with the baselines of its first finished run. The last group may be of
+    One group has one source, protocol, number of events, treatment of seen items and
+    choice of what is ranked; it begins with the baselines of its first finished run. The last group may be of
     configs without any figures, its "protocol" None.
     """
     groups: dict[tuple | None, list[Cell]] = {}
@@ -80,17 +85,19 @@ def summarize(cells: Sequence[Cell], *, by: str = "") -> list[dict[str, Any]]:
         groups.setdefault(key, []).append(cell)
     unknown = groups.pop(None, [])
     made = [_group(key, members, by=by) for key, members in groups.items()]
-    return made + ([_group((None,) * 4, unknown, by=by)] if unknown else [])
+    return made + ([_group((None,) * len(MEASURED), unknown, by=by)] if unknown else [])
 
 
 def _key(cell: Cell) -> tuple:
     data, results = cell.data, cell.results
-    return data["source"], data["events"], results["protocol"], results["seen"]
+    measured = results["protocol"], results["seen"], results["candidates"]
+    return data["source"], data["events"], *measured
 
 
 def _data_of(cell: Cell) -> str:
     data = config_lib.as_dict(cell.config.data)
-    return json.dumps([data, cell.config.evaluate.seen])
+    settings = cell.config.evaluate
+    return json.dumps([data, settings.seen, evaluate.ranked(settings)])
 
 
 def _group(key: tuple, cells: list[Cell], *, by: str) -> dict[str, Any]:
@@ -122,7 +129,7 @@ def _group(key: tuple, cells: list[Cell], *, by: str) -> dict[str, Any]:
         if any("test_new" in new_items(cell) for cell in members)
     ]
     metrics = dict.fromkeys(m for cell in finished for m in metrics_of(cell))
-    return dict(zip(("source", "events", "protocol", "seen"), key)) | {
+    return dict(zip(MEASURED, key)) | {
         "metrics": list(metrics),
         "compared_by": by or None,
         "indexes": sorted({cell.results["index"] for cell in finished}),

@@ -189,7 +189,10 @@ def _add(made: dict[str, Any], row: str, values: dict[str, np.ndarray]) -> None:
 
 def _lists(config: Experiment, data: Data, rows: dict[str, Result]) -> dict[str, Any]:
     """What the first k of all lists are made of, k the largest of the metrics; in row
-    "targets" lists of nothing but what was to be found."""
+    "targets" lists of nothing but what was to be found. Nothing of sampled metrics, whose
+    lists nobody would be shown."""
+    if config.evaluate.candidates != "all":
+        return {}
     k, num_items = evaluate.cutoff(config.evaluate), data.dataset.num_items
     table = functools.partial(metrics.list_table, num_items=num_items)
     wanted = evaluate.targets(data, data.test, seen=False).positions

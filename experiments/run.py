@@ -134,6 +134,7 @@ def _train_and_evaluate(config: Experiment, workdir: pathlib.Path) -> dict[str, 
         "seed": config.seed,
         "protocol": data.protocol,
         "seen": "removed" if evaluate.removes_seen(config.evaluate, data) else "kept",
+        "candidates": evaluate.ranked(config.evaluate),
         **rows,
         "test_ties_shuffled": shuffled,
         "test_refit": refitted,
@@ -233,9 +234,8 @@ def _describe(config: Experiment, data: Data) -> None:
         print(
             f"           {len(items.ids) - items.known:,} items have no training event"
         )
-    print(
-        f"protocol   {data.protocol}; the whole catalogue is ranked, seen items {seen}"
-    )
+    ranked = evaluate.ranked(config.evaluate)
+    print(f"protocol   {data.protocol}; {ranked}, seen items {seen}")
     if not item_item.fits(data):
         print(
             "           no rows item knn, ease: they weigh all pairs of items, and "

@@ -43,7 +43,7 @@ def _versus_column(group: dict[str, Any]) -> str:
 def _legend(group: dict[str, Any]) -> list[str]:
     """How a group's table is read."""
     measured = (
-        f"{group['protocol']}; whole catalogue ranked, seen items {group['seen']}, ties "
+        f"{group['protocol']}; {group['candidates']}, seen items {group['seen']}, ties "
         "in score count against the model"
     )
     spread = (
