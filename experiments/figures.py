@@ -55,6 +55,7 @@ def measure_rows(
     if (other := prepared.other_ties) is not None:
         rows |= _other_bigram(config, other)
     return {
+        "candidates": evaluate.ranked(settings),
         "valid": valid.means(),
         "test": chosen.result.means(),
         "index": settings.index,

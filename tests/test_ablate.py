@@ -414,8 +414,8 @@ def test_a_tiny_study_trains_tells_what_diverged_and_ranks_what_it_says(
     assert hit[1] > hit[0]  # of six items three are hits by chance
     workdirs = sorted((tmp_path / "cells").glob("*/seed-0/results.json"))
     assert len(workdirs) == 2
-    steps = {json.loads(path.read_text())["best_step"] for path in workdirs}
-    assert len(steps) == 1  # both chosen with all ranked: one model
+    chosen = {validations(path.parent) for path in workdirs}
+    assert len(chosen) == 1  # both chosen with all ranked: one model
     monkeypatch.setattr(run, "run", None)  # nothing of what is finished runs again
     (folder / "tiny.py").write_text(TRAINED.replace('1e38"}', '4e-3"}'))
     assert command(*arguments)[0] == 0
