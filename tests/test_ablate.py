@@ -361,6 +361,14 @@ def test_the_page_says_where_runs_are_missing(runs, folder, tmp_path, monkeypatc
 
 # A study that trains.
 
+
+def validations(workdir) -> tuple[float, ...]:
+    """The figures that chose a run's checkpoint."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    read = [json.loads(line) for line in lines]
+    return tuple(line["valid_ndcg@3"] for line in read if "valid_ndcg@3" in line)
+
+
 TRAINED = """
 from experiments.study import Factor, Study
 
