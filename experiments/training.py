@@ -118,7 +118,7 @@ def train_model(
         encoder,
         data=data,
         part=data.valid,
-        config=config.evaluate,
+        config=evaluate.over_all(config.evaluate),
         index="exact",
     )
 
