@@ -19,17 +19,24 @@ def as_text(groups: Iterable[dict[str, Any]]) -> str:
 def _group_text(group: dict[str, Any]) -> str:
     rows, metrics = group["rows"], group["metrics"]
     if not metrics:
-        told = [logs.table([_shown(row, group=group) for row in rows], ["", "seeds"])]
+        told = [logs.table([cells(row, group=group) for row in rows], columns(group))]
         return "\n".join(
             ["## No figures yet", "", *told, "", *_problems(rows)]
         ).rstrip()
-    columns = ["", metrics[0], "+-", *metrics[1:]]
-    if _compares(group):
-        columns.append(_versus_column(group))
-    columns += ["seconds", "parameters", "seeds"]
     lines = [f"## {group['source']}, {group['events']:,} events", ""]
-    lines += [logs.table([_shown(row, group=group) for row in rows], columns), ""]
-    return "\n".join([*lines, *_legend(group), *_problems(rows)])
+    shown = [cells(row, group=group) for row in rows]
+    lines += [logs.table(shown, columns(group)), ""]
+    told = [f"- {line}" for line in legend(group)]
+    return "\n".join([*lines, *told, *_problems(rows)])
+
+
+def columns(group: dict[str, Any]) -> list[str]:
+    """Of a group's table, the first without a name."""
+    if not (metrics := group["metrics"]):
+        return ["", "seeds"]
+    versus = [_versus_column(group)] if _compares(group) else []
+    last = "seconds", "parameters", "seeds"
+    return ["", metrics[0], "+-", *metrics[1:], *versus, *last]
 
 
 def _compares(group: dict[str, Any]) -> bool:
@@ -40,7 +47,7 @@ def _versus_column(group: dict[str, Any]) -> str:
     return f"vs first, {group['compared_by']}"
 
 
-def _legend(group: dict[str, Any]) -> list[str]:
+def legend(group: dict[str, Any]) -> list[str]:
     """How a group's table is read."""
     measured = (
         f"{group['protocol']}; whole catalogue ranked, seen items {group['seen']}, ties "
@@ -58,7 +65,7 @@ def _legend(group: dict[str, Any]) -> list[str]:
     lines = [measured, spread, *([versus] if _compares(group) else []), seconds]
     if group["indexes"] != ["exact"]:
         lines.append(f"rows of models searched through {', '.join(group['indexes'])}")
-    return [f"- {line}" for line in lines]
+    return lines
 
 
 def _problems(rows: list[dict[str, Any]]) -> list[str]:
@@ -74,7 +81,7 @@ def _problems(rows: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _shown(row: dict[str, Any], *, group: dict[str, Any]) -> dict[str, str]:
+def cells(row: dict[str, Any], *, group: dict[str, Any]) -> dict[str, str]:
     """The cells of a row as text."""
     shown = {"": row["label"], "seeds": _seeds(row)}
     for name, value in row["metrics"].items():
@@ -105,7 +112,7 @@ def _seeds(row: dict[str, Any]) -> str:
     return ", ".join([f"{done} of {len(outcomes)}", *told])
 
 
-def as_csv(cells: Iterable[Cell]) -> str:
+def as_csv(runs: Iterable[Cell]) -> str:
     """One value a line, of finished runs. A row of a segment is named after both, as
     test_head, and has its number of queries. Row "run" holds what is no metric of a row:
     seconds, parameters, steps; row "targets" lists of nothing but what was to be
@@ -113,14 +120,15 @@ def as_csv(cells: Iterable[Cell]) -> str:
     file = io.StringIO()
     write = csv.writer(file, lineterminator="\n").writerow
     write(["config", "overrides", "seed", "row", "metric", "value"])
-    for cell in cells:
+    for cell in runs:
         overrides = ":".join(f"{k}={v}" for k, v in cell.entry.overrides.items())
-        for row, metric, value in _values(cell) if cell.results else ():
+        for row, metric, value in values(cell) if cell.results else ():
             write([cell.entry.name, overrides, cell.seed, row, metric, value])
     return file.getvalue()
 
 
-def _values(cell: Cell) -> Iterator[tuple[str, str, float]]:
+def values(cell: Cell) -> Iterator[tuple[str, str, float]]:
+    """A run's figures: row, metric, value."""
     results = cell.results
     for name, row in results_lib.rows(results).items():
         for metric, value in compare.means(cell, name).items():
@@ -130,6 +138,11 @@ def _values(cell: Cell) -> Iterator[tuple[str, str, float]]:
             yield name, f"{metric}_high", high
         if row.queries is not None:
             yield name, "queries", row.queries
+    for name, row in results_lib.curves(results).items():
+        told = compare.means(cell, name)
+        for metric, value in row.means.items():
+            if metric not in told:
+                yield name, metric, value
     for name, found in results["lists"].get("rows", {}).items():
         for measure, value in found.items():
             yield name, measure, value
