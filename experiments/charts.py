@@ -94,11 +94,10 @@ def _shown(group: Group, *, by: str) -> Shown:
     wide = sorted(found, key=lambda name: -metrics_lib.parse(name)[1])
     ranked = sorted(finished, key=lambda v: -points_lib.mean(v.cells, "test", by))
     best = {variant.entry.label for variant in ranked[: drawing.SLOTS]}
-    open_ = [v.entry.label for v in group.variants if v not in finished]
-    names = [v.entry.label for v in group.variants if v.entry.label in best]
-    names += [
-        label for label in open_ if label not in {f.entry.label for f in finished}
-    ]
+    done = {variant.entry.label for variant in finished}
+    labels = [variant.entry.label for variant in group.variants]
+    names = [label for label in labels if label in best]
+    names += [label for label in labels if label not in done]
     slots = {label: j for j, label in enumerate(names[: drawing.SLOTS])}
     return Shown(group, by, [by, *wide[:1]], slots, ranked)
 

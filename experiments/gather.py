@@ -256,14 +256,16 @@ def _entries(runs: Sequence[Run]) -> list[cli.Entry]:
 
 
 def flat(config: Experiment) -> dict[str, Any]:
-    """Every field's value by its path, as config.json has it; no name, no seed."""
+    """Every field's value by its path, as config.json has it, 1.0 as 1; no name, no
+    seed."""
 
     def walk(content: dict[str, Any], path: str) -> Iterator[tuple[str, Any]]:
         for field, value in content.items():
             if isinstance(value, dict):
                 yield from walk(value, f"{path}{field}.")
             else:
-                yield f"{path}{field}", value
+                whole = isinstance(value, float) and value.is_integer()
+                yield f"{path}{field}", int(value) if whole else value
 
     found = dict(walk(config_lib.as_dict(config), ""))
     return {field: found[field] for field in found if field not in NO_DIFFERENCE}

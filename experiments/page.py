@@ -35,12 +35,13 @@ figcaption, .read { margin: 0.4rem 0 0; color: var(--muted); font-size: 0.875rem
 .read { padding-left: 1.1rem; }
 .scroll { overflow: auto; max-height: 80vh; border: 1px solid var(--line); }
 .scroll:focus-visible { outline: 2px solid var(--link); }
-table { border-collapse: separate; border-spacing: 0; font-size: 0.85rem; min-width: 100%;
+table { border-collapse: separate; border-spacing: 0; font-size: 0.8125rem; min-width: 100%;
   font-variant-numeric: tabular-nums; }
-th, td { padding: 0.3rem 0.7rem; border-bottom: 1px solid var(--line); text-align: left;
+th, td { padding: 0.3rem 0.6rem; border-bottom: 1px solid var(--line); text-align: left;
   white-space: nowrap; }
 .number { text-align: right; }
-thead th { position: sticky; top: 0; z-index: 1; background: var(--raised); }
+thead th { position: sticky; top: 0; z-index: 1; background: var(--raised);
+  white-space: normal; vertical-align: bottom; }
 thead th:first-child { left: 0; z-index: 2; }
 tbody th { position: sticky; left: 0; font-weight: normal; white-space: pre;
   background: var(--surface); }
