@@ -1,13 +1,22 @@
 """A page in headless Chromium, spoken to through its devtools pipe."""
 
 import base64
+import fcntl
 import json
 import os
 import pathlib
 import shutil
 import subprocess
+import sys
 from typing import Any
 
+# Chromium reads at 3 and writes at 4.
+START = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.dup2(int(sys.argv[2]), 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 NAMES = "chromium", "chromium-browser", "google-chrome"
 
 
@@ -22,27 +31,34 @@ class Browser:
     def __init__(self, profile: pathlib.Path):
         to_browser, self._write = os.pipe()
         self._read, from_browser = os.pipe()
-        # Chromium reads at 3 and writes at 4.
-        ends = f'exec "$@" 3<&{to_browser} 4>&{from_browser}'
-        command = ["sh", "-c", ends, "sh", program(), "--headless", "--no-sandbox"]
-        command += ["--disable-gpu", f"--user-data-dir={profile}"]
+        ends = [
+            fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (to_browser, from_browser)
+        ]
+        command = [sys.executable, "-c", START, *map(str, ends), program()]
+        command += ["--headless", "--no-sandbox", "--disable-gpu"]
+        command += [f"--user-data-dir={profile}", "--remote-debugging-pipe"]
         self._process = subprocess.Popen(
-            [*command, "--remote-debugging-pipe"],
-            pass_fds=(to_browser, from_browser),
-            stderr=subprocess.DEVNULL,
+            command, pass_fds=ends, stderr=subprocess.DEVNULL
         )
-        os.close(to_browser)
-        os.close(from_browser)
+        for end in (to_browser, from_browser, *ends):
+            os.close(end)
         self._rest, self._count, self._session = b"", 0, None
         self.events: list[dict[str, Any]] = []
 
     def __enter__(self):
+        try:
+            self._attach()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _attach(self) -> None:
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
         self._session = attached["sessionId"]
         for domain in ("Page", "Network", "Log", "Runtime"):
             self.call(f"{domain}.enable")
-        return self
 
     def __exit__(self, *problem):
         self._process.terminate()
