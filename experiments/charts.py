@@ -119,8 +119,8 @@ def _of_group(shown: Shown) -> str:
     return f"Protocol: {shown.group.protocol}; seen items {shown.group.seen}; {seeds}."
 
 
-def _grey(shown: Shown) -> str:
-    left = len(shown.finished) - len(shown.colored)
+def _grey(shown: Shown, variants: Sequence[Variant]) -> str:
+    left = sum(shown.slot(variant) is None for variant in variants)
     return f" Grey and unnamed: the other {left} configs." if left else ""
 
 
@@ -185,7 +185,7 @@ def _learning(shown: Shown) -> Chart | None:
         "Thin: each seed; thick, with markers: their mean as far as all of them go; ring: "
         "the checkpoint that validation chose; dashed: a run without results. Losses "
         "compare where loss, temperature and negatives are the same; baselines are "
-        f"measured on test alone.{_grey(shown)} "
+        f"measured on test alone.{_grey(shown, group.variants)} "
         + (_of_group(shown) if shown.finished else f"Protocol: {group.protocol}."),
         f"{panels[-1][0]} at the last epoch of each run: {_values(last)}",
         functools.partial(plots.learning, panels),
@@ -282,7 +282,7 @@ def _curves(shown: Shown) -> Chart | None:
         "curves",
         f"{told.capitalize()} at several k",
         f"Line: mean over seeds; band: {SEEDS}; upright bars: {USERS}. Dashed, grey: "
-        f"baselines.{one}{_grey(shown)} " + _of_group(shown),
+        f"baselines.{one}{_grey(shown, shown.finished)} " + _of_group(shown),
         f"{panels[0].y} at k = {sizes[-1]:g}: {_values(last)}",
         functools.partial(
             plots.over_x, panels, plots.Axis("k, length of the list", "log", sizes)
@@ -375,7 +375,7 @@ def _time(shown: Shown) -> Chart:
         f"Time against quality, {shown.by}",
         f"Small: each seed; large: their mean. Dashed: baselines; an arrow marks one beyond "
         "the axis, which does not begin at 0. Times compare on one machine that does "
-        f"nothing else; each device has axes of its own.{_grey(shown)} "
+        f"nothing else; each device has axes of its own.{_grey(shown, shown.finished)} "
         + _of_group(shown),
         f"Seconds of training and {shown.by}: {_values(told)}",
         functools.partial(

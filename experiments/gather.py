@@ -70,13 +70,22 @@ class Group:
         return len({cell.data["sha256"] for cell in self.cells if cell.data})
 
     def label(self, entry: cli.Entry) -> str:
-        """Short: what differs alone, where all variants have one name."""
-        names = {variant.entry.name for variant in self.variants}
-        return (
-            entry.label.partition(":")[2]
-            if len(names) == 1 and entry.own
-            else (entry.label)
-        )
+        """Short, for plots: what differs, after the name where names differ."""
+        fields = {field for variant in self.variants for field in variant.entry.own}
+        told = _told(entry.own, fields)
+        if len({variant.entry.name for variant in self.variants}) == 1:
+            return told or entry.name
+        return f"{entry.name}, {told}" if told else entry.name
+
+
+def _told(own: dict[str, str], fields: Iterable[str]) -> str:
+    """a=1, b=2; a field by the last part of its path where no other ends alike."""
+    ends = collections.Counter(field.rpartition(".")[2] for field in fields)
+    told = []
+    for field, value in own.items():
+        end = field.rpartition(".")[2]
+        told.append(f"{end if ends[end] == 1 else field}={value}")
+    return ", ".join(told)
 
 
 def find(given: Sequence[str]) -> list[pathlib.Path]:
@@ -316,8 +325,10 @@ def sweeps(one: Group) -> list[Sweep]:
                 continue
             lines: dict[str, list[tuple[float, Variant]]] = {}
             for variant, own in zip(variants, configs, strict=True):
-                others = [f for f in differing if f != field and f in own]
-                label = ", ".join(f"{f}={_text(own[f])}" for f in others)
+                others = {
+                    f: _text(own[f]) for f in differing if f != field and f in own
+                }
+                label = _told(others, differing)
                 lines.setdefault(label, []).append((float(own[field]), variant))
             long = {k: sorted(v, key=_value) for k, v in lines.items() if len(v) > 1}
             if long:

@@ -1,12 +1,13 @@
 """Figures of a report, each a pure function of what is drawn and of a theme."""
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from experiments import drawing
 from experiments.drawing import MARKERS, Level, Theme
 
-GREY_MARKERS = "x12*<>3"  # of baselines; a stroke would be lost in its interval
+GREY_MARKERS = "x*<>p1"  # of baselines; a stroke would be lost in its interval
 
 
 class Point(NamedTuple):
@@ -91,7 +92,7 @@ def learning(panels: Sequence[tuple[str, list[Trace]]], theme: Theme):
         named = []
         for trace in traces:
             color = drawing.color_of(trace.slot, theme)
-            for x, values, chosen in trace.seeds:
+            for x, values, chosen in trace.seeds if trace.slot is not None else ():
                 axes.plot(x, values, color=color, lw=0.8, alpha=0.55)
                 if chosen in x:
                     at = chosen, values[x.index(chosen)]
@@ -139,7 +140,9 @@ def overview(
         axes.grid(axis="y", visible=False)
         for place, (_, slot, points) in enumerate(rows):
             if point := points.get(metric):
-                _dot(axes, place, point, slot, theme)
+                plain = "o" if place < len(configs) else "|"
+                marker = plain if slot is None else MARKERS[slot]
+                _dot(axes, place, point, marker, drawing.color_of(slot, theme), theme)
         axes.axhline(len(configs) - 0.5, color=theme.muted, lw=0.8)
         axes.set(xlabel=f"{metric}, test", ylim=(len(rows) - 0.4, -0.6))
         axes.margins(x=0.16)
@@ -165,9 +168,11 @@ def segments(panels: Sequence[tuple[str, list[str], list[Line]]], y: str, theme:
         axes = figure.add_axes(drawing.inches(at, height))
         drawing.style(axes, theme)
         axes.grid(axis="x", visible=False)
+        grey = itertools.cycle(GREY_MARKERS)
         for number, line in enumerate(lines):
             shift = 0.7 * (number - (len(lines) - 1) / 2) / len(lines)
-            _in_segments(axes, line, number, shift, theme)
+            marker = next(grey) if line.slot is None else MARKERS[line.slot]
+            _in_segments(axes, line, marker, shift, theme)
         axes.set_xticks(range(len(names)), names)
         drawing.title(axes, title, theme)
         axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(0, None))
@@ -235,13 +240,11 @@ def _reference(axes, line: Line, theme: Theme) -> None:
     axes.plot(x, mean, color=theme.muted, lw=1, ls=(0, (4, 2)))
 
 
-def _dot(axes, place: int, point: Point, slot: int | None, theme: Theme) -> None:
-    color = drawing.color_of(slot, theme)
+def _dot(axes, place: int, point: Point, marker: str, color: str, theme: Theme) -> None:
     if point.users:
         axes.plot(point.users, [place, place], color=color, lw=1.2)
     axes.plot([point.low, point.high], [place, place], color=color, lw=6, alpha=0.5)
-    marker = "|" if slot is None else MARKERS[slot]
-    axes.plot(point.mean, place, marker, color=color, ms=9 if slot is None else 5)
+    axes.plot(point.mean, place, marker, color=color, ms=9 if marker == "|" else 5)
     end = max(point.high, *(point.users or (point.mean,)))
     axes.annotate(
         f"{point.mean:.4f}",
@@ -254,13 +257,8 @@ def _dot(axes, place: int, point: Point, slot: int | None, theme: Theme) -> None
     )
 
 
-def _in_segments(axes, line: Line, number: int, shift: float, theme: Theme) -> None:
+def _in_segments(axes, line: Line, marker: str, shift: float, theme: Theme) -> None:
     color = drawing.color_of(line.slot, theme)
-    marker = (
-        GREY_MARKERS[number % len(GREY_MARKERS)]
-        if line.slot is None
-        else MARKERS[line.slot]
-    )
     x = [at.x + shift for at in line.points]
     for at, place in zip(line.points, x, strict=True):
         if at.users:

@@ -256,7 +256,7 @@ def test_of_two_swept_fields_one_makes_lines(tmp_path):
             made_up_runs.write(tmp_path / f"{temperature}{kind}", config)
     (group,) = grouped(tmp_path)
     (sweep,) = gather.sweeps(group)  # kinds are no numbers
-    assert set(sweep.lines) == {"negatives.kind=in_batch", "negatives.kind=uniform"}
+    assert set(sweep.lines) == {"kind=in_batch", "kind=uniform"}
     assert all(len(line) == 2 for line in sweep.lines.values())
 
 
@@ -273,6 +273,17 @@ def test_an_ablation_names_what_each_variant_changes(tmp_path):
         "dssm_synthetic:model.width=32",
         "dssm_synthetic:train.epochs=5",
     ]
+
+
+def test_labels_of_plots_are_short_and_plain(tmp_path):
+    changes = {"id_width_of_model": 16, "width_of_model": 32}
+    for field, value in changes.items():
+        made_up_runs.write(tmp_path / field, made_up_runs.experiment(**{field: value}))
+    (group,) = grouped(tmp_path)
+    found = [group.label(variant.entry) for variant in group.variants]
+    assert found == ["id_width=16, width=64", "id_width=64, width=32"]
+    group.variants[0].entry.own["loss.width"] = "1"  # ends as another field does
+    assert group.label(group.variants[1].entry) == "id_width=64, model.width=32"
 
 
 def test_a_run_twice_counts_once_and_is_told(tmp_path):
@@ -335,7 +346,7 @@ def test_curves_over_k_are_of_models_and_baselines(tmp_path):
     assert "recall is the hit rate" in chart(group, "curves").caption
     assert [at.x for at in recall.lines[0].points] == [1, 5, 20]
     best = recall.lines[0]
-    assert best.label == "loss.temperature=0.2"
+    assert best.label == "temperature=0.2"
     assert best.points[-1].mean == pytest.approx(0.322)
     assert {line.label for line in recall.references} == set(made_up_runs.BASELINES)
 
