@@ -14,7 +14,7 @@ from recall_jax.types import InputError
 WIDTH = 9.0  # inches
 LEFT, RIGHT = 0.8, 2.75  # margins; labels of lines stand in the right one
 DPI = 150
-LONGEST = 30  # characters of a label
+LONGEST = 32  # characters of a label
 GAP = 0.165  # inches from a label to the next
 MARKERS = "os^DvP"
 

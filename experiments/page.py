@@ -29,8 +29,8 @@ h1, h2, h3, p, dd, figcaption { overflow-wrap: anywhere; }
 a { color: var(--link); } nav ul { padding-left: 1.2rem; } nav ul ul { columns: 2; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 0.15rem 1rem; }
 dt { color: var(--muted); } dd { margin: 0; }
-figure { margin: 0.5rem 0 0; } img { display: block; width: 100%; max-width: 56.25rem;
-  height: auto; }
+figure { margin: 0.5rem 0 0; } picture { display: block; overflow-x: auto; }
+img { display: block; width: 100%; min-width: 36rem; max-width: 56.25rem; height: auto; }
 figcaption, .read { margin: 0.4rem 0 0; color: var(--muted); font-size: 0.875rem; }
 .read { padding-left: 1.1rem; }
 .scroll { overflow: auto; max-height: 80vh; border: 1px solid var(--line); }

@@ -1,6 +1,7 @@
 """The report: what it finds, keeps apart, draws and says, and that its page needs nothing."""
 
 import csv
+import doctest
 import functools
 import html.parser
 import json
@@ -443,6 +444,10 @@ def test_labels_stand_apart_in_order_and_inside(wanted, gap):
     assert (np.diff(places) >= gap - 1e-9).all() and places[-1] <= 1 + 1e-9
     alone = drawing.apart(wanted[:1], gap)
     assert alone == [min(wanted[0], 1)]
+
+
+def test_its_example_runs():
+    assert doctest.testmod(drawing) == (0, 1)
 
 
 # What is refused.
