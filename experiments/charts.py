@@ -116,7 +116,9 @@ def _values(points: Iterable[tuple[str, float]]) -> str:
 def _of_group(shown: Shown) -> str:
     counts = sorted({len(variant.cells) for variant in shown.finished})
     seeds = "1 seed each" if counts == [1] else f"{' or '.join(map(str, counts))} seeds"
-    return f"Protocol: {shown.group.protocol}; seen items {shown.group.seen}; {seeds}."
+    group = shown.group
+    lists = f"{group.ranked}, seen items {group.seen}"
+    return f"Protocol: {group.protocol}; {lists}; {seeds}."
 
 
 def _grey(shown: Shown, variants: Sequence[Variant]) -> str:

@@ -17,6 +17,7 @@ from recall_jax.types import InputError
 
 NO_DIFFERENCE = "name", "seed"  # fields that tell no two configs apart
 NOT_YET = "not told before a run finishes"
+WHOLE = "whole catalogue ranked"  # where results.json does not say otherwise
 
 
 class Run(NamedTuple):
@@ -39,12 +40,14 @@ class Variant(NamedTuple):
 
 @dataclasses.dataclass
 class Group:
-    """Runs that may stand in one table: of one source, protocol and treatment of ties
-    and seen items. `repeated` are runs whose config and seed another one has."""
+    """Runs that may stand in one table: of one source, protocol, kind of list and
+    treatment of ties and seen items. `repeated` are runs whose config and seed another
+    one has."""
 
     source: str
     events: int | None
     protocol: str
+    ranked: str
     seen: str
     ties: str
     variants: list[Variant]
@@ -182,16 +185,15 @@ def _log(path: pathlib.Path) -> list[dict[str, Any]]:
 def group(runs: Iterable[Run]) -> list[Group]:
     """What may be compared together, in the order of `runs`; those with figures first."""
     runs = list(runs)
-    seen = {_asked(run): run.results["seen"] for run in runs if run.results}
+    known = {_asked(run): _lists(run) for run in runs if run.results}
     members: dict[tuple, list[Run]] = {}
     for run in runs:
-        resolved = run.config.evaluate.seen
-        resolved = seen.get(_asked(run), NOT_YET if resolved == "auto" else resolved)
-        members.setdefault((*_data_of(run), resolved), []).append(run)
+        lists = _lists(run) if run.results else known.get(_asked(run), (NOT_YET,) * 2)
+        members.setdefault((*_data_of(run), *lists), []).append(run)
     made = []
-    for (source, events, protocol, ties, told), own in members.items():
-        variants, repeated = _variants(own)
-        made.append(Group(source, events, protocol, told, ties, variants, repeated))
+    for (source, events, protocol, ties, ranked, seen), own in members.items():
+        told = source, events, protocol, ranked, seen, ties
+        made.append(Group(*told, *_variants(own)))
     return sorted(made, key=lambda one: not one.finished)
 
 
@@ -203,8 +205,15 @@ def _data_of(run: Run) -> tuple[str, int | None, str, str]:
     return *(run.data[name] for name in ("source", "events", "protocol")), ties
 
 
+def _lists(run: Run) -> tuple[str, str]:
+    """What a finished run ranked, and what it did to seen items."""
+    return run.results.get("candidates", WHOLE), run.results["seen"]
+
+
 def _asked(run: Run) -> tuple:
-    return *_data_of(run), run.config.evaluate.seen
+    """What decides that, and the data."""
+    asked = config_lib.as_dict(run.config.evaluate)
+    return *_data_of(run), asked["seen"], asked.get("candidates")
 
 
 def _variants(runs: Sequence[Run]) -> tuple[list[Variant], list[Run]]:

@@ -25,7 +25,7 @@ from collections.abc import Iterable, Sequence
 
 from absl import flags
 
-from experiments import charts, cli, drawing, gather, page, tabulate
+from experiments import charts, cli, drawing, gather, report_page, tabulate
 from experiments.gather import Group
 from recall_jax import checkpoint
 from recall_jax.types import InputError
@@ -76,26 +76,28 @@ def _check_apart(to: pathlib.Path, runs: Iterable[pathlib.Path]) -> None:
         raise InputError(f"--to={to} is a file; name a folder")
 
 
-def _section(group: Group, *, by: str) -> page.Section:
+def _section(group: Group, *, by: str) -> report_page.Section:
     pictures = [
-        page.Picture(
+        report_page.Picture(
             chart,
             drawing.png(chart.draw(drawing.LIGHT)),
             drawing.png(chart.draw(drawing.DARK)),
         )
         for chart in charts.make(group, by=by)
     ]
-    return page.Section(group, pictures, gather.summaries(group, by=by))
+    return report_page.Section(group, pictures, gather.summaries(group, by=by))
 
 
-def write(sections: Sequence[page.Section], to: pathlib.Path, *, title: str) -> None:
+def write(
+    sections: Sequence[report_page.Section], to: pathlib.Path, *, title: str
+) -> None:
     """Everything of a report."""
     to.mkdir(parents=True, exist_ok=True)
     for number, section in enumerate(sections, 1):
         for name, content in _files(section, number):
             (to / name).write_bytes(content)
     command = shlex.join(["python", "-m", "experiments.report", *sys.argv[1:]])
-    made = page.render(title, command=command, sections=sections)
+    made = report_page.render(title, command=command, sections=sections)
     checkpoint.write_atomically(to / "index.html", made)
     text = [f"```sh\n{command}\n```"]
     for number, section in enumerate(sections, 1):
@@ -106,11 +108,11 @@ def write(sections: Sequence[page.Section], to: pathlib.Path, *, title: str) -> 
 
 
 def _heading(group: Group, number: int) -> str:
-    told = f"{group.protocol}; seen items {group.seen}; ties in time: {group.ties}"
-    return f"# Group {number}: {told}"
+    told = f"{group.protocol}; {group.ranked}; seen items {group.seen}"
+    return f"# Group {number}: {told}; ties in time: {group.ties}"
 
 
-def _files(section: page.Section, number: int) -> Iterable[tuple[str, bytes]]:
+def _files(section: report_page.Section, number: int) -> Iterable[tuple[str, bytes]]:
     """Names and contents of a section's PNGs."""
     for picture in section.pictures:
         name = re.sub(r"[^\w.-]+", "_", f"{number}-{picture.chart.name}")
@@ -123,7 +125,7 @@ def as_csv(groups: Iterable[Group]) -> str:
     and metrics as in experiments.table's."""
     file = io.StringIO()
     write_row = csv.writer(file, lineterminator="\n").writerow
-    where = ["source", "events", "protocol", "seen", "ties"]
+    where = ["source", "events", "protocol", "ranked", "seen", "ties"]
     write_row([*where, "config", "overrides", "seed", "row", "metric", "value"])
     for group in groups:
         told = [getattr(group, name) for name in where]

@@ -19,12 +19,14 @@ def as_text(groups: Iterable[dict[str, Any]]) -> str:
 def _group_text(group: dict[str, Any]) -> str:
     rows, metrics = group["rows"], group["metrics"]
     if not metrics:
-        told = [logs.table([cells(row, group=group) for row in rows], columns(group))]
+        told = [
+            logs.table([shown_row(row, group=group) for row in rows], columns(group))
+        ]
         return "\n".join(
             ["## No figures yet", "", *told, "", *_problems(rows)]
         ).rstrip()
     lines = [f"## {group['source']}, {group['events']:,} events", ""]
-    shown = [cells(row, group=group) for row in rows]
+    shown = [shown_row(row, group=group) for row in rows]
     lines += [logs.table(shown, columns(group)), ""]
     told = [f"- {line}" for line in legend(group)]
     return "\n".join([*lines, *told, *_problems(rows)])
@@ -81,7 +83,7 @@ def _problems(rows: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def cells(row: dict[str, Any], *, group: dict[str, Any]) -> dict[str, str]:
+def shown_row(row: dict[str, Any], *, group: dict[str, Any]) -> dict[str, str]:
     """The cells of a row as text."""
     shown = {"": row["label"], "seeds": _seeds(row)}
     for name, value in row["metrics"].items():
@@ -112,7 +114,7 @@ def _seeds(row: dict[str, Any]) -> str:
     return ", ".join([f"{done} of {len(outcomes)}", *told])
 
 
-def as_csv(runs: Iterable[Cell]) -> str:
+def as_csv(cells: Iterable[Cell]) -> str:
     """One value a line, of finished runs. A row of a segment is named after both, as
     test_head, and has its number of queries. Row "run" holds what is no metric of a row:
     seconds, parameters, steps; row "targets" lists of nothing but what was to be
@@ -120,7 +122,7 @@ def as_csv(runs: Iterable[Cell]) -> str:
     file = io.StringIO()
     write = csv.writer(file, lineterminator="\n").writerow
     write(["config", "overrides", "seed", "row", "metric", "value"])
-    for cell in runs:
+    for cell in cells:
         overrides = ":".join(f"{k}={v}" for k, v in cell.entry.overrides.items())
         for row, metric, value in values(cell) if cell.results else ():
             write([cell.entry.name, overrides, cell.seed, row, metric, value])

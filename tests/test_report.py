@@ -165,9 +165,8 @@ def test_captions_say_protocol_seeds_and_what_bands_are(written):
     assert {one.protocol for one in (first, second)} != {first.protocol}
     for group, seeds in ((first, "1 seed each"), (second, "2 seeds")):
         for one in charts.make(group):
-            assert f"Protocol: {group.protocol}; seen items removed; {seeds}." in (
-                one.caption
-            )
+            lists = "whole catalogue ranked, seen items removed"
+            assert f"Protocol: {group.protocol}; {lists}; {seeds}." in one.caption
     assert "from the lowest to the highest seed" in chart(second, "sweep").caption
     assert "95 % bootstrap interval over users" in chart(second, "sweep").caption
 
@@ -216,12 +215,13 @@ def test_what_may_not_be_compared_is_apart(tmp_path):
         "ties": ({"ties_of_data": "both"}, {}),
         "source": ({}, {"source": "another log"}),
         "protocol": ({}, {"protocol": "temporal"}),
+        "lists": ({}, {"results": {"candidates": "100 sampled items ranked"}}),
     }
     for name, (overrides, how) in settings.items():
         config = made_up_runs.experiment(**overrides)
         made_up_runs.write(tmp_path / name, config, **how)
     groups = grouped(tmp_path)
-    assert len(groups) == 5
+    assert len(groups) == 6
     for group in groups:
         assert labels(group) == ["dssm_synthetic"] and len(group.cells) == 1
         assert len(gather.summaries(group, by="")) == 1

@@ -26,7 +26,7 @@ h1 { font-size: 1.7rem; line-height: 1.2; } h2 { margin-top: 3rem; font-size: 1.
   padding-top: 1rem; border-top: 1px solid var(--line); }
 h3 { margin-top: 2.2rem; font-size: 1.05rem; }
 h1, h2, h3, p, dd, figcaption { overflow-wrap: anywhere; }
-a { color: var(--link); } nav ul { padding-left: 1.2rem; } nav ul ul { columns: 2; }
+a { color: var(--link); } nav ul { padding-left: 1.2rem; } nav > ul { padding-left: 0; list-style: none; } nav ul ul { columns: 2; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 0.15rem 1rem; }
 dt { color: var(--muted); } dd { margin: 0; }
 figure { margin: 0.5rem 0 0; } picture { display: block; overflow-x: auto; }
@@ -134,7 +134,7 @@ def _contents(sections: Sequence[Section]) -> str:
             f'<li><a href="#{anchor}">{escape(told)}</a></li>\n'
             for anchor, told in inner
         )
-        head = escape(_heading(section.group))
+        head = f"{number}. {escape(_heading(section.group))}"
         lines.append(f'<li><a href="#g{number}">{head}</a>\n<ul>\n{links}</ul></li>\n')
     listed = "".join(lines)
     return f'<nav aria-label="Contents">\n<ul>\n{listed}</ul>\n</nav>'
@@ -151,7 +151,7 @@ def _section(section: Section, number: int) -> str:
     parts.append(f'<h3 id="{anchor}-runs">Runs</h3>\n{_runs(group)}')
     return (
         f'<section aria-labelledby="{anchor}">\n<h2 id="{anchor}">'
-        f"{escape(_heading(group))}</h2>\n{''.join(parts)}</section>\n"
+        f"{number}. {escape(_heading(group))}</h2>\n{''.join(parts)}</section>\n"
     )
 
 
@@ -159,7 +159,7 @@ def _described(group: Group) -> str:
     """How everything in the section was measured."""
     pairs = [
         ("Protocol", group.protocol),
-        ("Ranked", "the whole catalogue"),
+        ("Lists", group.ranked),
         ("Seen items", group.seen),
         ("Ties in time", TIES.get(group.ties, group.ties)),
         ("Ties in score", "count against the model"),
@@ -199,7 +199,7 @@ def _size(png: bytes) -> tuple[int, int]:
 
 def _table(summary: dict[str, Any], *, label: str) -> str:
     columns = tabulate.columns(summary)
-    rows = [tabulate.cells(row, group=summary) for row in summary["rows"]]
+    rows = [tabulate.shown_row(row, group=summary) for row in summary["rows"]]
     made = _grid(columns, rows, label=f"Figures on test, {label}")
     if not summary["metrics"]:
         return f"<p>No figures yet:</p>\n{made}"
