@@ -124,6 +124,13 @@ def test_what_fails_is_noted_and_the_others_are_timed(fake):
     ]
 
 
+def test_the_turn_that_compiles_is_not_counted(fake, monkeypatch):
+    monkeypatch.setattr(timing, "speed", lambda *both: {"taken": [*map(len, both)]})
+    entrants = timing.entrants(fake, "fake")[:2]
+    (row,) = timing.time_in_turn(entrants, make_job(), steps=1, rounds=2)
+    assert row["taken"] == [2, 2]
+
+
 def test_our_own_failure_is_an_error(fake):
     ours = timing.Entrant(timing.OURS, "mortal", programs.command_of(fake, "fake"))
     with pytest.raises(programs.Failed, match="out of patience"):
