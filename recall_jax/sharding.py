@@ -18,13 +18,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from recall_jax.types import InputError
+from recall_jax.types import InputError, Key
 
 SHARDS = 64
+BLOCK = 1 << 14  # rows initialised at a time
 AXIS = "devices"
 
 
@@ -145,6 +147,34 @@ def made(make: Callable, *args: Any) -> Any:
         return jax.jit(make)(*args)
     state, _ = jax.eval_shape(make, *args)
     return jax.jit(make, out_shardings=(specs(state), WHOLE))(*args)
+
+
+def made_by_block(
+    make: Callable, key: Key, *, rows: int, width: int
+) -> Float[Array, "64 rows d"]:
+    """A stored table of blocks `make(key, ids)`, the rows of some ids, one after the
+    other on each device: what a block needs meanwhile, the whole table need not have."""
+    size = min(rows, BLOCK)
+    starts = np.minimum(np.arange(-(-rows // size)) * size, rows - size)
+
+    def parts(key, indices):
+        def write(j, table):
+            part, start = j // len(starts), jnp.asarray(starts)[j % len(starts)]
+            first = start * SHARDS + indices[part]
+            ids = first + jnp.arange(size) * SHARDS
+            block = make(jax.random.fold_in(key, first), ids)
+            return jax.lax.dynamic_update_slice(table, block[None], (part, start, 0))
+
+        # Tied to the key: else tables of one shape begin as copies of the same zeros.
+        zero, _ = jax.lax.optimization_barrier(
+            (jnp.zeros(()), jax.random.key_data(key))
+        )
+        table = jnp.full((len(indices), rows, width), zero)
+        return jax.lax.fori_loop(0, len(indices) * len(starts), write, table)
+
+    if num_devices() > 1:
+        parts = spread(parts, in_specs=(WHOLE, SPLIT), out_specs=SPLIT)
+    return parts(key, jnp.arange(SHARDS))
 
 
 def on_each(tree: Any) -> Any:
