@@ -165,10 +165,8 @@ def made_by_block(
             block = make(jax.random.fold_in(key, first), ids)
             return jax.lax.dynamic_update_slice(table, block[None], (part, start, 0))
 
-        # Tied to the key: else tables of one shape begin as copies of the same zeros.
-        zero, _ = jax.lax.optimization_barrier(
-            (jnp.zeros(()), jax.random.key_data(key))
-        )
+        # Of the key: else tables of one shape begin as copies of the same zeros.
+        zero = 0.0 * jax.random.key_data(key)[0].astype(jnp.result_type(float))
         table = jnp.full((len(indices), rows, width), zero)
         return jax.lax.fori_loop(0, len(indices) * len(starts), write, table)
 
