@@ -22,10 +22,11 @@ from recall_jax import (
     pair_step,
     pairs,
     train,
+    windows,
 )
 from recall_jax import config as config_lib
 from recall_jax.config import Experiment
-from recall_jax.data import dataset, interactions
+from recall_jax.data import dataset, interactions, stream
 from recall_jax.data.dataset import Data
 from recall_jax.data.interactions import Interactions
 from recall_jax.types import InputError
@@ -41,6 +42,8 @@ class Prepared(NamedTuple):
 def prepare(config: Experiment) -> Prepared:
     """Load, filter, split and lay out the data of an experiment."""
     check_pairs(config)
+    if streamed(config):
+        return Prepared(_open_streamed(config), None)
     log, ties = config.data.load(), config.data.ties
     other = "file" if ties == "shuffled" else "shuffled"
     compared = config.data.protocol == "leave_one_out" and log.time is not None
@@ -48,6 +51,26 @@ def prepare(config: Experiment) -> Prepared:
     if not (compared or ties == "both"):
         return Prepared(first, None)
     return Prepared(first, lay_out(with_ties(config, other), log))
+
+
+def streamed(config: Experiment) -> bool:
+    """Whether the log is read in windows."""
+    return isinstance(config.data, stream.Config)
+
+
+def _open_streamed(config: Experiment) -> Data:
+    """Raises InputError for a model that cannot be trained on windows."""
+    if on_pairs(config) or config.model.every_position:
+        raise InputError(
+            f"{config.name}: a model on pairs of items or over whole sequences takes the "
+            "log whole; a streamed one trains models on (user, item) examples: dssm, "
+            "youtubednn, mf, fm. Read the log with recall_jax.data.logs.Config instead"
+        )
+    return stream.open_data(
+        config.data,
+        history_length=config.model.history_length,
+        min_history=config.model.min_history,
+    )
 
 
 def lay_out(config: Experiment, log: Interactions) -> Data:
@@ -78,6 +101,9 @@ def open_run(workdir: pathlib.Path) -> Opened:
     if not path.is_file():
         raise InputError(f"{workdir} holds no run: it has no config.json")
     config = cli.load_config(str(path))
+    if streamed(config):
+        data = _open_streamed(config)
+        return Opened(config, stream.entities(config.data, data), data)
     log = config.data.load()
     return Opened(config, log, lay_out(config, log))
 
@@ -102,7 +128,7 @@ def train_model(
     on = make_corpus(config, data)
     if on_pairs(config):
         print(f"pairs      {on.described}")
-    plan = fit.make_plan(config.train, num_rows=on.num_rows)
+    plan = make_plan(config, data, num_rows=on.num_rows)
     hypers = train.make_hypers(
         config.optim, config.loss, config.negatives, num_steps=plan.num_steps
     )
@@ -130,15 +156,14 @@ def train_model(
         return state._replace(candidates=state.candidates._replace(index=vectors))
 
     _write_description(config, data, workdir)
+    plan = plan if epochs is None else plan._replace(epochs=epochs)
     loop = fit.Loop(
         step=make_step(config, built),
-        source=on.source,
-        num_rows=on.num_rows,
+        feed=make_feed(config, data, on, plan=plan, key=built.order_key),
         span=on.span,
         hypers=hypers,
-        plan=plan if epochs is None else plan._replace(epochs=epochs),
+        plan=plan,
         config=config.train,
-        order_key=built.order_key,
         validate=validate if epochs is None else None,
         select_by=config.evaluate.select_by,
         workdir=workdir,
@@ -146,6 +171,32 @@ def train_model(
         refresh_every=built.objective.refresh_every,
     )
     return encoder, fit.fit(loop, built.state)
+
+
+def make_plan(config: Experiment, data: Data, *, num_rows: int) -> fit.Plan:
+    """Of epochs of rows in memory, or of windows."""
+    if data.log is None:
+        return fit.make_plan(config.train, num_rows=num_rows)
+    return _cut(config, data).plan
+
+
+def _cut(config: Experiment, data: Data) -> windows.Cut:
+    asked = config.data
+    return windows.make_cut(
+        config.train, data.log, window=asked.window_examples, chunk=asked.chunk_examples
+    )
+
+
+def make_feed(
+    config: Experiment, data: Data, on: pairs.Corpus, *, plan: fit.Plan, key: jax.Array
+) -> fit.Feed:
+    """What the steps of `plan` train on."""
+    if data.log is None:
+        return fit.resident(
+            on.source, num_rows=on.num_rows, span=on.span, plan=plan, key=key
+        )
+    cut = _cut(config, data)._replace(plan=plan)
+    return windows.feed(on.source, data.log, cut, key=key)
 
 
 class Restored(NamedTuple):

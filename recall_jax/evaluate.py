@@ -17,6 +17,8 @@ from recall_jax.data.interactions import ranges
 from recall_jax.train import Graph, TrainState
 from recall_jax.types import Columns, InputError
 
+STREAMED = 1 << 17  # users whose histories are held at a time
+
 
 @dataclasses.dataclass
 class EvaluateConfig:
@@ -240,12 +242,34 @@ def encode_queries(
     encoder: Encoder, params, *, data: Data, part: Part, batch_size: int
 ):
     """Vectors float32 [q, d] of a part's users, as of where their history ends."""
+    if data.log is not None:
+        return _encode_streamed(encoder, params, data, part, batch_size=batch_size)
     return _in_batches(
         lambda user, position: encoder.query(params, data.dataset, user, position),
         part.user,
         part.start.astype(np.int32),
         batch_size=batch_size,
     )
+
+
+def _encode_streamed(
+    encoder: Encoder, params, data: Data, part: Part, *, batch_size: int
+) -> jax.Array:
+    """The same where no event is on the device: histories are read from the log."""
+    length, blocks = data.dataset.history_length, []
+    now = jax.jit(Dataset.query)
+
+    def encode(user, history):
+        columns = now(data.dataset, user, user)
+        if length:
+            columns["history"] = history
+        return encoder.columns(params, data.dataset, columns)
+
+    for start in range(0, len(part), STREAMED):
+        user, position = part.user[start:][:STREAMED], part.start[start:][:STREAMED]
+        history = data.log.past(user, position, length=length)
+        blocks.append(_in_batches(encode, user, history, batch_size=batch_size))
+    return jnp.concatenate(blocks)
 
 
 class Vectors(NamedTuple):
@@ -273,9 +297,13 @@ def _in_batches(encode, *arrays: np.ndarray, batch_size: int) -> jax.Array:
     blocks = []
     for start in range(0, n, size):
         block = [array[start : start + size] for array in arrays]
-        padded = [np.pad(array, (0, size - len(array))) for array in block]
+        padded = [_padded(array, size=size) for array in block]
         blocks.append(encode(*jax.device_put(padded)))
     return jnp.concatenate(blocks)[:n]
+
+
+def _padded(rows: np.ndarray, *, size: int) -> np.ndarray:
+    return np.pad(rows, [(0, size - len(rows)), *[(0, 0)] * (rows.ndim - 1)])
 
 
 class Result(NamedTuple):
