@@ -57,6 +57,11 @@ def write(config: logs.Config, folder: pathlib.Path, *, min_history: int) -> dic
     scratch.mkdir()
     coded = coded_lib.code(config, scratch / "coded.bin")
     cuts = cut(coded, config=config)
+    if np.count_nonzero(cuts.count) < 2:
+        raise InputError(
+            f"all {len(coded.records):,} events of {config.path} are one user's: is the "
+            "user column the right one?"
+        )
     users = number(cuts.train, cuts.count)
     length = cuts.count[users.codes]
     offsets = np.concatenate([[0, 0], np.cumsum(length)])
