@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from test_fit import LOSS, MODEL, assert_same, pieces
 from test_stream_prepare import in_memory, on_disk, random_rows, write_shards
 
-from experiments import similar, training
+from experiments import restored, similar, training
 from recall_jax import checkpoint, evaluate, fit, negatives, windows
 from recall_jax.config import Experiment
-from recall_jax.data import stream
+from recall_jax.data import dataset, stream
 from recall_jax.models import item2vec, sequence
 from recall_jax.types import InputError
 
@@ -156,13 +156,11 @@ def test_windows_hold_what_memory_holds(streamed, resident):
             np.testing.assert_array_equal(column, wanted.query[name])
         np.testing.assert_array_equal(found.item, wanted.item)
         np.testing.assert_array_equal(found.weight, wanted.weight * counts)
-        length = found.user.shape + (9,)
-        for dataset, batch in ((source.dataset, found), (resident.dataset, wanted)):
-            stop = dataset.train_stop[batch.user]
-            past = dataset.past(batch.user, stop, length=9)
-            assert past.shape == length
-            seen = past if dataset is source.dataset else seen
-        np.testing.assert_array_equal(seen, past)
+        last = [
+            data.past(batch.user, data.train_stop[batch.user], length=9)
+            for data, batch in ((source.dataset, found), (resident.dataset, wanted))
+        ]
+        np.testing.assert_array_equal(*last)
     portions.close()
 
 
@@ -325,6 +323,18 @@ def test_a_run_on_a_streamed_log_opens_again(config, tmp_path):
     training.train_model(asked, data, tmp_path)
     run = similar.load(tmp_path)
     assert run.vectors.shape == (25, 4) and len(run.data.test) == 10
+    held = stream.resident(data)
+    everybody = dataset.part(data.offsets[2:] - 1, data.offsets[2:])
+    encoded = [
+        evaluate.encode_queries(*run.restored[:2], data=x, part=everybody, batch_size=8)
+        for x in (data, held)
+    ]
+    np.testing.assert_array_equal(*encoded)
+    served = restored.served(run, tmp_path)
+    for user in (1, 25):
+        history = served.history(user)[:-1]
+        vector = served.encode(user, history, {})
+        np.testing.assert_allclose(vector, encoded[0][user - 1], atol=1e-6)
 
 
 def test_models_that_need_the_log_whole_say_so(config):
