@@ -128,6 +128,8 @@ def train_model(
     on = make_corpus(config, data)
     if on_pairs(config):
         print(f"pairs      {on.described}")
+    if data.log is not None:
+        print(f"windows    {_cut(config, data).told(data.log)}")
     plan = make_plan(config, data, num_rows=on.num_rows)
     hypers = train.make_hypers(
         config.optim, config.loss, config.negatives, num_steps=plan.num_steps

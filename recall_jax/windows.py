@@ -42,6 +42,14 @@ class Cut(NamedTuple):
         """Of a window."""
         return self.plan.steps_per_epoch // self.windows
 
+    def told(self, log: stream.Log) -> str:
+        """For people."""
+        room = self.slots * self.processes * self.windows
+        return (
+            f"{self.windows:,} an epoch, of {self.chunks:,} chunks and {self.steps:,} "
+            f"steps each; {room - log.num_examples:,} of {room:,} places are filled up"
+        )
+
     def bounds(self, log: stream.Log) -> np.ndarray:
         """Where chunks begin and end, in numbers of examples: their sizes differ by 1
         at most. Chunk j belongs to process j mod `processes`."""
@@ -74,11 +82,22 @@ def make_cut(
     chunks = max(1, round(log.num_examples / (windows * processes * chunk)))
     largest = math.ceil(log.num_examples / (windows * chunks * processes))
     steps = math.ceil(chunks * largest / size)
-    dispatches = math.ceil(steps / config.scan_steps)
-    scan = math.ceil(steps / dispatches)
+    scan, dispatches = _equal(steps, about=config.scan_steps)
     plan = fit.Plan(scan, dispatches * windows, size, config.epochs)
     cut = Cut(plan, windows, chunks, scan * dispatches * size, 0, processes)
     return cut._replace(events=_most_events(cut, log))
+
+
+def _equal(steps: int, *, about: int) -> tuple[int, int]:
+    """Steps of a dispatch, at most `about`, and dispatches: at least `steps` together,
+    and as few more as up to twice the dispatches allow.
+
+    >>> _equal(65, about=8)
+    (5, 13)
+    """
+    fewest = math.ceil(steps / about)
+    sizes = [(math.ceil(steps / n), n) for n in range(fewest, 2 * fewest + 1)]
+    return min(sizes, key=lambda size: (size[0] * size[1], size[1]))
 
 
 def _most_events(cut: Cut, log: stream.Log) -> int:

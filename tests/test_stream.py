@@ -3,6 +3,7 @@ interrupts it, the same step on the same batches, the same figures."""
 
 import collections
 import dataclasses
+import doctest
 import functools
 import threading
 
@@ -342,6 +343,14 @@ def test_models_that_need_the_log_whole_say_so(config):
         asked = Experiment("tiny", data=config, model=model)
         with pytest.raises(InputError, match="takes the log whole.*dssm, youtubednn"):
             training.prepare(asked)
+
+
+def test_few_places_of_a_window_are_filled_up():
+    for steps in range(1, 400):
+        for about in (1, 7, 50):
+            scan, dispatches = windows._equal(steps, about=about)
+            assert scan <= about and 0 <= scan * dispatches - steps <= steps * 0.12 + 1
+    assert doctest.testmod(windows).attempted and not doctest.testmod(windows).failed
 
 
 def test_a_batch_is_shared_by_processes_evenly(streamed):

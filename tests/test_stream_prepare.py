@@ -186,7 +186,7 @@ def test_it_is_prepared_once_and_anew_when_a_shard_changes(tmp_path, monkeypatch
     assert temporal.log.folder != changed.log.folder
 
 
-@pytest.mark.parametrize("at", ["sort", "rewrite", "write_catalogue", "digest"])
+@pytest.mark.parametrize("at", ["sort", "as_npy", "write_catalogue", "digest"])
 def test_a_killed_preparation_leaves_nothing_that_looks_whole(
     at, tmp_path, monkeypatch
 ):

@@ -153,7 +153,7 @@ def time_training(config: Experiment, data: Data, *, seconds: float) -> dict:
         if dispatch == 0:
             begin = time.perf_counter()
             continue
-        done += rows.size
+        done += num_counted(source, rows)
         if time.perf_counter() - begin > seconds:
             break
     took = time.perf_counter() - begin
@@ -172,10 +172,16 @@ def time_feed(config: Experiment, data: Data, *, seconds: float) -> dict:
     while time.perf_counter() - begin < seconds:
         source, rows = next(portions)
         jax.block_until_ready(source.dataset.items)
-        done += rows.size
+        done += num_counted(source, rows)
     took = time.perf_counter() - begin
     portions.close()
     return {"examples_per_second": done / took}
+
+
+def num_counted(source, rows: np.ndarray) -> int:
+    """Without those that fill up a window."""
+    last = source.dataset.counted
+    return rows.size if last is None else int((rows < int(last)).sum())
 
 
 def peak_gb() -> float:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,9 @@ from recall_jax.data import examples, interactions, tokens
 from recall_jax.data.arrays import CONTEXTS, Dataset
 from recall_jax.data.interactions import Bag, ranges, take
 from recall_jax.types import InputError
+
+if TYPE_CHECKING:
+    from recall_jax.data import stream
 
 
 class Part(NamedTuple):
@@ -52,7 +55,7 @@ class Data:
     item_codes: np.ndarray  # [V] the same for items
     ordered: bool  # a user's events stand in an order that means something
     keeps_seen: bool  # by the protocol, lists keep what a user had
-    log: Any = None  # stream.Log; the dataset then has the catalogue and no event
+    log: "stream.Log | None" = None  # the dataset then has the catalogue and no event
 
     @property
     def num_examples(self) -> int:

@@ -7,9 +7,12 @@ each sorted on its own, so that everything is read and written from front to bac
 memory are the ids, a few numbers a user and an item, and one bucket.
 """
 
+import contextlib
+import dataclasses
 import hashlib
 import json
 import pathlib
+import shutil
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -40,19 +43,37 @@ class Side(NamedTuple):
     known: int  # of them with training events, which come first
 
 
-class Sorted(NamedTuple):
-    """What the second pass counts, by item code, and finds."""
+@dataclasses.dataclass
+class Found:
+    """What the second pass counts, by item code."""
 
     events: np.ndarray  # [I] all events of each item
     trained: np.ndarray  # [I] training events
     examples: np.ndarray  # [I] training examples
-    repeats: bool  # some user met some item twice
-    tied: float  # share of last events that share their second with the one before
+    repeats: bool = False  # some user met some item twice
+    last: int = 0  # last events of users who have another one
+    tied: int = 0  # those that share their second with it
+
+    def add(
+        self, records: np.ndarray, *, trains: np.ndarray, examples: np.ndarray
+    ) -> None:
+        """Events of whole users, sorted, and masks of those that train."""
+        user, item, num = records["user"], records["item"], len(self.events)
+        self.events += np.bincount(item, minlength=num)
+        self.trained += np.bincount(item[trains], minlength=num)
+        self.examples += np.bincount(item[examples], minlength=num)
+        pairs = np.sort(user.astype(np.int64) * num + item)
+        self.repeats |= bool((pairs[1:] == pairs[:-1]).any())
+        if "time" in records.dtype.names:
+            time, same = records["time"], user[1:] == user[:-1]
+            last = np.flatnonzero(same & np.append(~same[1:], True)) + 1
+            self.last += len(last)
+            self.tied += int((time[last] == time[last - 1]).sum())
 
 
 def write(config: logs.Config, folder: pathlib.Path, *, min_history: int) -> dict:
     """The arrays of a log in `folder`, which is there and empty; returns what
-    `mapped.Log` needs to know beside them."""
+    `stream.Log` needs to know beside them."""
     scratch = folder / "scratch"
     scratch.mkdir()
     coded = coded_lib.code(config, scratch / "coded.bin")
@@ -70,16 +91,21 @@ def write(config: logs.Config, folder: pathlib.Path, *, min_history: int) -> dic
     if not cuts.train.any():
         raise InputError(f"{config.path}: the training part is empty")
     buckets = partition(coded, scratch, users=users, offsets=offsets)
+    kind = coded.records.dtype
+    (scratch / "coded.bin").unlink()
     found = sort(
         buckets,
-        folder,
+        scratch,
+        kind=kind,
         offsets=offsets,
         train_stop=train_stop,
         num_items=len(coded.items),
         min_history=min_history,
     )
     items = number(found.trained, found.events)
-    rewrite(scratch / "items.bin", folder / "items.npy", ids=items.ids)
+    as_npy(scratch / "item.bin", folder / "items.npy", kind=np.int32, ids=items.ids)
+    if "weight" in kind.names:
+        as_npy(scratch / "weight.bin", folder / "weights.npy", kind=np.float32)
     arrays = {
         "offsets": offsets,
         "train_stop": train_stop,
@@ -92,12 +118,10 @@ def write(config: logs.Config, folder: pathlib.Path, *, min_history: int) -> dic
     write_catalogue(
         config, folder, coded, users=users, items=items, cuts=cuts, found=found
     )
-    for path in [*scratch.iterdir()]:
-        path.unlink()
-    scratch.rmdir()
+    shutil.rmtree(scratch)
     return {
         "events": int(offsets[-1]),
-        "protocol": cuts.told.format(ties=f"{found.tied:.0%}"),
+        "protocol": cuts.told.format(ties=f"{found.tied / max(found.last, 1):.0%}"),
         "repeats": found.repeats,
         "known_users": users.known,
         "known_items": items.known,
@@ -210,72 +234,49 @@ def partition(
         for j in np.flatnonzero(count):
             with open(paths[j], "ab") as file:
                 block[stop[j] - count[j] : stop[j]].tofile(file)
-    kind = coded.records.dtype
-    (scratch / "coded.bin").unlink()
-    return [(path, kind) for path in paths]
+    return paths
 
 
 def sort(
-    buckets: list,
-    folder: pathlib.Path,
+    buckets: list[pathlib.Path],
+    scratch: pathlib.Path,
     *,
+    kind: np.dtype,
     offsets: np.ndarray,
     train_stop: np.ndarray,
     num_items: int,
     min_history: int,
-) -> Sorted:
-    """Each bucket by user, then time; item codes and weights go to files."""
-    totals = np.zeros((3, num_items), np.int64)
-    repeats, last, tied, done = False, 0, 0, 0
+) -> Found:
+    """Each bucket by user, then time: its item codes, and weights where there are any,
+    go to files of bare numbers. Buckets are removed."""
+    found, done = Found(*np.zeros((3, num_items), np.int64)), 0
+    columns = [name for name in ("item", "weight") if name in kind.names]
     first = offsets[:-1] + min_history
-    weights = folder / "weights.npy" if "weight" in buckets[0][1].names else None
-    with open(folder / "scratch" / "items.bin", "wb") as file:
-        for path, kind in buckets:
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(open(scratch / f"{c}.bin", "wb")) for c in columns]
+        for path in buckets:
             records = np.fromfile(path, kind)
             path.unlink()
-            keys = [records["time"]] if "time" in kind.names else []
+            keys = [records[name] for name in ("time",) if name in kind.names]
             records = records[np.lexsort((*keys, records["user"]))]
-            user, item = records["user"], records["item"]
-            at = done + np.arange(len(records))
+            user, at = records["user"], done + np.arange(len(records))
             trains = at < train_stop[user]
-            chosen = (slice(None), trains, trains & (at >= first[user]))
-            for total, mask in zip(totals, chosen):
-                total += np.bincount(item[mask], minlength=num_items)
-            repeats = repeats or has_repeats(user, item, num_items=num_items)
-            if keys:
-                ends = np.flatnonzero(np.append(user[1:] != user[:-1], True))
-                ends = ends[(at[ends] - offsets[user[ends]]) > 0]
-                last += len(ends)
-                time = records["time"]
-                tied += int((time[ends] == time[ends - 1]).sum())
-            item.astype(np.int32).tofile(file)
-            if weights is not None:
-                with open(folder / "scratch" / "weights.bin", "ab") as more:
-                    records["weight"].astype(np.float32).tofile(more)
+            found.add(records, trains=trains, examples=trains & (at >= first[user]))
+            for column, file in zip(columns, files, strict=True):
+                records[column].tofile(file)
             done += len(records)
-    if weights is not None:
-        as_npy(folder / "scratch" / "weights.bin", weights, np.float32)
-    return Sorted(*totals, repeats=repeats, tied=tied / max(last, 1))
-
-
-def has_repeats(user: np.ndarray, item: np.ndarray, *, num_items: int) -> bool:
-    pairs = np.sort(user.astype(np.int64) * num_items + item)
-    return bool((pairs[1:] == pairs[:-1]).any())
-
-
-def rewrite(source: pathlib.Path, target: pathlib.Path, *, ids: np.ndarray) -> None:
-    """Item codes as catalogue ids."""
-    as_npy(source, target, np.int32, change=lambda codes: ids[codes])
+    return found
 
 
 def as_npy(
     source: pathlib.Path,
     target: pathlib.Path,
-    kind: type,
     *,
-    change: Callable[[np.ndarray], np.ndarray] = np.asarray,
+    kind: type,
+    ids: np.ndarray | None = None,
 ) -> None:
-    """A file of bare numbers as an .npy file, a block at a time."""
+    """A file of bare numbers as an .npy file, a block at a time; with `ids` the numbers
+    are codes, of which those are kept."""
     number = source.stat().st_size // np.dtype(kind).itemsize
     header = {
         "descr": np.lib.format.dtype_to_descr(np.dtype(kind)),
@@ -285,7 +286,8 @@ def as_npy(
     with open(source, "rb") as values, open(target, "wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         for _ in range(0, number, SLICE):
-            change(np.fromfile(values, kind, SLICE)).astype(kind).tofile(file)
+            block = np.fromfile(values, kind, SLICE)
+            (block if ids is None else ids[block]).astype(kind).tofile(file)
 
 
 # The catalogue: vocabularies and features.
@@ -299,7 +301,7 @@ def write_catalogue(
     users: Side,
     items: Side,
     cuts: Cuts,
-    found: Sorted,
+    found: Found,
 ) -> None:
     """vocabularies.json, schema.json, and the columns of features by catalogue id."""
     vocabularies: dict[str, features.Vocabulary] = {}

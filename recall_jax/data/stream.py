@@ -38,7 +38,8 @@ class Config(logs.Config):
     """As `logs.Config`, of Parquet alone, and how it is read in training.
 
     Windows are laid out in advance: about three are held at a time, at some 12 bytes an
-    example and 8 a user. Chunks are read from front to back.
+    example and 8 a user. Chunks are read from front to back. While the arrays are made,
+    they take up to 40 bytes an event of disk, later 4 (8 with weights).
     """
 
     prepared: str = ""  # folder of the mapped arrays; '': PATH.prepared
