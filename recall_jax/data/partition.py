@@ -71,34 +71,31 @@ class Found:
             self.tied += int((time[last] == time[last - 1]).sum())
 
 
+class Spans(NamedTuple):
+    """Where each user's events begin, and his parts end, by catalogue id."""
+
+    offsets: np.ndarray  # [U + 2]
+    train_stop: np.ndarray  # [U + 1]
+    test_start: np.ndarray  # [U], of ids from 1
+
+
 def write(config: logs.Config, folder: pathlib.Path, *, min_history: int) -> dict:
     """The arrays of a log in `folder`, which is there and empty; returns what
     `stream.Log` needs to know beside them."""
     scratch = folder / "scratch"
     scratch.mkdir()
     coded = coded_lib.code(config, scratch / "coded.bin")
-    cuts = cut(coded, config=config)
-    if np.count_nonzero(cuts.count) < 2:
-        raise InputError(
-            f"all {len(coded.records):,} events of {config.path} are one user's: is the "
-            "user column the right one?"
-        )
+    kind, cuts = coded.records.dtype, cut(coded, config=config)
+    check(cuts, config=config)
     users = number(cuts.train, cuts.count)
-    length = cuts.count[users.codes]
-    offsets = np.concatenate([[0, 0], np.cumsum(length)])
-    start = offsets[1:-1]
-    train_stop = np.append(0, start + cuts.train[users.codes])
-    if not cuts.train.any():
-        raise InputError(f"{config.path}: the training part is empty")
-    buckets = partition(coded, scratch, users=users, offsets=offsets)
-    kind = coded.records.dtype
+    spans = spans_of(cuts, users)
+    buckets = partition(coded, scratch, users=users, offsets=spans.offsets)
     (scratch / "coded.bin").unlink()
     found = sort(
         buckets,
         scratch,
         kind=kind,
-        offsets=offsets,
-        train_stop=train_stop,
+        spans=spans,
         num_items=len(coded.items),
         min_history=min_history,
     )
@@ -106,21 +103,18 @@ def write(config: logs.Config, folder: pathlib.Path, *, min_history: int) -> dic
     as_npy(scratch / "item.bin", folder / "items.npy", kind=np.int32, ids=items.ids)
     if "weight" in kind.names:
         as_npy(scratch / "weight.bin", folder / "weights.npy", kind=np.float32)
-    arrays = {
-        "offsets": offsets,
-        "train_stop": train_stop,
-        "test_start": start + cuts.before_test[users.codes],
-        "popularity": by_id(found.trained, items),
-        "item_count": by_id(found.examples, items),
-    }
+    shutil.rmtree(scratch)
+    popularity, count = (
+        np.append(0, x[items.codes]) for x in (found.trained, found.examples)
+    )
+    arrays = {**spans._asdict(), "popularity": popularity, "item_count": count}
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
     write_catalogue(
         config, folder, coded, users=users, items=items, cuts=cuts, found=found
     )
-    shutil.rmtree(scratch)
     return {
-        "events": int(offsets[-1]),
+        "events": int(spans.offsets[-1]),
         "protocol": cuts.told.format(ties=f"{found.tied / max(found.last, 1):.0%}"),
         "repeats": found.repeats,
         "known_users": users.known,
@@ -129,9 +123,21 @@ def write(config: logs.Config, folder: pathlib.Path, *, min_history: int) -> dic
     }
 
 
-def by_id(count: np.ndarray, side: Side) -> np.ndarray:
-    """Counts by code as counts by catalogue id, [V + 1]."""
-    return np.append(0, count[side.codes])
+def check(cuts: Cuts, *, config: logs.Config) -> None:
+    if np.count_nonzero(cuts.count) < 2:
+        raise InputError(
+            f"all {cuts.count.sum():,} events of {config.path} are one user's: is the "
+            "user column the right one?"
+        )
+    if not cuts.train.any():
+        raise InputError(f"{config.path}: the training part is empty")
+
+
+def spans_of(cuts: Cuts, users: Side) -> Spans:
+    count, train, before = (x[users.codes] for x in cuts[:3])
+    offsets = np.concatenate([[0, 0], np.cumsum(count)])
+    start = offsets[1:-1]
+    return Spans(offsets, np.append(0, start + train), start + before)
 
 
 def digest(folder: pathlib.Path) -> str:
@@ -242,8 +248,7 @@ def sort(
     scratch: pathlib.Path,
     *,
     kind: np.dtype,
-    offsets: np.ndarray,
-    train_stop: np.ndarray,
+    spans: Spans,
     num_items: int,
     min_history: int,
 ) -> Found:
@@ -251,7 +256,7 @@ def sort(
     go to files of bare numbers. Buckets are removed."""
     found, done = Found(*np.zeros((3, num_items), np.int64)), 0
     columns = [name for name in ("item", "weight") if name in kind.names]
-    first = offsets[:-1] + min_history
+    first = spans.offsets[:-1] + min_history
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(open(scratch / f"{c}.bin", "wb")) for c in columns]
         for path in buckets:
@@ -260,7 +265,7 @@ def sort(
             keys = [records[name] for name in ("time",) if name in kind.names]
             records = records[np.lexsort((*keys, records["user"]))]
             user, at = records["user"], done + np.arange(len(records))
-            trains = at < train_stop[user]
+            trains = at < spans.train_stop[user]
             found.add(records, trains=trains, examples=trains & (at >= first[user]))
             for column, file in zip(columns, files, strict=True):
                 records[column].tofile(file)

@@ -29,7 +29,13 @@ from recall_jax.types import InputError
 
 FORMAT = 1
 PROTOCOLS = ("leave_one_out", "temporal")
-UNHEEDED = ("prepared", "window_examples", "chunk_examples", "measured_users")
+UNHEEDED = (
+    "prepared",
+    "window_examples",
+    "chunk_examples",
+    "measured_users",
+    "context",
+)
 """Fields that do not change what is laid out."""
 
 
@@ -134,6 +140,9 @@ class Log(NamedTuple):
     weights: np.ndarray | None  # [events] float32, mapped
     offsets: np.ndarray  # [U + 2] int64
     train_stop: np.ndarray  # [U + 1] int64
+    test_start: np.ndarray  # [U] int64, of ids from 1
+    popularity: np.ndarray  # [V + 1] int64, training events of each item
+    item_count: np.ndarray  # [V + 1] int64, its training examples
     example_start: np.ndarray  # [U + 2] int64
     min_history: int
 
@@ -196,7 +205,7 @@ def prepared(config: Config, *, min_history: int) -> pathlib.Path:
 def _place(config: Config) -> pathlib.Path:
     if config.prepared:
         return pathlib.Path(config.prepared).expanduser()
-    if not (place := pathlib.Path(config.path).expanduser()).exists():
+    if not (place := pathlib.Path(config.path).expanduser().resolve()).exists():
         shards.find_shards(config.path)  # says so if there is nothing at all
         raise InputError(
             f"data.path {config.path} is a pattern; name the folder of the prepared "
@@ -245,69 +254,78 @@ def open_data(config: Config, *, history_length: int, min_history: int) -> datas
     `Data.dataset` holds the catalogue alone, and no event: `windows` puts those in that
     a step trains on, and histories are read from `Data.log`.
     """
-    folder = prepared(config, min_history=min_history)
-    manifest = _manifest(folder)
-    arrays = {path.stem: _mapped(path) for path in folder.glob("*.npy")}
-    small = {k: np.array(v) for k, v in arrays.items() if k not in ("items", "weights")}
-    offsets, train_stop = small["offsets"], small["train_stop"]
-    examples = np.maximum(train_stop - offsets[:-1] - min_history, 0)
-    log = Log(
-        folder,
-        manifest,
-        arrays["items"],
-        arrays.get("weights"),
-        offsets,
-        train_stop,
-        np.append(0, np.cumsum(examples)),
-        min_history,
-    )
+    log = open_log(prepared(config, min_history=min_history), min_history=min_history)
     if not log.num_examples:
         raise InputError(
             f"{config.path}: no user has more than {min_history} training events, so "
             "there is nothing to train on"
         )
-    vocabularies = features.load_vocabularies(folder / "vocabularies.json")
-    valid, valid_told = _drawn(
-        dataset.part(train_stop[1:], small["test_start"]), config.measured_users
-    )
-    test, told = _drawn(
-        dataset.part(small["test_start"], offsets[2:]), config.measured_users
-    )
-    catalogue = Dataset(
-        items=jnp.zeros(1, jnp.int32),
-        weights=None,
-        offsets=jnp.zeros(2, jnp.int32),
-        example_user=jnp.zeros(0, jnp.int32),
-        example_position=jnp.zeros(0, jnp.int32),
-        user_columns=_columns(folder, "user"),
-        item_columns=_columns(folder, "item"),
-        item_count=jnp.asarray(small["item_count"], jnp.float32),
-        num_items=len(vocabularies["item"].ids),
-        known_items=manifest["known_items"],
-        known_users=manifest["known_users"],
-        history_length=history_length,
-        context=config.context,
+    vocabularies = features.load_vocabularies(log.folder / "vocabularies.json")
+    held_out = {
+        "validate": dataset.part(log.train_stop[1:], log.test_start),
+        "test": dataset.part(log.test_start, log.offsets[2:]),
+    }
+    drawn = {k: _drawn(part, config.measured_users) for k, part in held_out.items()}
+    told = ", ".join(
+        f"{len(part):,} of {len(held_out[name]):,} users {name}"
+        for name, part in drawn.items()
     )
     return dataset.Data(
-        dataset=catalogue,
-        schema=_schema(folder, vocabularies, history_length=history_length),
+        dataset=_catalogue(log, history_length=history_length, context=config.context),
+        schema=_schema(log.folder, vocabularies, history_length=history_length),
         vocabularies=vocabularies,
         items=log.items,
         times=None,
         events={},
-        offsets=offsets,
-        train_stop=train_stop,
-        popularity=small["popularity"],
-        valid=valid,
-        test=test,
-        protocol=f"{manifest['protocol']}; {valid_told} validate, {told} test",
+        offsets=log.offsets,
+        train_stop=log.train_stop,
+        popularity=log.popularity,
+        valid=drawn["validate"],
+        test=drawn["test"],
+        protocol=f"{log.manifest['protocol']}; {told}",
         source=config.path,
-        repeats=manifest["repeats"],
+        repeats=log.manifest["repeats"],
         user_codes=np.arange(log.num_users),
         item_codes=np.arange(len(vocabularies["item"].ids)),
         ordered=True,
         keeps_seen=False,
         log=log,
+    )
+
+
+def open_log(folder: pathlib.Path, *, min_history: int) -> Log:
+    """What `prepared` has written."""
+    arrays = {path.stem: _mapped(path) for path in folder.glob("*.npy")}
+    mapped = {"items": arrays.pop("items"), "weights": arrays.pop("weights", None)}
+    small = {name: np.array(array) for name, array in arrays.items()}
+    length = small["train_stop"] - small["offsets"][:-1]
+    examples = np.maximum(length - min_history, 0)
+    return Log(
+        folder,
+        _manifest(folder),
+        **mapped,
+        **small,
+        example_start=np.append(0, np.cumsum(examples)),
+        min_history=min_history,
+    )
+
+
+def _catalogue(log: Log, *, history_length: int, context: str) -> Dataset:
+    known = {name: log.manifest[name] for name in ("known_items", "known_users")}
+    none = jnp.zeros(0, jnp.int32)
+    return Dataset(
+        items=jnp.zeros(1, jnp.int32),
+        weights=None,
+        offsets=jnp.zeros(2, jnp.int32),
+        example_user=none,
+        example_position=none,
+        user_columns=_columns(log.folder, "user"),
+        item_columns=_columns(log.folder, "item"),
+        item_count=jnp.asarray(log.item_count, jnp.float32),
+        num_items=len(log.popularity) - 1,
+        history_length=history_length,
+        context=context,
+        **known,
     )
 
 
@@ -333,14 +351,13 @@ def _schema(
     )
 
 
-def _drawn(part: dataset.Part, number: int) -> tuple[dataset.Part, str]:
-    """At most so many users of a part, and how many that are, for people."""
+def _drawn(part: dataset.Part, number: int) -> dataset.Part:
+    """At most so many users of a part, the same each time; 0: all."""
     total = len(part)
     if not 0 < number < total:
-        return part, f"{total:,} users"
+        return part
     rows = np.random.default_rng([number, total]).permutation(total)[:number]
-    chosen = dataset.Part(*(column[np.sort(rows)] for column in part))
-    return chosen, f"{number:,} of {total:,} users"
+    return dataset.Part(*(column[np.sort(rows)] for column in part))
 
 
 def resident(data: dataset.Data) -> dataset.Data:
