@@ -233,9 +233,8 @@ def _describe(config: Experiment, data: Data) -> None:
         print(
             f"           {len(items.ids) - items.known:,} items have no training event"
         )
-    print(
-        f"protocol   {data.protocol}; the whole catalogue is ranked, seen items {seen}"
-    )
+    ranked = evaluate.ranked(config.evaluate)
+    print(f"protocol   {data.protocol}; {ranked}, seen items {seen}")
     if data.log is not None:
         print(
             "           no rows bigram, item knn, ease: they take the whole log into "

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import numpy as np
 
-from recall_jax import fit
+from recall_jax import fit, sharding
 from recall_jax.data import stream
 from recall_jax.data.interactions import ranges
 from recall_jax.negatives import Source
@@ -234,6 +234,7 @@ def feed(
         raise IndexError(f"process {process} of {cut.processes}")
     seed = tuple(int(word) for word in np.asarray(jax.random.key_data(key)).ravel())
     bounds = cut.bounds(log)
+    where = sharding.on_each_shape((), np.int32).sharding  # the thread has no mesh
 
     def make(number: int) -> Portions:
         epoch, window = divmod(number, cut.windows)
@@ -244,7 +245,7 @@ def feed(
         )
         shuffled = rng.permutation(cut.slots).astype(np.int32)
         shuffled = shuffled.reshape(-1, cut.plan.scan, cut.plan.size)
-        return Portions(_with_events(base, jax.device_put(made)), shuffled)
+        return Portions(_with_events(base, jax.device_put(made, where)), shuffled)
 
     def portions(step: int) -> Iterator[tuple[Source, np.ndarray]]:
         first, rest = divmod(step, cut.steps)
@@ -265,13 +266,13 @@ def _shapes(log: stream.Log, cut: Cut) -> Window:
     """What a window is made of, by shape and type."""
 
     def ints(*shape: int) -> Any:
-        return jax.ShapeDtypeStruct(shape, np.int32)
+        return sharding.on_each_shape(shape, np.int32)
 
     return Window(
         ints(cut.events),
         None
         if log.weights is None
-        else jax.ShapeDtypeStruct((cut.events,), np.float32),
+        else sharding.on_each_shape((cut.events,), np.float32),
         ints(log.num_users + 2),
         ints(log.num_users + 1),
         ints(cut.slots),

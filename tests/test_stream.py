@@ -17,7 +17,7 @@ from test_fit import LOSS, MODEL, assert_same, pieces
 from test_stream_prepare import in_memory, on_disk, random_rows, write_shards
 
 from experiments import restored, similar, training
-from recall_jax import checkpoint, evaluate, fit, negatives, windows
+from recall_jax import checkpoint, evaluate, fit, negatives, sharding, train, windows
 from recall_jax.config import Experiment
 from recall_jax.data import dataset, stream
 from recall_jax.models import item2vec, sequence
@@ -338,6 +338,21 @@ def test_a_run_on_a_streamed_log_opens_again(config, tmp_path):
         history = served.history(user)[:-1]
         vector = served.encode(user, history, {})
         np.testing.assert_allclose(vector, encoded[0][user - 1], atol=1e-6)
+
+
+def test_eight_devices_train_in_windows_as_one_does(config, tmp_path):
+    # Adam's first steps know little but signs, which a rounding may turn.
+    optim = train.OptimConfig(tables="sgd", learning_rate=1e-3)
+    asked = EXPERIMENT(data=config, optim=optim)
+    data, found = training.prepare(asked).data, []
+    for number in (1, 8):
+        mesh = sharding.make_mesh(jax.devices()[:8]) if number > 1 else None
+        with sharding.use(mesh):
+            _, fitted = training.train_model(asked, data, tmp_path / str(number))
+            found.append(jax.device_get(fitted.state))
+    assert found[0].step == found[1].step > 8
+    for name, table in found[0].tables.items():
+        np.testing.assert_allclose(table, found[1].tables[name], atol=1e-5)
 
 
 def test_models_that_need_the_log_whole_say_so(config):

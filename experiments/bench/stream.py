@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments import cli, training
+from experiments import cli, streaming, training
 from recall_jax import fit, logs, train
 from recall_jax.config import Experiment
 from recall_jax.data import shards, stream
@@ -138,9 +138,9 @@ def in_memory(data: Data) -> Data:
 def time_training(config: Experiment, data: Data, *, seconds: float) -> dict:
     """Examples/s from the second dispatch on."""
     corpus = training.make_corpus(config, data)
-    plan = training.make_plan(config, data, num_rows=corpus.num_rows)
+    plan = streaming.make_plan(config, data, num_rows=corpus.num_rows)
     built = training.build(config, data, batch_size=plan.size)
-    feed = training.make_feed(config, data, corpus, plan=plan, key=built.order_key)
+    feed = streaming.make_feed(config, data, corpus, plan=plan, key=built.order_key)
     hypers = train.make_hypers(
         config.optim, config.loss, config.negatives, num_steps=plan.num_steps
     )
@@ -164,9 +164,9 @@ def time_training(config: Experiment, data: Data, *, seconds: float) -> dict:
 def time_feed(config: Experiment, data: Data, *, seconds: float) -> dict:
     """Examples/s of windows that nobody trains on: read, laid out, put on the device."""
     corpus = training.make_corpus(config, data)
-    plan = training.make_plan(config, data, num_rows=corpus.num_rows)
+    plan = streaming.make_plan(config, data, num_rows=corpus.num_rows)
     key = jax.random.key(0)
-    feed = training.make_feed(config, data, corpus, plan=plan, key=key)
+    feed = streaming.make_feed(config, data, corpus, plan=plan, key=key)
     begin, done = time.perf_counter(), 0
     portions = feed.portions(0)
     while time.perf_counter() - begin < seconds:
