@@ -223,6 +223,11 @@ def everyone(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
     return jax.lax.all_gather(x, AXIS, tiled=True) if inside() else x
 
 
+def scattered(x: Float[Array, "n d"]) -> Float[Array, "m d"]:
+    """This device's rows of the sum over devices."""
+    return jax.lax.psum_scatter(x, AXIS, tiled=True) if inside() else x
+
+
 def total(x: Array) -> Array:
     """The sum over devices."""
     return jax.lax.psum(x, AXIS) if inside() else x
