@@ -68,13 +68,17 @@ def loop_of(data, folder, *, config, validate=None, **changes) -> tuple:
     values = iter(range(1000))
     loop = fit.Loop(
         step=step,
-        source=source,
-        num_rows=data.num_rows,
+        feed=fit.resident(
+            source,
+            num_rows=data.num_rows,
+            span=data.dataset.span,
+            plan=plan,
+            key=jax.random.key(9),
+        ),
         span=data.dataset.span,
         hypers=hypers,
         plan=plan,
         config=config,
-        order_key=jax.random.key(9),
         validate=validate or (lambda state: {"ndcg@10": next(values)}),
         select_by="ndcg@10",
         workdir=folder,
