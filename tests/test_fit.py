@@ -368,7 +368,7 @@ def test_the_correction_is_the_log_share_of_what_is_drawn_from(data, kind):
     weight = examples if kind == "in_batch" else data.popularity**0.5
     with np.errstate(divide="ignore"):
         log_q = np.log(weight / weight.sum())
-    drawn = batch.item if kind == "in_batch" else ids[12:]
+    drawn = batch.item if kind == "in_batch" else sample.drawn
     positive, column, row = columns.correction
     np.testing.assert_allclose(positive, log_q[batch.item], rtol=1e-5)
     np.testing.assert_allclose(column, log_q[drawn], rtol=1e-5)

@@ -10,7 +10,7 @@ from conftest import make_log
 from flax import nnx
 
 from experiments import figures, training
-from recall_jax import evaluate, fit, negatives, train
+from recall_jax import evaluate, fit, negatives, sharding, train
 from recall_jax.config import Experiment
 from recall_jax.data import dataset, interactions
 from recall_jax.data.interactions import Entities, Interactions
@@ -89,28 +89,32 @@ def test_a_row_costs_what_its_examples_cost_one_by_one(config, loss):
     drawn = train.draw(
         built.state, source, example, graph=built.graph, objective=built.objective
     )
+    looked = train.look_up(built.state, drawn.columns, graph=built.graph)
     got, _ = train.mean_loss(
-        (drawn.looked.rows, built.state.dense, built.state.loss),
+        (looked.rows, built.state.dense, built.state.loss),
         drawn=drawn,
+        columns=looked.columns,
         statistics=built.state.statistics,
         graph=built.graph,
         objective=built.objective,
         source=source,
         hypers=hypers,
     )
-    model = built.graph.model(
-        drawn.looked.rows, built.state.dense, built.state.statistics
-    )
-    query = jnp.concatenate([model.query(drawn.query)[:, j] for j in range(H)])
+    model = built.graph.model(looked.rows, built.state.dense, built.state.statistics)
+    columns = looked.columns
+    rows = model.query({name: columns[name] for name in drawn.batch.query})
+    query = jnp.concatenate([rows[:, j] for j in range(H)])
     # By position, then row: another order of the very same examples.
     order = jnp.arange(4 * H).reshape(4, H).T.ravel()
     turned = jax.tree.map(lambda x: x[order], drawn.batch._replace(query={}))
-    sample, ids = drawn.sample, drawn.sample.ids
-    item = model.item(drawn.item)
+    sample = drawn.sample
+    item = model.item({name: columns[name] for name in drawn.item})
     if config.kind != "full":
-        ids = jnp.concatenate([ids[order], ids[4 * H :]])
-        item = jnp.concatenate([item[order], item[4 * H :]])
-    sample = sample._replace(ids=ids, weight=sample.weight[order])
+        sizes = [4 * H] if sample.drawn is None else [4 * H, len(sample.drawn)]
+        groups = sharding.shared_groups(*sizes)
+        first, *rest = sharding.cut(item, sizes, groups=groups)
+        item = sharding.join([first[order], *rest], groups=groups)
+    sample = sample._replace(weight=sample.weight[order])
     wanted, _ = built.objective.total(
         query,
         item,
