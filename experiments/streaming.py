@@ -1,9 +1,11 @@
 """What training takes from data in memory, or from a log that is read in windows."""
 
 import contextlib
+import operator
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 
 from recall_jax import fit, pairs, sharding, windows
 from recall_jax.config import Experiment
@@ -56,7 +58,22 @@ def make_feed(
             on.source, num_rows=on.num_rows, span=on.span, plan=plan, key=key
         )
     made = cut(config, data)._replace(plan=plan)
-    return windows.feed(on.source, data.log, made, key=key)
+    return windows.feed(on.source, data.log, made, key=key, share=_share())
+
+
+def _share() -> windows.Share:
+    """Of the processes of a run, which exchange what they have read."""
+    if jax.process_count() == 1:
+        return windows.ALONE
+
+    def gather(part: windows.Read) -> list[windows.Read]:
+        stacked = multihost_utils.process_allgather(part)
+        return [
+            jax.tree.map(operator.itemgetter(process), stacked)
+            for process in range(jax.process_count())
+        ]
+
+    return windows.Share(jax.process_index(), jax.process_count(), gather)
 
 
 def some_rows(on: pairs.Corpus, data: Data, feed: fit.Feed) -> tuple[Any, int]:

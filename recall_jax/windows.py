@@ -10,9 +10,10 @@ where in the log training stands, and each example is in one window of an epoch.
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -22,20 +23,19 @@ from recall_jax import fit, sharding
 from recall_jax.data import stream
 from recall_jax.data.interactions import ranges
 from recall_jax.negatives import Source
-from recall_jax.types import InputError, Key
+from recall_jax.types import Key
 
 T = TypeVar("T")
 
 
 class Cut(NamedTuple):
-    """How an epoch is cut, the same for each epoch and each process."""
+    """How an epoch is cut, the same for each epoch."""
 
-    plan: fit.Plan  # of one process: `size` is its share of a batch
+    plan: fit.Plan
     windows: int  # an epoch
-    chunks: int  # a window, of one process
+    chunks: int  # a window
     slots: int  # examples that a window has room for
     events: int  # the same for events
-    processes: int
 
     @property
     def steps(self) -> int:
@@ -44,7 +44,7 @@ class Cut(NamedTuple):
 
     def told(self, log: stream.Log) -> str:
         """For people."""
-        room = self.slots * self.processes * self.windows
+        room = self.slots * self.windows
         return (
             f"{self.windows:,} an epoch, of {self.chunks:,} chunks and {self.steps:,} "
             f"steps each; {room - log.num_examples:,} of {room:,} places are filled up"
@@ -52,8 +52,8 @@ class Cut(NamedTuple):
 
     def bounds(self, log: stream.Log) -> np.ndarray:
         """Where chunks begin and end, in numbers of examples: their sizes differ by 1
-        at most. Chunk j belongs to process j mod `processes`."""
-        total = self.windows * self.chunks * self.processes
+        at most."""
+        total = self.windows * self.chunks
         return np.arange(total + 1) * log.num_examples // total
 
 
@@ -63,7 +63,6 @@ def make_cut(
     *,
     window: int,
     chunk: int,
-    processes: int = 1,
 ) -> Cut:
     """Windows of about `window` examples, made of chunks of about `chunk`.
 
@@ -72,19 +71,14 @@ def make_cut(
     are met as other examples' negatives, once more than they would, and train nothing.
     """
     fit.make_plan(config, num_rows=log.num_examples)  # checks
-    if config.batch_size % processes:
-        raise InputError(
-            f"train.batch_size {config.batch_size} is not a multiple of the {processes} "
-            "processes that share it"
-        )
-    size = config.batch_size // processes
+    size = config.batch_size
     windows = max(1, round(log.num_examples / window))
-    chunks = max(1, round(log.num_examples / (windows * processes * chunk)))
-    largest = math.ceil(log.num_examples / (windows * chunks * processes))
+    chunks = max(1, round(log.num_examples / (windows * chunk)))
+    largest = math.ceil(log.num_examples / (windows * chunks))
     steps = math.ceil(chunks * largest / size)
     scan, dispatches = _equal(steps, about=config.scan_steps)
     plan = fit.Plan(scan, dispatches * windows, size, config.epochs)
-    cut = Cut(plan, windows, chunks, scan * dispatches * size, 0, processes)
+    cut = Cut(plan, windows, chunks, scan * dispatches * size, 0)
     return cut._replace(events=_most_events(cut, log))
 
 
@@ -120,12 +114,23 @@ def _users(log: stream.Log, bounds: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     )
 
 
-def chunk_order(cut: Cut, *, seed: tuple[int, ...], process: int) -> np.ndarray:
-    """Chunks of each window of an epoch that are one process's, [windows, chunks];
-    `seed` holds the epoch."""
-    mine = np.arange(process, cut.windows * cut.chunks * cut.processes, cut.processes)
-    order = np.random.default_rng((*seed, process)).permutation(mine)
+def chunk_order(cut: Cut, *, seed: tuple[int, ...]) -> np.ndarray:
+    """Chunks of each window of an epoch, [windows, chunks]; `seed` holds the epoch."""
+    order = np.random.default_rng(seed).permutation(cut.windows * cut.chunks)
     return order.reshape(cut.windows, cut.chunks)
+
+
+class Read(NamedTuple):
+    """What one process reads of a window: users with all of their events, and examples;
+    users of no events and examples of no user fill up."""
+
+    user: np.ndarray  # [u] int32 catalogue ids, rising
+    length: np.ndarray  # [u] int32 events of each
+    trains: np.ndarray  # [u] int32 of them that train
+    items: np.ndarray  # [events] int32
+    weights: np.ndarray | None  # [events] float32
+    example_user: np.ndarray  # [n] int32
+    example_place: np.ndarray  # [n] int32 among the user's events
 
 
 class Window(NamedTuple):
@@ -140,15 +145,7 @@ class Window(NamedTuple):
     counted: np.ndarray  # int32, number of examples; behind them some stand again
 
 
-def lay_out(
-    log: stream.Log,
-    bounds: np.ndarray,
-    chunks: np.ndarray,
-    *,
-    slots: int,
-    events: int,
-    rng: np.random.Generator,
-) -> Window:
+def read(log: stream.Log, bounds: np.ndarray, chunks: np.ndarray) -> Read:
     """The examples of `chunks`, numbers of bounds[j]:bounds[j + 1], and whatever events
     their users have, in the order of the log."""
     chunks = np.sort(chunks)
@@ -157,22 +154,69 @@ def lay_out(
     runs = _runs(first[chunks], last[chunks])
     users = ranges(runs[:, 0], runs[:, 1] + 1)
     spans = np.stack([log.offsets[runs[:, 0]], log.offsets[runs[:, 1] + 1]], axis=1)
-    length = log.offsets[users + 1] - log.offsets[users]
-    offsets = np.zeros(log.num_users + 2, np.int32)
-    train_stop = np.zeros(log.num_users + 1, np.int32)
+    num = int((spans[:, 1] - spans[:, 0]).sum())
+    user, place = _examples(log, bounds, chunks, first=first, last=last)
+    begin = log.offsets[users]
+    return Read(
+        users.astype(np.int32),
+        (log.offsets[users + 1] - begin).astype(np.int32),
+        (log.train_stop[users] - begin).astype(np.int32),
+        _copied(log.items, spans, num=num),
+        None if log.weights is None else _copied(log.weights, spans, num=num),
+        user.astype(np.int32),
+        place.astype(np.int32),
+    )
+
+
+def filled_up(part: Read, cut: Cut) -> Read:
+    """The same in the shapes that every process's has."""
+    room = dict.fromkeys(("items", "weights"), cut.events)
+    return Read(
+        **{
+            name: x if x is None else np.pad(x, (0, room.get(name, cut.slots) - len(x)))
+            for name, x in part._asdict().items()
+        }
+    )
+
+
+def lay_out(
+    parts: Sequence[Read], cut: Cut, *, num_users: int, rng: np.random.Generator
+) -> Window:
+    """The window that all parts are, whichever process has read which of its chunks."""
+    joined = parts[0]
+    if len(parts) > 1:
+        arrays = zip(*parts, strict=True)
+        joined = Read(*(None if x[0] is None else np.concatenate(x) for x in arrays))
+    begin = np.concatenate(
+        [
+            np.cumsum(part.length) - part.length + j * len(part.items)
+            for j, part in enumerate(parts)
+        ]
+    )
+    users, at = np.unique(joined.user, return_index=True)  # two may have read one
+    users, at = users[users > 0], at[users > 0]
+    length, begin = joined.length[at], begin[at]
+    offsets = np.zeros(num_users + 2, np.int32)
+    train_stop = np.zeros(num_users + 1, np.int32)
     offsets[users] = np.cumsum(length) - length
-    train_stop[users] = offsets[users] + log.train_stop[users] - log.offsets[users]
-    user, position = _examples(log, bounds, chunks, first=first, last=last)
-    position += offsets[user]
-    number = len(user)
-    again = rng.integers(0, number, slots - number)
+    train_stop[users] = offsets[users] + joined.trains[at]
+    events = ranges(begin, begin + length)
+    order = np.lexsort((joined.example_place, joined.example_user))
+    order = order[joined.example_user[order] > 0]
+    number = len(order)
+    order = np.append(order, order[rng.integers(0, number, cut.slots - number)])
+    user = joined.example_user[order]
+
+    def padded(column):
+        return np.pad(column[events], (0, cut.events - len(events)))
+
     return Window(
-        _copied(log.items, spans, num=events),
-        None if log.weights is None else _copied(log.weights, spans, num=events),
+        padded(joined.items),
+        None if joined.weights is None else padded(joined.weights),
         offsets,
         train_stop,
-        np.concatenate([user, user[again]]).astype(np.int32),
-        np.concatenate([position, position[again]]).astype(np.int32),
+        user,
+        offsets[user] + joined.example_place[order],
         np.int32(number),
     )
 
@@ -213,6 +257,18 @@ def _examples(
     return np.repeat(user, high - low), ranges(low + shift, high + shift)
 
 
+class Share(NamedTuple):
+    """Which process this is, of how many that read a window together; `gather` gives
+    every process the parts of all, in their order."""
+
+    process: int
+    processes: int
+    gather: Callable[[Read], Sequence[Read]]
+
+
+ALONE = Share(0, 1, lambda part: [part])
+
+
 class Portions(NamedTuple):
     """A window on the device, and in which order it is trained on."""
 
@@ -221,39 +277,45 @@ class Portions(NamedTuple):
 
 
 def feed(
-    base: Source,
-    log: stream.Log,
-    cut: Cut,
-    *,
-    key: Key,
-    process: int = 0,
+    base: Source, log: stream.Log, cut: Cut, *, key: Key, share: Share = ALONE
 ) -> fit.Feed:
     """Windows of a log in the place of `base`'s events; its catalogue and its samplers
-    stay. Raises IndexError for a process that there is none of."""
-    if not 0 <= process < cut.processes:
-        raise IndexError(f"process {process} of {cut.processes}")
+    stay. A window is the same however many processes read it."""
     seed = tuple(int(word) for word in np.asarray(jax.random.key_data(key)).ravel())
     bounds = cut.bounds(log)
-    where = sharding.on_each_shape((), np.int32).sharding  # the thread has no mesh
+    # A reading thread has no mesh of its own.
+    where = sharding.on_each_shape((), np.int32).sharding
 
-    def make(number: int) -> Portions:
+    def read_share(number: int) -> tuple[int, Read]:
         epoch, window = divmod(number, cut.windows)
-        order = chunk_order(cut, seed=(*seed, epoch), process=process)
-        rng = np.random.default_rng((*seed, epoch, window, process))
-        made = lay_out(
-            log, bounds, order[window], slots=cut.slots, events=cut.events, rng=rng
-        )
-        shuffled = rng.permutation(cut.slots).astype(np.int32)
-        shuffled = shuffled.reshape(-1, cut.plan.scan, cut.plan.size)
-        return Portions(_with_events(base, jax.device_put(made, where)), shuffled)
+        chunks = chunk_order(cut, seed=(*seed, epoch))[window]
+        part = read(log, bounds, chunks[share.process :: share.processes])
+        return number, part if share.processes == 1 else filled_up(part, cut)
+
+    def finish(number: int, part: Read) -> Portions:
+        rng = np.random.default_rng((*seed, *divmod(number, cut.windows)))
+        made = lay_out(share.gather(part), cut, num_users=log.num_users, rng=rng)
+        order = rng.permutation(cut.slots).astype(np.int32)
+        order = order.reshape(-1, cut.plan.scan, cut.plan.size)
+        return Portions(_with_events(base, jax.device_put(made, where)), order)
+
+    def windows(numbers: range) -> Iterator[Portions]:
+        if share.processes == 1:
+            yield from ahead(lambda number: finish(*read_share(number)), numbers)
+            return
+        # Processes meet where all of them stand in the same order: not in a thread.
+        with contextlib.closing(ahead(read_share, numbers)) as parts:
+            for number, part in parts:
+                yield finish(number, part)
 
     def portions(step: int) -> Iterator[tuple[Source, np.ndarray]]:
         first, rest = divmod(step, cut.steps)
         numbers = range(first, cut.windows * cut.plan.epochs)
         skipped = rest // cut.plan.scan
-        for source, order in ahead(make, numbers):
-            yield from ((source, part) for part in order[skipped:])
-            skipped = 0
+        with contextlib.closing(windows(numbers)) as made:
+            for source, order in made:
+                yield from ((source, part) for part in order[skipped:])
+                skipped = 0
 
     return fit.Feed(_with_events(base, _shapes(log, cut)), portions)
 

@@ -53,10 +53,8 @@ def resident(config):
     return in_memory(config)
 
 
-def cut_of(data, *, window=130, chunk=20, config=CONFIG, processes=1) -> windows.Cut:
-    return windows.make_cut(
-        config, data.log, window=window, chunk=chunk, processes=processes
-    )
+def cut_of(data, *, window=130, chunk=20, config=CONFIG) -> windows.Cut:
+    return windows.make_cut(config, data.log, window=window, chunk=chunk)
 
 
 def numbers(log: stream.Log, source, rows) -> tuple[np.ndarray, np.ndarray]:
@@ -91,18 +89,13 @@ def source_of(data):
     chunk=st.integers(1, 200),
     batch=st.sampled_from([4, 12, 60]),
     scan=st.integers(1, 6),
-    processes=st.integers(1, 3),
     cut_at=st.integers(0, 1000),
 )
 def test_an_epoch_meets_each_example_once_wherever_it_goes_on(
-    streamed, window, chunk, batch, scan, processes, cut_at
+    streamed, window, chunk, batch, scan, cut_at
 ):
     config = fit.TrainConfig(epochs=2, batch_size=batch, scan_steps=scan)
-    batch = batch - batch % processes
-    config = dataclasses.replace(config, batch_size=batch)
-    cut = cut_of(
-        streamed, window=window, chunk=chunk, config=config, processes=processes
-    )
+    cut = cut_of(streamed, window=window, chunk=chunk, config=config)
     base, plan = source_of(streamed), cut.plan
     every = collections.Counter(range(streamed.num_examples))
     for epoch in range(plan.epochs):
@@ -110,12 +103,11 @@ def test_an_epoch_meets_each_example_once_wherever_it_goes_on(
         last = first + plan.steps_per_epoch
         middle = first + cut_at % plan.dispatches * plan.scan
         seen = collections.Counter()
-        for process in range(processes):
-            feed = windows.feed(base, streamed.log, cut, key=KEY, process=process)
-            for steps in (range(first, middle), range(middle, last)):
-                part = met(streamed, feed, steps=steps, plan=plan)
-                assert not part.keys() & seen.keys()
-                seen += part
+        feed = windows.feed(base, streamed.log, cut, key=KEY)
+        for steps in (range(first, middle), range(middle, last)):
+            part = met(streamed, feed, steps=steps, plan=plan)
+            assert not part.keys() & seen.keys()
+            seen += part
         assert seen == every
 
 
@@ -370,11 +362,24 @@ def test_few_places_of_a_window_are_filled_up():
     assert doctest.testmod(windows).attempted and not doctest.testmod(windows).failed
 
 
-def test_a_batch_is_shared_by_processes_evenly(streamed):
-    with pytest.raises(InputError, match="16 is not a multiple of the 3 processes"):
-        cut_of(streamed, processes=3)
-    with pytest.raises(InputError, match="larger than the"):
-        cut_of(streamed, config=dataclasses.replace(CONFIG, batch_size=4000))
-    with pytest.raises(IndexError):
-        cut = cut_of(streamed, processes=2)
-        windows.feed(source_of(streamed), streamed.log, cut, key=KEY, process=2)
+@pytest.mark.parametrize("processes", [2, 3])
+def test_a_window_is_the_same_however_many_processes_read_it(streamed, processes):
+    """Chunks cut users, whom two processes then both read."""
+    cut, log = cut_of(streamed, chunk=7), streamed.log
+    bounds, shapes = cut.bounds(log), set()
+    for chunks in windows.chunk_order(cut, seed=(0,)):
+        parts = [
+            windows.filled_up(windows.read(log, bounds, chunks[j::processes]), cut)
+            for j in range(processes)
+        ]
+        shapes |= {tuple(x.shape for x in part) for part in parts}
+        examples = [set(zip(x.example_user, x.example_place)) for x in parts]
+        assert set.intersection(*examples) <= {(0, 0)}, "read twice"
+        one, other = (
+            windows.lay_out(
+                read, cut, num_users=log.num_users, rng=np.random.default_rng(0)
+            )
+            for read in ([windows.read(log, bounds, chunks)], parts)
+        )
+        assert_same(one, other)
+    assert len(shapes) == 1, "collectives need one shape"
