@@ -21,6 +21,7 @@ from recall_jax import (
     objective,
     pair_step,
     pairs,
+    processes,
     train,
 )
 from recall_jax import config as config_lib
@@ -127,12 +128,15 @@ def train_model(
             data=data,
             batch_size=config.evaluate.batch_size,
         )
+        vectors = processes.beside(vectors, state.step)
         return state._replace(candidates=state.candidates._replace(index=vectors))
 
-    _write_description(config, data, workdir)
+    check_same_everywhere(data)
+    processes.of_first(lambda: _write_description(config, data, workdir))
+    source, hypers, state = on_all_devices((on.source, hypers, built.state))
     loop = fit.Loop(
         step=make_step(config, built),
-        source=on.source,
+        source=source,
         num_rows=on.num_rows,
         span=on.span,
         hypers=hypers,
@@ -145,7 +149,23 @@ def train_model(
         refresh=refresh,
         refresh_every=built.objective.refresh_every,
     )
-    return encoder, fit.fit(loop, built.state)
+    return encoder, fit.fit(loop, state)
+
+
+def on_all_devices(tree: Any) -> Any:
+    """Of several processes, equal arrays of each as global ones, whole on every device;
+    of one process as they are."""
+    if processes.count() == 1:
+        return tree
+    return processes.replicated(tree, processes.mesh())
+
+
+def check_same_everywhere(data: Data) -> None:
+    """Raise InputError, in all processes, where one has read other data than the first."""
+    ours = data.fingerprint()
+    first = processes.agreed(ours)
+    other = "" if ours == first else f"SHA-256 {ours[:8]}, not {first[:8]}"
+    processes.check_alike("data set", other)
 
 
 class Restored(NamedTuple):

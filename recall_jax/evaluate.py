@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from recall_jax import indexes, metrics, retrieval
+from recall_jax import indexes, metrics, processes, retrieval
 from recall_jax.data.arrays import Dataset
 from recall_jax.data.dataset import Data, Part
 from recall_jax.data.interactions import ranges
@@ -267,7 +267,8 @@ def encode(
 
 
 def _in_batches(encode, *arrays: np.ndarray, batch_size: int) -> jax.Array:
-    """Blocks of one static size; the last is padded with 0, which is padding too."""
+    """Blocks of one static size; the last is padded with 0, which is padding too.
+    Of several processes each has all rows, and searches them by itself."""
     n = len(arrays[0])
     size = min(batch_size, n)
     blocks = []
@@ -275,7 +276,7 @@ def _in_batches(encode, *arrays: np.ndarray, batch_size: int) -> jax.Array:
         block = [array[start : start + size] for array in arrays]
         padded = [np.pad(array, (0, size - len(array))) for array in block]
         blocks.append(encode(*jax.device_put(padded)))
-    return jnp.concatenate(blocks)[:n]
+    return processes.to_local(jnp.concatenate(blocks)[:n])
 
 
 class Result(NamedTuple):

@@ -237,6 +237,12 @@ def to_host(array: jax.Array) -> np.ndarray:
     return multihost_utils.process_allgather(array, tiled=True)
 
 
+def to_local(array: jax.Array) -> jax.Array:
+    """The whole of an array on this process's default device; as it is if no other
+    process has a part in it."""
+    return array if array.is_fully_addressable else jax.device_put(to_host(array))
+
+
 # Ending.
 
 
@@ -275,6 +281,8 @@ def _watch(over: threading.Event) -> None:
 def _fail(
     problem: BaseException, told: Callable[[BaseException], str | None]
 ) -> NoReturn:
+    if not is_first():
+        time.sleep(LOOK_SECONDS)  # what fails in all is for the first to tell
     with _ending:
         if not (failure := _failure()):
             failure = {"process": index(), **_account(problem, told)}
