@@ -296,7 +296,8 @@ def _orbax() -> tuple[Any, Any, Any]:
 
 
 def _not_from_orbax(record: logging.LogRecord) -> bool:
-    return "/orbax/" not in record.pathname and ".orbax-" not in str(record.msg)
+    said = f"{record.pathname} {record.msg}"
+    return "/orbax/" not in said and "ocdbt" not in said
 
 
 def _quiet_hook(hook: Callable, problem: Any) -> None:

@@ -46,7 +46,9 @@ LOST_LINE = (
     "the connection to another process was lost, most likely because it has ended: see "
     "its output. What was saved is whole; the same command resumes"
 )
-LOST = r"[Gg]loo|NCCL|closed by peer|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|oordination"
+LOST = (
+    r"(?s)[A-Z_]+: .*(Gloo|gloo|NCCL|RCCL|closed by peer|oordination)"  # as XLA says it
+)
 
 _rounds = itertools.count()
 _ending = threading.Lock()  # held by the thread that ends this process
@@ -298,8 +300,7 @@ def _account(
         return {"status": 130, "line": "stopped; the same command resumes"}
     if line := told(problem):
         return {"status": 2, "line": line}
-    lost = isinstance(problem, jax.errors.JaxRuntimeError)
-    if lost and re.search(LOST, str(problem)):
+    if re.match(LOST, str(problem)):  # a ValueError or a JaxRuntimeError, by chance
         return {"status": 2, "line": f"{LOST_LINE} ({problem!s:.200})"}
     traceback.print_exception(problem)
     return {"status": 1, "line": f"{type(problem).__name__}: {problem}"}
