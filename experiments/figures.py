@@ -1,15 +1,19 @@
 """What a trained model and the baselines beside it reach on a run's test part: the rows,
 the indexes they may be searched by, the segments, and what the lists are made of."""
 
+import contextlib
+import contextvars
 import functools
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments import training
 from recall_jax import baselines, evaluate, item_item, metrics, retrieval, segments
+from recall_jax import config as config_lib
 from recall_jax.config import Experiment
 from recall_jax.data.dataset import Data
 from recall_jax.evaluate import Result
@@ -51,6 +55,7 @@ def measure_rows(
     if (other := prepared.other_ties) is not None:
         rows |= _other_bigram(config, other)
     return {
+        "candidates": evaluate.ranked(settings),
         "valid": valid.means(),
         "test": chosen.result.means(),
         "index": settings.index,
@@ -189,7 +194,10 @@ def _add(made: dict[str, Any], row: str, values: dict[str, np.ndarray]) -> None:
 
 def _lists(config: Experiment, data: Data, rows: dict[str, Result]) -> dict[str, Any]:
     """What the first k of all lists are made of, k the largest of the metrics; in row
-    "targets" lists of nothing but what was to be found."""
+    "targets" lists of nothing but what was to be found. Nothing of sampled metrics, whose
+    lists nobody would be shown."""
+    if config.evaluate.candidates != "all":
+        return {}
     k, num_items = evaluate.cutoff(config.evaluate), data.dataset.num_items
     table = functools.partial(metrics.list_table, num_items=num_items)
     wanted = evaluate.targets(data, data.test, seen=False).positions
@@ -208,6 +216,40 @@ def _other_bigram(config: Experiment, other: Data) -> dict[str, Result]:
     return {f"bigram_ties_{ties}": found}
 
 
+_KEPT: contextvars.ContextVar[dict[str, Any] | None] = contextvars.ContextVar(
+    "baselines", default=None
+)
+
+
+@contextlib.contextmanager
+def baselines_kept() -> Iterator[None]:
+    """Within it, runs on the same data that measure alike share their baselines, which
+    can take longer than an epoch (EASE)."""
+    token = _KEPT.set({})
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
+
+
+def _once(measure: Callable) -> Callable:
+    """`measure` where nothing is kept; else each answer once."""
+
+    @functools.wraps(measure)
+    def known(config: Experiment, data: Data, *, ease_l2: float | None = None):
+        kept = _KEPT.get()
+        if kept is None:
+            return measure(config, data, ease_l2=ease_l2)
+        asked = [config_lib.as_dict(x) for x in (config.data, config.evaluate)]
+        key = json.dumps([data.fingerprint(), *asked, ease_l2])
+        if key not in kept:
+            kept[key] = measure(config, data, ease_l2=ease_l2)
+        return kept[key]
+
+    return known
+
+
+@_once
 def measure_baselines(
     config: Experiment, data: Data, *, ease_l2: float | None = None
 ) -> tuple[dict[str, Result], float | None]:

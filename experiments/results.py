@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple
 
+from recall_jax import evaluate
+
 
 class Row(NamedTuple):
     """Figures of some queries: means and 95 % intervals by metric."""
@@ -13,7 +15,8 @@ class Row(NamedTuple):
 
 def upgraded(results: dict[str, Any]) -> dict[str, Any]:
     """`results` with what older versions lacked or named otherwise."""
-    results = {"index": "exact", "lists": {}, **results}
+    ranked = evaluate.ranked(evaluate.EvaluateConfig())
+    results = {"index": "exact", "lists": {}, "candidates": ranked, **results}
     scann, rate = results.pop("scann", None), results.pop("queries_per_second", None)
     new = results.pop("new_items", None)
     if "indexes" not in results:

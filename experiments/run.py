@@ -248,9 +248,8 @@ def _describe(config: Experiment, data: Data) -> None:
         print(
             f"           {len(items.ids) - items.known:,} items have no training event"
         )
-    print(
-        f"protocol   {data.protocol}; the whole catalogue is ranked, seen items {seen}"
-    )
+    ranked = evaluate.ranked(config.evaluate)
+    print(f"protocol   {data.protocol}; {ranked}, seen items {seen}")
     if not item_item.fits(data):
         print(
             "           no rows item knn, ease: they weigh all pairs of items, and "

@@ -19,31 +19,31 @@ def as_text(groups: Iterable[dict[str, Any]]) -> str:
 def _group_text(group: dict[str, Any]) -> str:
     rows, metrics = group["rows"], group["metrics"]
     if not metrics:
-        told = [logs.table([_shown(row, group=group) for row in rows], ["", "seeds"])]
-        return "\n".join(
-            ["## No figures yet", "", *told, "", *_problems(rows)]
-        ).rstrip()
+        told = [
+            logs.table([shown_row(row, group=group) for row in rows], ["", "seeds"])
+        ]
+        return "\n".join(["## No figures yet", "", *told, "", *problems(rows)]).rstrip()
     columns = ["", metrics[0], "+-", *metrics[1:]]
     if _compares(group):
-        columns.append(_versus_column(group))
+        columns.append(versus_column(group))
     columns += ["seconds", "parameters", "seeds"]
     lines = [f"## {group['source']}, {group['events']:,} events", ""]
-    lines += [logs.table([_shown(row, group=group) for row in rows], columns), ""]
-    return "\n".join([*lines, *_legend(group), *_problems(rows)])
+    lines += [logs.table([shown_row(row, group=group) for row in rows], columns), ""]
+    return "\n".join([*lines, *_legend(group), *problems(rows)])
 
 
 def _compares(group: dict[str, Any]) -> bool:
     return any(row.get("versus_first") for row in group["rows"])
 
 
-def _versus_column(group: dict[str, Any]) -> str:
+def versus_column(group: dict[str, Any]) -> str:
     return f"vs first, {group['compared_by']}"
 
 
 def _legend(group: dict[str, Any]) -> list[str]:
     """How a group's table is read."""
     measured = (
-        f"{group['protocol']}; whole catalogue ranked, seen items {group['seen']}, ties "
+        f"{group['protocol']}; {group['candidates']}, seen items {group['seen']}, ties "
         "in score count against the model"
     )
     spread = (
@@ -61,7 +61,7 @@ def _legend(group: dict[str, Any]) -> list[str]:
     return [f"- {line}" for line in lines]
 
 
-def _problems(rows: list[dict[str, Any]]) -> list[str]:
+def problems(rows: list[dict[str, Any]]) -> list[str]:
     """What ended runs, said once for the seeds that it ended alike."""
     seeds: dict[tuple[str, str, str], list[str]] = {}
     for row in rows:
@@ -74,7 +74,7 @@ def _problems(rows: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _shown(row: dict[str, Any], *, group: dict[str, Any]) -> dict[str, str]:
+def shown_row(row: dict[str, Any], *, group: dict[str, Any]) -> dict[str, str]:
     """The cells of a row as text."""
     shown = {"": row["label"], "seeds": _seeds(row)}
     for name, value in row["metrics"].items():
@@ -84,7 +84,7 @@ def _shown(row: dict[str, Any], *, group: dict[str, Any]) -> dict[str, str]:
     if (width := row["metrics"].get(first, {}).get("half_width")) is not None:
         shown["+-"] = f"{width:.4f}"
     if gap := row.get("versus_first"):
-        shown[_versus_column(group)] = f"{gap['mean']:+.4f} +-{gap['half_width']:.4f}"
+        shown[versus_column(group)] = f"{gap['mean']:+.4f} +-{gap['half_width']:.4f}"
     if row.get("train_seconds") is not None:
         shown["seconds"] = f"{row['train_seconds']:,.1f}"
     if row["row"] == "test" and row["num_params"] is not None:

@@ -15,6 +15,7 @@ from recall_jax import (
     candidates,
     checkpoint,
     evaluate,
+    exchange,
     features,
     fit,
     negatives,
@@ -22,6 +23,7 @@ from recall_jax import (
     pair_step,
     pairs,
     processes,
+    sharding,
     train,
 )
 from recall_jax import config as config_lib
@@ -95,11 +97,19 @@ def with_ties(config: Experiment, ties: str) -> Experiment:
 def train_model(
     config: Experiment, data: Data, workdir: pathlib.Path, *, epochs: int | None = None
 ) -> tuple[evaluate.Encoder, fit.Fitted]:
-    """Train, or go on training, the model of an experiment.
+    """Train, or go on training, the model of an experiment; of several processes on all
+    devices that they have.
 
     With `epochs` exactly these many, by the schedule of the config's, and nothing is
     validated or chosen.
     """
+    with sharding.use(sharding.make_mesh() if processes.count() > 1 else None):
+        return _train_model(config, data, workdir, epochs=epochs)
+
+
+def _train_model(
+    config: Experiment, data: Data, workdir: pathlib.Path, *, epochs: int | None
+) -> tuple[evaluate.Encoder, fit.Fitted]:
     on = make_corpus(config, data)
     if on_pairs(config):
         print(f"pairs      {on.described}")
@@ -107,14 +117,17 @@ def train_model(
     hypers = train.make_hypers(
         config.optim, config.loss, config.negatives, num_steps=plan.num_steps
     )
+    check_devices(config, plan)
     built = build(config, data, batch_size=plan.size * on.span)
+    source = sharding.on_each(on.source)
+    built = with_capacity(config, built, source, num_rows=on.num_rows, size=plan.size)
     encoder = make_encoder(config, built)
     measured = functools.partial(
         evaluate.measure_model,
         encoder,
         data=data,
         part=data.valid,
-        config=config.evaluate,
+        config=evaluate.over_all(config.evaluate),
         index="exact",
     )
 
@@ -128,18 +141,17 @@ def train_model(
             data=data,
             batch_size=config.evaluate.batch_size,
         )
-        vectors = processes.beside(vectors, state.step)
+        vectors = sharding.on_each(vectors)
         return state._replace(candidates=state.candidates._replace(index=vectors))
 
     check_same_everywhere(data)
     processes.of_first(lambda: _write_description(config, data, workdir))
-    source, hypers, state = on_all_devices((on.source, hypers, built.state))
     loop = fit.Loop(
         step=make_step(config, built),
         source=source,
         num_rows=on.num_rows,
         span=on.span,
-        hypers=hypers,
+        hypers=sharding.on_each(hypers),
         plan=plan if epochs is None else plan._replace(epochs=epochs),
         config=config.train,
         order_key=built.order_key,
@@ -149,15 +161,7 @@ def train_model(
         refresh=refresh,
         refresh_every=built.objective.refresh_every,
     )
-    return encoder, fit.fit(loop, state)
-
-
-def on_all_devices(tree: Any) -> Any:
-    """Of several processes, equal arrays of each as global ones, whole on every device;
-    of one process as they are."""
-    if processes.count() == 1:
-        return tree
-    return processes.replicated(tree, processes.mesh())
+    return encoder, fit.fit(loop, built.state)
 
 
 def check_same_everywhere(data: Data) -> None:
@@ -236,6 +240,13 @@ def make_step(config: Experiment, built: "Built") -> train.Step:
     )
 
 
+def make_reader(config: Experiment, built: "Built") -> train.Reader:
+    """What the step of a model looks up."""
+    if on_pairs(config):
+        return pair_step.make_reader(built.graph, config=config.model.pairs)
+    return train.make_reader(built.graph, objective=built.objective)
+
+
 def check_pairs(config: Experiment) -> None:
     """Raise InputError for pairs that mean nothing, and for fields that a model on pairs
     of items would not heed."""
@@ -270,22 +281,85 @@ def build(config: Experiment, data: Data, *, batch_size: int) -> Built:
     objective.check_labels(config.loss, data.dataset.example_label)
     optimizer = train.make_optimizer(config.optim)
     keys = jax.random.split(jax.random.key(config.seed), 3)
-    model, tables = config.model.make(data.schema, nnx.Rngs(keys[0]))
-    memory = candidates.init_state(
-        config.negatives,
-        batch_size=batch_size,
-        num_items=data.dataset.num_items,
-        width=model_width(model, data),
-    )
-    graph, state = train.init_state(
-        model,
-        tables,
-        optimizer=optimizer,
-        key=keys[1],
-        loss=goal.init_loss(),
-        memory=memory,
-    )
+    graphs = []
+
+    def make(model_key, state_key):
+        model, tables = config.model.make(data.schema, nnx.Rngs(model_key))
+        memory = candidates.init_state(
+            config.negatives,
+            batch_size=batch_size,
+            num_items=data.dataset.num_items,
+            width=model_width(model, data),
+        )
+        graph, state = train.init_state(
+            model,
+            tables,
+            optimizer=optimizer,
+            key=state_key,
+            loss=goal.init_loss(),
+            memory=memory,
+        )
+        graphs.append(graph)  # but for its random state it is no array
+        return state, graph.random
+
+    state, random = sharding.made(make, keys[0], keys[1])
+    graph = graphs[-1]._replace(random=random)
     return Built(graph, goal, optimizer, state, keys[2])
+
+
+def check_devices(config: Experiment, plan: fit.Plan) -> None:
+    """Raise InputError for a batch that the devices cannot share alike."""
+    devices, negatives_ = sharding.num_devices(), config.negatives
+    sizes = {"train.batch_size": plan.size}
+    if not on_pairs(config) and negatives_.kind in negatives.DRAWN_KINDS:
+        sizes["negatives.num"] = negatives_.num
+    for field, size in sizes.items():
+        if size % devices:
+            near = max(size // devices, 1) * devices
+            raise InputError(
+                f"{field} {size} is not a multiple of the {devices} devices; try {near} "
+                f"or {near + devices}"
+            )
+    if on_pairs(config):
+        made_by = config.model.pairs
+        groups = pairs.num_groups(plan.size, made_by.sharing)
+        if groups % devices:
+            raise InputError(
+                f"model.pairs.sharing {made_by.sharing} makes {groups} groups of the "
+                f"{plan.size} blocks of a step, which {devices} devices cannot share "
+                f"alike; set it to {max(plan.size // devices, 1)} or a divisor of that"
+            )
+
+
+MEASURED = 8  # batches from which capacities are told
+
+
+def with_capacity(
+    config: Experiment, built: "Built", source: Any, *, num_rows: int, size: int
+) -> "Built":
+    """The same with room for what devices ask of each other, as a few batches tell."""
+    if sharding.num_devices() == 1:
+        return built
+    read, tables = make_reader(config, built), built.graph.tables
+
+    @jax.jit
+    def most(state, source, examples):
+        columns = read(state, source, examples)
+        return {
+            table.name: exchange.measure(train.lookups(columns, table=table))
+            for table in tables
+        }
+
+    rows = np.random.default_rng(0).integers(0, num_rows, (MEASURED, size))
+    found = [
+        jax.device_get(most(built.state, source, sharding.on_each(examples)))
+        for examples in (rows * source.dataset.span).astype(np.int32)
+    ]
+    capacity = {
+        table.name: exchange.capacity_of(max(int(x[table.name]) for x in found))
+        for table in tables
+    }
+    return built._replace(graph=built.graph._replace(capacity=capacity))
 
 
 def model_width(model: nnx.Module, data: Data) -> int:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from recall_jax import checkpoint, logs, processes
+from recall_jax import checkpoint, logs, processes, sharding
 from recall_jax.train import Step, TrainState, scan_steps
 from recall_jax.types import Hypers, InputError, Key
 
@@ -208,7 +208,7 @@ class _Clock:
 
 def _compile(loop: Loop, state: TrainState, *, clock: _Clock):
     """The scanned steps, compiled before the loop: once, and timed on their own."""
-    shape = jax.ShapeDtypeStruct((loop.plan.scan, loop.plan.size), np.int32)
+    shape = sharding.on_each_shape((loop.plan.scan, loop.plan.size), np.int32)
     with clock.of("compile"):
         lowered = scan_steps(loop.step).lower(state, loop.hypers, loop.source, shape)
         compiled = lowered.compile()
@@ -236,7 +236,7 @@ def _dispatch(
     loop: Loop, state: TrainState, *, run, examples: np.ndarray
 ) -> tuple[TrainState, dict[str, np.ndarray]]:
     """The state after one portion of steps, and their metrics, [scan] each."""
-    examples = processes.beside(examples, state.step)
+    examples = sharding.on_each(examples)
     # An array that slipped to or from the host unseen would stall every step.
     with jax.transfer_guard("disallow"):
         state, metrics = run(state, loop.hypers, loop.source, examples)

@@ -61,6 +61,7 @@ def choose_ease(
     counts: np.ndarray, *, data: Data, config: evaluate.EvaluateConfig
 ) -> Ease:
     """EASE with the l2 of `L2` whose config.select_by is best on the validation part."""
+    config = evaluate.over_all(config)
     config = dataclasses.replace(config, metrics=(config.select_by,))
 
     def figure(ease: Ease) -> float:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from recall_jax import attention, encoders
+from recall_jax import attention, encoders, sharding
 from recall_jax.features import Table
 from recall_jax.tables import TableParam
 from recall_jax.types import InputError
@@ -64,19 +64,23 @@ def l2_normalize(x: Float[Array, "... d"], *, eps: float = 1e-8) -> Array:
 
 
 class Embed(nnx.Module):
-    """A table of vectors read by ids.
+    """A table of vectors read by ids, stored as `sharding` has it; in training the rows
+    that a batch touches, [r, d], in its place.
 
     Row 0 is padding, the last is the unknown row; both start at zero, where what was
     never trained says nothing instead of something random.
     """
 
     def __init__(self, table: Table, *, scale: float, rngs: nnx.Rngs):
-        rows = scale * jax.random.normal(rngs.params(), (table.rows, table.width))
-        self.table = TableParam(rows.at[jnp.array([0, -1])].set(0))
+        rows = -(-table.rows // sharding.SHARDS)
+        values = jax.random.normal(rngs.params(), (rows, sharding.SHARDS, table.width))
+        row = jnp.arange(rows * sharding.SHARDS).reshape(rows, -1, 1)
+        trains = (row > 0) & (row < table.rows - 1)
+        values = jnp.where(trains, scale * values, 0)
+        self.table = TableParam(values.swapaxes(0, 1))
 
     def __call__(self, ids: Int[Array, "..."]) -> Float[Array, "... d"]:
-        # Ids are checked when the data set is laid out, so the gather need not be.
-        return self.table[...].at[ids].get(mode="promise_in_bounds")
+        return sharding.look_up(self.table[...], ids)
 
 
 def embeds(tables: Sequence[Table], *, scale: float, rngs: nnx.Rngs) -> nnx.Module:

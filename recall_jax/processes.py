@@ -31,7 +31,7 @@ import jax
 import numpy as np
 from jax._src import distributed  # the client has no public name
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from recall_jax.types import InputError
 
@@ -204,25 +204,10 @@ def _client() -> Any:
 # Arrays.
 
 
-def mesh() -> Mesh:
-    """All devices of all processes along one axis."""
-    return jax.make_mesh(
-        (jax.device_count(),), ("devices",), axis_types=(AxisType.Auto,)
-    )
-
-
 def replicated(tree: Any, mesh: Mesh) -> Any:
     """Equal host values of every process as global arrays, whole on every device."""
     sharding = NamedSharding(mesh, PartitionSpec())
     return jax.tree.map(lambda value: placed(value, sharding), tree)
-
-
-def beside(tree: Any, array: jax.Array) -> Any:
-    """Equal host values of every process on the devices of a replicated array, or where
-    they would be anyway if it is of this process alone."""
-    if array.is_fully_addressable:
-        return jax.device_put(tree)
-    return jax.tree.map(lambda value: placed(value, array.sharding), tree)
 
 
 def placed(value: Any, sharding: jax.sharding.Sharding) -> jax.Array:

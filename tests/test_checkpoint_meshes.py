@@ -55,10 +55,10 @@ import warnings
 import jax
 import numpy as np
 import pytest
-from recall_jax import checkpoint
+from recall_jax import checkpoint, sharding
 
 folder = pathlib.Path(sys.argv[1])
-mesh = processes.mesh()
+mesh = sharding.make_mesh()
 rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("devices"))
 table = np.random.default_rng(0).normal(size=(64, 50, 40)).astype(np.float32)
 state = {"table": processes.placed(table, rows)} | processes.replicated(

@@ -75,7 +75,7 @@ def tiny_log(config) -> Interactions:
 
 def with_columns(entities: Entities, names) -> Entities:
     rng, columns = np.random.default_rng(0), dict(entities.columns)
-    there = {"user", "item", "history", "", *entities.text}
+    there = {"user", "item", "history", "example_age", "", *entities.text}
     for name in set(names) - there:
         columns.setdefault(name, rng.integers(5, size=len(entities)))
     if "genres" in columns:

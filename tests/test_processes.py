@@ -23,7 +23,7 @@ import pathlib
 import jax
 import numpy as np
 import pytest
-from recall_jax import logs
+from recall_jax import logs, sharding
 from recall_jax.types import InputError
 
 def refused():
@@ -47,7 +47,7 @@ with processes.together(lambda problem: None):
         processes.check_shared(mine)
     assert not list(mine.iterdir())
 
-    mesh = processes.mesh()
+    mesh = sharding.make_mesh()
     values = np.arange(6, dtype=np.float32)
     whole = processes.replicated({"step": np.int32(3), "loss": values}, mesh)
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("devices"))
@@ -58,8 +58,9 @@ with processes.together(lambda problem: None):
         local = processes.to_local(array)
         assert local.is_fully_addressable
         np.testing.assert_array_equal(local, values)
-    beside = processes.beside(np.zeros((2, 3), np.int32), whole["step"])
-    assert beside.sharding == whole["step"].sharding and int(whole["step"]) == 3
+    with sharding.use(mesh):
+        assert sharding.on_each(values).sharding == whole["step"].sharding
+    assert int(whole["step"]) == 3
     np.testing.assert_array_equal(jax.device_get(whole)["loss"], values)
     with logs.RunLog(mine) as log:
         log.write(whole["step"], {"loss": whole["loss"].mean()})
@@ -98,10 +99,11 @@ import os
 import signal
 import jax
 import numpy as np
+from recall_jax import sharding
 from recall_jax.types import InputError
 
 how = sys.argv[1]
-mesh = processes.mesh()
+mesh = sharding.make_mesh()
 rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("devices"))
 split = processes.placed(np.ones(4, np.float32), rows)
 total = jax.jit(lambda x: x.sum())
