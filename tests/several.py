@@ -79,6 +79,6 @@ def ended(pair: list[subprocess.Popen], *, seconds: float = 120) -> list[Ended]:
 
 def finish(pair: list[subprocess.Popen]) -> list[Ended]:
     """Both must succeed."""
-    left = ended(pair)
+    left = ended(pair, seconds=500)
     assert all(process.status == 0 for process in left), [x.errors for x in left]
     return left
