@@ -21,6 +21,8 @@ from recall_jax.evaluate import Result
 FEWEST = (
     30  # queries of a segment with intervals: of fewer, resampling makes too little
 )
+CURVE = (1, 2, 5, 10, 20, 50)  # the k of curves, up to the largest of the metrics
+CURVE_KINDS = ("hr", "recall", "ndcg")
 
 
 def measure_rows(
@@ -51,7 +53,7 @@ def measure_rows(
         for name, through in searched.items()
         if name != settings.index
     }
-    segmented = _segments(config, data, rows)
+    segmented, curves = _segments(config, data, rows), _curves(config, data, rows)
     if (other := prepared.other_ties) is not None:
         rows |= _other_bigram(config, other)
     return {
@@ -66,6 +68,7 @@ def measure_rows(
             name: result.intervals() for name, result in (rows | beside).items()
         },
         "segments": segmented,
+        "curves": curves,
         "lists": _lists(config, data, rows),
         "test_pass_seconds": encoding + chosen.build_seconds + chosen.pass_seconds,
     }
@@ -192,6 +195,24 @@ def _add(made: dict[str, Any], row: str, values: dict[str, np.ndarray]) -> None:
         made["intervals"][row] = evaluate.intervals(values)
 
 
+def _curves(
+    config: Experiment, data: Data, rows: dict[str, Result]
+) -> dict[str, dict[str, Any]]:
+    """Every row's hit rate, recall and NDCG at several k, from the lists there are."""
+    last = evaluate.cutoff(config.evaluate)
+    sizes = [*(k for k in CURVE if k < last), last]
+    names = [f"{kind}@{k}" for kind in CURVE_KINDS for k in sizes]
+    count = evaluate.targets(data, data.test, seen=False).count
+    made = {}
+    for row, result in rows.items():
+        values = metrics.metric_table(result.ranks, count, names)
+        made[row] = {
+            "metrics": {name: float(value.mean()) for name, value in values.items()},
+            "intervals": evaluate.intervals(values),
+        }
+    return made
+
+
 def _lists(config: Experiment, data: Data, rows: dict[str, Result]) -> dict[str, Any]:
     """What the first k of all lists are made of, k the largest of the metrics; in row
     "targets" lists of nothing but what was to be found. Nothing of sampled metrics, whose
@@ -270,7 +291,7 @@ def _baselines(
     """Searches of the test part by name, and EASE's l2 where it is among them; it is
     chosen on validation unless given."""
     rows = {"popularity": baselines.popularity(data, data.test)}
-    if data.ordered:
+    if data.ordered and data.log is None:
         rows["bigram"] = baselines.bigram(data, data.test)
     if config.data.protocol == "file_order":
         rows["constant"] = baselines.penultimate(data, data.test)

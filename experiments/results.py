@@ -16,7 +16,8 @@ class Row(NamedTuple):
 def upgraded(results: dict[str, Any]) -> dict[str, Any]:
     """`results` with what older versions lacked or named otherwise."""
     ranked = evaluate.ranked(evaluate.EvaluateConfig())
-    results = {"index": "exact", "lists": {}, "candidates": ranked, **results}
+    lacking = {"index": "exact", "lists": {}, "curves": {}, "candidates": ranked}
+    results = lacking | results
     scann, rate = results.pop("scann", None), results.pop("queries_per_second", None)
     new = results.pop("new_items", None)
     if "indexes" not in results:
@@ -82,6 +83,15 @@ def further(results: dict[str, Any]) -> dict[str, dict[str, float]]:
                 booked["market_auc"] = within["auc"]
             made[row] = made.get(row, {}) | booked
     return made
+
+
+def curves(results: dict[str, Any]) -> dict[str, Row]:
+    """Hit rate, recall and NDCG at several k, of the model ("test") and the baselines;
+    none of a run that an older version measured."""
+    return {
+        name: Row(found["metrics"], found["intervals"])
+        for name, found in results["curves"].items()
+    }
 
 
 def segment_rows(results: dict[str, Any]) -> dict[str, Row]:

@@ -25,6 +25,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -92,15 +93,26 @@ def _cell(entry: cli.Entry, config, workdir: pathlib.Path) -> Cell:
 
 
 def _read(cell: Cell) -> None:
-    path = cell.workdir / "results.json"
+    cell.results = read_results(cell.workdir / "results.json")
+    cell.data = training.read_json(cell.workdir / "data.json")
+
+
+def read_results(path: pathlib.Path) -> dict[str, Any] | None:
+    """A results.json, None where there is none. Raises InputError for a damaged one and
+    for one that lacks what a table needs."""
+    if not path.exists():
+        return None
     found = training.read_json(path)
+    if not isinstance(found, dict):
+        raise InputError(
+            f"{path} holds no results; remove it to have them measured again"
+        )
     if lacking := NEEDED - found.keys():
         raise InputError(
             f"{path} has no {', '.join(sorted(lacking))}: another version wrote it; "
             "remove it to have it measured again"
         )
-    cell.results = results_lib.upgraded(found)
-    cell.data = training.read_json(cell.workdir / "data.json")
+    return results_lib.upgraded(found)
 
 
 def folder_name(entry: cli.Entry) -> str:

@@ -20,16 +20,23 @@ def _group_text(group: dict[str, Any]) -> str:
     rows, metrics = group["rows"], group["metrics"]
     if not metrics:
         told = [
-            logs.table([shown_row(row, group=group) for row in rows], ["", "seeds"])
+            logs.table([shown_row(row, group=group) for row in rows], columns(group))
         ]
         return "\n".join(["## No figures yet", "", *told, "", *problems(rows)]).rstrip()
-    columns = ["", metrics[0], "+-", *metrics[1:]]
-    if _compares(group):
-        columns.append(versus_column(group))
-    columns += ["seconds", "parameters", "seeds"]
     lines = [f"## {group['source']}, {group['events']:,} events", ""]
-    lines += [logs.table([shown_row(row, group=group) for row in rows], columns), ""]
-    return "\n".join([*lines, *_legend(group), *problems(rows)])
+    shown = [shown_row(row, group=group) for row in rows]
+    lines += [logs.table(shown, columns(group)), ""]
+    told = [f"- {line}" for line in legend(group)]
+    return "\n".join([*lines, *told, *problems(rows)])
+
+
+def columns(group: dict[str, Any]) -> list[str]:
+    """Of a group's table, the first without a name."""
+    if not (metrics := group["metrics"]):
+        return ["", "seeds"]
+    versus = [versus_column(group)] if _compares(group) else []
+    last = "seconds", "parameters", "seeds"
+    return ["", metrics[0], "+-", *metrics[1:], *versus, *last]
 
 
 def _compares(group: dict[str, Any]) -> bool:
@@ -40,7 +47,7 @@ def versus_column(group: dict[str, Any]) -> str:
     return f"vs first, {group['compared_by']}"
 
 
-def _legend(group: dict[str, Any]) -> list[str]:
+def legend(group: dict[str, Any]) -> list[str]:
     """How a group's table is read."""
     measured = (
         f"{group['protocol']}; {group['candidates']}, seen items {group['seen']}, ties "
@@ -58,7 +65,7 @@ def _legend(group: dict[str, Any]) -> list[str]:
     lines = [measured, spread, *([versus] if _compares(group) else []), seconds]
     if group["indexes"] != ["exact"]:
         lines.append(f"rows of models searched through {', '.join(group['indexes'])}")
-    return [f"- {line}" for line in lines]
+    return lines
 
 
 def problems(rows: list[dict[str, Any]]) -> list[str]:
@@ -115,12 +122,13 @@ def as_csv(cells: Iterable[Cell]) -> str:
     write(["config", "overrides", "seed", "row", "metric", "value"])
     for cell in cells:
         overrides = ":".join(f"{k}={v}" for k, v in cell.entry.overrides.items())
-        for row, metric, value in _values(cell) if cell.results else ():
+        for row, metric, value in values(cell) if cell.results else ():
             write([cell.entry.name, overrides, cell.seed, row, metric, value])
     return file.getvalue()
 
 
-def _values(cell: Cell) -> Iterator[tuple[str, str, float]]:
+def values(cell: Cell) -> Iterator[tuple[str, str, float]]:
+    """A run's figures: row, metric, value."""
     results = cell.results
     for name, row in results_lib.rows(results).items():
         for metric, value in compare.means(cell, name).items():
@@ -130,6 +138,11 @@ def _values(cell: Cell) -> Iterator[tuple[str, str, float]]:
             yield name, f"{metric}_high", high
         if row.queries is not None:
             yield name, "queries", row.queries
+    for name, row in results_lib.curves(results).items():
+        told = compare.means(cell, name)
+        for metric, value in row.means.items():
+            if metric not in told:
+                yield name, metric, value
     for name, found in results["lists"].get("rows", {}).items():
         for measure, value in found.items():
             yield name, measure, value

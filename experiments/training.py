@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from experiments import cli
+from experiments import cli, streaming
 from recall_jax import (
     candidates,
     checkpoint,
@@ -28,7 +28,7 @@ from recall_jax import (
 )
 from recall_jax import config as config_lib
 from recall_jax.config import Experiment
-from recall_jax.data import dataset, interactions
+from recall_jax.data import dataset, interactions, stream
 from recall_jax.data.dataset import Data
 from recall_jax.data.interactions import Interactions
 from recall_jax.types import InputError
@@ -44,6 +44,8 @@ class Prepared(NamedTuple):
 def prepare(config: Experiment) -> Prepared:
     """Load, filter, split and lay out the data of an experiment."""
     check_pairs(config)
+    if streaming.is_streamed(config):
+        return Prepared(streaming.open_data(config), None)
     log, ties = config.data.load(), config.data.ties
     other = "file" if ties == "shuffled" else "shuffled"
     compared = config.data.protocol == "leave_one_out" and log.time is not None
@@ -81,6 +83,9 @@ def open_run(workdir: pathlib.Path) -> Opened:
     if not path.is_file():
         raise InputError(f"{workdir} holds no run: it has no config.json")
     config = cli.load_config(str(path))
+    if streaming.is_streamed(config):
+        data = streaming.open_data(config)
+        return Opened(config, stream.entities(config.data, data), data)
     log = config.data.load()
     return Opened(config, log, lay_out(config, log))
 
@@ -113,14 +118,19 @@ def _train_model(
     on = make_corpus(config, data)
     if on_pairs(config):
         print(f"pairs      {on.described}")
-    plan = fit.make_plan(config.train, num_rows=on.num_rows)
+    if data.log is not None:
+        print(f"windows    {streaming.cut(config, data).told(data.log)}")
+    plan = streaming.make_plan(config, data, num_rows=on.num_rows)
     hypers = train.make_hypers(
         config.optim, config.loss, config.negatives, num_steps=plan.num_steps
     )
     check_devices(config, plan)
     built = build(config, data, batch_size=plan.size * on.span)
-    source = sharding.on_each(on.source)
-    built = with_capacity(config, built, source, num_rows=on.num_rows, size=plan.size)
+    plan = plan if epochs is None else plan._replace(epochs=epochs)
+    on = on._replace(source=sharding.on_each(on.source))
+    feed = streaming.make_feed(config, data, on, plan=plan, key=built.order_key)
+    source, rows = streaming.some_rows(on, data, feed)
+    built = with_capacity(config, built, source, num_rows=rows, size=plan.size)
     encoder = make_encoder(config, built)
     measured = functools.partial(
         evaluate.measure_model,
@@ -148,13 +158,11 @@ def _train_model(
     processes.of_first(lambda: _write_description(config, data, workdir))
     loop = fit.Loop(
         step=make_step(config, built),
-        source=source,
-        num_rows=on.num_rows,
+        feed=feed,
         span=on.span,
         hypers=sharding.on_each(hypers),
-        plan=plan if epochs is None else plan._replace(epochs=epochs),
+        plan=plan,
         config=config.train,
-        order_key=built.order_key,
         validate=validate if epochs is None else None,
         select_by=config.evaluate.select_by,
         workdir=workdir,

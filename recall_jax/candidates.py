@@ -160,6 +160,45 @@ class Columns(NamedTuple):
     correction: scores.Correction
 
 
+def keeps_columns_split(sample: Sample, batch: Batch, *, config) -> bool:
+    """Whether the columns of kind=full stay where they were encoded and all queries go
+    to them: where that moves less, and the loss can (`blockwise.split_softmax_sum`)."""
+    if not sharding.inside() or config.kind != "full" or config.hardest:
+        return False
+    return sample.drawn.size > 2 * batch.item.size
+
+
+def split_columns(
+    config: NegativesConfig,
+    vectors: Float[Array, "n d"],
+    *,
+    sample: Sample,
+    batch: Batch,
+    source: Source,
+) -> tuple[Parts, Columns]:
+    """Of kind=full inside `sharding.spread`: this device's positives and own candidates,
+    and its columns with their mask against the rows of all devices."""
+    sizes = [x.size for x in (sample.drawn, sample.own) if x is not None]
+    first, *own = sharding.cut(vectors, sizes, groups=sharding.shared_groups(*sizes))
+    at = batch.item - 1 - jax.lax.axis_index(sharding.AXIS) * len(first)
+    here = (at >= 0) & (at < len(first))
+    positive = jnp.where(here[:, None], first[jnp.clip(at, 0, len(first) - 1)], 0.0)
+    parts = Parts(sharding.scattered(positive), first, None)
+    if own:
+        shape = -1, sample.own.shape[1], vectors.shape[-1]
+        parts = parts._replace(own=own[0].reshape(shape))
+    rows = rows_of(config, batch, source=source, part=lambda tree: tree)
+    keys = _column_keys(
+        config,
+        sample=sample,
+        batch=batch,
+        state=State(),
+        known_items=source.dataset.known_items,
+    )
+    columns = sharding.mine(_with_masks(config, keys))
+    return parts, Columns(first, scores.make_mask(rows, columns), scores.NO_CORRECTION)
+
+
 def split_parts(
     config: NegativesConfig,
     vectors: Float[Array, "n d"],
@@ -185,11 +224,18 @@ def split_parts(
     return Parts(positive, jnp.concatenate(columns) if columns else None, own)
 
 
-def rows_of(config: NegativesConfig, batch: Batch, *, source: Source) -> scores.RowKeys:
-    """What masks know of the examples, inside `sharding.spread` of this device's."""
+def rows_of(
+    config: NegativesConfig,
+    batch: Batch,
+    *,
+    source: Source,
+    part: Callable = sharding.mine,
+) -> scores.RowKeys:
+    """What masks know of the examples that `part` takes: inside `sharding.spread` this
+    device's."""
     # An example's own row is its positive and never a negative, whatever is masked.
     row = jnp.arange(batch.item.size)
-    row, batch = sharding.mine((row, batch))
+    row, batch = part((row, batch))
     keys = [batch.item if "item" in config.mask else row]
     keys += [batch.user] if "user" in config.mask else []
     dataset, length = source.dataset, config.mask_length
@@ -221,9 +267,7 @@ def columns_of(
     keys = _column_keys(
         config, sample=sample, batch=batch, state=state, known_items=known
     )
-    item_or_row = keys.item if "item" in config.mask else keys.row
-    by_user = (keys.user,) if "user" in config.mask else ()
-    columns = scores.ColumnKeys((item_or_row, *by_user), keys.item, keys.valid)
+    columns = _with_masks(config, keys)
     correction = _correction(config, keys, batch=batch, source=source, state=state)
     positive, row = sharding.mine((correction.positive, correction.row))
     correction = correction._replace(positive=positive, row=row)
@@ -237,6 +281,13 @@ class _Keys(NamedTuple):
     row: Int[Array, "n"]
     user: Int[Array, "n"]
     valid: Bool[Array, "n"] | None
+
+
+def _with_masks(config: NegativesConfig, keys: _Keys) -> scores.ColumnKeys:
+    """What masks know of the columns, in the order of `rows_of`."""
+    item_or_row = keys.item if "item" in config.mask else keys.row
+    by_user = (keys.user,) if "user" in config.mask else ()
+    return scores.ColumnKeys((item_or_row, *by_user), keys.item, keys.valid)
 
 
 def _column_keys(

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from recall_jax import indexes, metrics, processes, retrieval, sampled
+from recall_jax import blocks, indexes, metrics, retrieval, sampled
 from recall_jax.data.arrays import Dataset
 from recall_jax.data.dataset import Data, Part
 from recall_jax.data.interactions import ranges
@@ -271,7 +271,7 @@ def params_of(state: TrainState) -> tuple[Any, Any, Any]:
 def encode_items(encoder: Encoder, params, *, data: Data, batch_size: int):
     """Vectors float32 [V, d] of catalogue ids 1..V."""
     ids = np.arange(1, data.dataset.num_items + 1, dtype=np.int32)
-    vectors = _in_batches(
+    vectors = blocks.in_batches(
         lambda ids: encoder.item(params, data.dataset, ids), ids, batch_size=batch_size
     )
     return vectors if encoder.complete is None else encoder.complete(vectors, data)
@@ -281,7 +281,11 @@ def encode_queries(
     encoder: Encoder, params, *, data: Data, part: Part, batch_size: int
 ):
     """Vectors float32 [q, d] of a part's users, as of where their history ends."""
-    return _in_batches(
+    if data.log is not None:
+        return blocks.encode_streamed(
+            encoder.columns, params, data=data, part=part, batch_size=batch_size
+        )
+    return blocks.in_batches(
         lambda user, position: encoder.query(params, data.dataset, user, position),
         part.user,
         part.start.astype(np.int32),
@@ -305,19 +309,6 @@ def encode(
         encoder, params, data=data, part=part, batch_size=batch_size
     )
     return jax.block_until_ready(Vectors(items, queries))
-
-
-def _in_batches(encode, *arrays: np.ndarray, batch_size: int) -> jax.Array:
-    """Blocks of one static size; the last is padded with 0, which is padding too.
-    Of several processes each has all rows, and searches them by itself."""
-    n = len(arrays[0])
-    size = min(batch_size, n)
-    blocks = []
-    for start in range(0, n, size):
-        block = [array[start : start + size] for array in arrays]
-        padded = [np.pad(array, (0, size - len(array))) for array in block]
-        blocks.append(encode(*jax.device_put(padded)))
-    return processes.to_local(jnp.concatenate(blocks)[:n])
 
 
 class Result(NamedTuple):

@@ -146,6 +146,10 @@ class Objective:
         hypers = hypers | unscaled if name in SIMILARITY else hypers
         scale = {field: hypers[field] for field in ("temperature", "strength")}
         known = {"sample": sample, "batch": batch, "state": state}
+        if name == "softmax" and candidates.keeps_columns_split(
+            sample, batch, config=config
+        ):
+            return self._softmax_over_split(query, item, known, source, scale), None
         parts = candidates.split_parts(config, item, **known)
         kept = None
         if config.kind == "queue":
@@ -172,6 +176,23 @@ class Objective:
             logits = _with_columns(logits, query, columns, scale=scale, config=config)
         num_items = source.dataset.known_items
         return jnp.sum(LOSSES[name](logits, hypers, num_items) * weight), kept
+
+    def _softmax_over_split(self, query, item, known, source, scale):
+        """The softmax of `_total` against the whole catalogue, each device's part of it
+        where it is."""
+        config, sample, batch = self.negatives, known["sample"], known["batch"]
+        parts, columns = candidates.split_columns(
+            config, item, sample=sample, batch=batch, source=source
+        )
+        rows = candidates.rows_of(config, batch, source=source)
+        own = candidates.own_of(
+            config, rows=rows, sample=sample, batch=batch, source=source
+        )
+        logits = _own_logits(query, parts, own=own, scale=scale)
+        weight = sharding.mine(sample.weight)
+        return blockwise.split_softmax_sum(
+            query, columns, logits, weight=weight, temperature=scale["temperature"]
+        )
 
     def advance(
         self,

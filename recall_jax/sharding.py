@@ -18,14 +18,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from recall_jax import processes
-from recall_jax.types import InputError
+from recall_jax.types import InputError, Key
 
 SHARDS = 64
+BLOCK = 1 << 14  # rows initialised at a time
 AXIS = "devices"
 
 
@@ -148,6 +150,32 @@ def made(make: Callable, *args: Any) -> Any:
     return jax.jit(make, out_shardings=(specs(state), WHOLE))(*args)
 
 
+def made_by_block(
+    make: Callable, key: Key, *, rows: int, width: int
+) -> Float[Array, "64 rows d"]:
+    """A stored table of blocks `make(key, ids)`, the rows of some ids, one after the
+    other on each device: what a block needs meanwhile, the whole table need not have."""
+    size = min(rows, BLOCK)
+    starts = np.minimum(np.arange(-(-rows // size)) * size, rows - size)
+
+    def parts(key, indices):
+        def write(j, table):
+            part, start = j // len(starts), jnp.asarray(starts)[j % len(starts)]
+            first = start * SHARDS + indices[part]
+            ids = first + jnp.arange(size) * SHARDS
+            block = make(jax.random.fold_in(key, first), ids)
+            return jax.lax.dynamic_update_slice(table, block[None], (part, start, 0))
+
+        # Of the key: else tables of one shape begin as copies of the same zeros.
+        zero = 0.0 * jax.random.key_data(key)[0].astype(jnp.result_type(float))
+        table = jnp.full((len(indices), rows, width), zero)
+        return jax.lax.fori_loop(0, len(indices) * len(starts), write, table)
+
+    if num_devices() > 1:
+        parts = spread(parts, in_specs=(WHOLE, SPLIT), out_specs=SPLIT)
+    return parts(key, jnp.arange(SHARDS))
+
+
 def on_each(tree: Any) -> Any:
     """Arrays of the host, or of one device, on every device; equal in all processes."""
     if processes.count() > 1 and num_devices() > 1:
@@ -224,6 +252,11 @@ def mine(tree: Any) -> Any:
 def everyone(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
     """All devices' rows, in their order."""
     return jax.lax.all_gather(x, AXIS, tiled=True) if inside() else x
+
+
+def scattered(x: Float[Array, "n d"]) -> Float[Array, "m d"]:
+    """This device's rows of the sum over devices."""
+    return jax.lax.psum_scatter(x, AXIS, tiled=True) if inside() else x
 
 
 def total(x: Array) -> Array:
