@@ -4,10 +4,12 @@
     python -m experiments.run --config=dssm_ml1m --config.loss.temperature=0.1
         --workdir=runs/dssm_ml1m_t01 --seed=1
 
-A run folder with the same config resumes; one with another config is refused.
+A run folder with the same config resumes; one with another config is refused. With
+--distributed several processes train as one (experiments/distributed.py).
 """
 
 import collections
+import contextlib
 import dataclasses
 import pathlib
 import time
@@ -17,7 +19,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import cli, figures, summary, training
+from experiments import cli, distributed, figures, summary, training
 from experiments import results as results_lib
 from recall_jax import (
     checkpoint,
@@ -27,6 +29,7 @@ from recall_jax import (
     item_item,
     negatives,
     pairs,
+    processes,
 )
 from recall_jax import config as config_lib
 from recall_jax.config import Experiment
@@ -42,7 +45,8 @@ def main(argv: list[str]) -> None:
     if flags.FLAGS.seed is not None:
         config.seed = flags.FLAGS.seed
     workdir = pathlib.Path(flags.FLAGS.workdir or f"runs/{config.name}")
-    run(config, workdir)
+    with distributed.joined():
+        run(config, workdir)
 
 
 def run(config: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
@@ -53,18 +57,29 @@ def run(config: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
     the old ones into training, so the first model's weights say nothing about it.
     """
     config_lib.check(config)
-    with checkpoint.lock(workdir):
-        refuse_another(config, workdir)
+    check_same_everywhere(config)
+    with contextlib.ExitStack() as held:
+        lock = checkpoint.lock(workdir)
+        processes.of_first(lambda: held.enter_context(lock))
+        processes.check_shared(workdir)
+        processes.of_first(lambda: refuse_another(config, workdir))
         print("\n".join(config_lib.as_flags(config)))
         done = workdir / "results.json"
-        if done.exists():
+        if processes.of_first(done.exists):
             results = results_lib.upgraded(training.read_json(done))
             print(f"{workdir} is finished; these are its results.")
         else:
             results = _train_and_evaluate(config, workdir)
-            training.write_json(done, results)
+            processes.of_first(lambda: training.write_json(done, results))
     summary.show(results, workdir)
     return results
+
+
+def check_same_everywhere(config: Experiment) -> None:
+    """Raise InputError, in all processes, where one was given another config."""
+    ours = config_lib.as_dict(config)
+    differing = _differences(processes.agreed(ours), ours)
+    processes.check_alike("config", "; ".join(list(differing)[:5]))
 
 
 def refuse_another(config: Experiment, workdir: pathlib.Path) -> None:
@@ -283,6 +298,7 @@ def _measure_links(
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "run folder; default runs/NAME")
     flags.DEFINE_integer("seed", None, "overrides the config's seed")
+    distributed.define_flags()
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from recall_jax import (
     objective,
     pair_step,
     pairs,
+    processes,
     sharding,
     train,
 )
@@ -101,11 +102,19 @@ def with_ties(config: Experiment, ties: str) -> Experiment:
 def train_model(
     config: Experiment, data: Data, workdir: pathlib.Path, *, epochs: int | None = None
 ) -> tuple[evaluate.Encoder, fit.Fitted]:
-    """Train, or go on training, the model of an experiment.
+    """Train, or go on training, the model of an experiment; of several processes on all
+    devices that they have.
 
     With `epochs` exactly these many, by the schedule of the config's, and nothing is
     validated or chosen.
     """
+    with sharding.use(sharding.make_mesh() if processes.count() > 1 else None):
+        return _train_model(config, data, workdir, epochs=epochs)
+
+
+def _train_model(
+    config: Experiment, data: Data, workdir: pathlib.Path, *, epochs: int | None
+) -> tuple[evaluate.Encoder, fit.Fitted]:
     on = make_corpus(config, data)
     if on_pairs(config):
         print(f"pairs      {on.described}")
@@ -142,9 +151,11 @@ def train_model(
             data=data,
             batch_size=config.evaluate.batch_size,
         )
+        vectors = sharding.on_each(vectors)
         return state._replace(candidates=state.candidates._replace(index=vectors))
 
-    _write_description(config, data, workdir)
+    check_same_everywhere(data)
+    processes.of_first(lambda: _write_description(config, data, workdir))
     loop = fit.Loop(
         step=make_step(config, built),
         feed=feed,
@@ -159,6 +170,14 @@ def train_model(
         refresh_every=built.objective.refresh_every,
     )
     return encoder, fit.fit(loop, built.state)
+
+
+def check_same_everywhere(data: Data) -> None:
+    """Raise InputError, in all processes, where one has read other data than the first."""
+    ours = data.fingerprint()
+    first = processes.agreed(ours)
+    other = "" if ours == first else f"SHA-256 {ours[:8]}, not {first[:8]}"
+    processes.check_alike("data set", other)
 
 
 class Restored(NamedTuple):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from recall_jax import processes
 from recall_jax.data.arrays import Dataset
 from recall_jax.data.dataset import Data, Part
 from recall_jax.types import Columns
@@ -15,7 +16,8 @@ HISTORIES = 1 << 17  # of a streamed log, held at a time
 
 
 def in_batches(encode, *arrays: np.ndarray, batch_size: int) -> jax.Array:
-    """Blocks of one static size; the last is padded with 0, which is padding too."""
+    """Blocks of one static size; the last is padded with 0, which is padding too.
+    Of several processes each has all rows, and searches them by itself."""
     n = len(arrays[0])
     size = min(batch_size, n)
     blocks = []
@@ -23,7 +25,7 @@ def in_batches(encode, *arrays: np.ndarray, batch_size: int) -> jax.Array:
         block = [array[start : start + size] for array in arrays]
         padded = [_padded(array, size=size) for array in block]
         blocks.append(encode(*jax.device_put(padded)))
-    return jnp.concatenate(blocks)[:n]
+    return processes.to_local(jnp.concatenate(blocks)[:n])
 
 
 def _padded(rows: np.ndarray, *, size: int) -> np.ndarray:

@@ -23,6 +23,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
+from recall_jax import processes
 from recall_jax.types import InputError, Key
 
 SHARDS = 64
@@ -176,7 +177,9 @@ def made_by_block(
 
 
 def on_each(tree: Any) -> Any:
-    """Arrays of the host, or of one device, on every device."""
+    """Arrays of the host, or of one device, on every device; equal in all processes."""
+    if processes.count() > 1 and num_devices() > 1:
+        return processes.replicated(tree, jax.sharding.get_mesh())
     return jax.device_put(tree) if num_devices() == 1 else jax.device_put(tree, WHOLE)
 
 
