@@ -143,7 +143,7 @@ def fit(loop: Loop, state: TrainState) -> Fitted:
     with bar as advance, logs.RunLog(loop.workdir, after=after) as log:
         while step < plan.num_steps and progress.since_best < loop.config.patience:
             if step == first or step % plan.steps_per_epoch == 0:
-                order = _epoch_order(loop, epoch=step // plan.steps_per_epoch)
+                order = epoch_order(loop, epoch=step // plan.steps_per_epoch)
             examples = order[step % plan.steps_per_epoch // plan.scan]
             if loop.refresh_every and step // plan.scan % loop.refresh_every == 0:
                 with clock.of("refresh"):
@@ -159,7 +159,7 @@ def fit(loop: Loop, state: TrainState) -> Fitted:
                 progress = progress._replace(best_step=step)
                 if step == plan.num_steps:
                     _save(loop, state, progress=progress, clock=clock, kind="best")
-            elif _validates(loop, step=step):
+            elif validates(loop, step=step):
                 with clock.of("evaluate"):
                     measured = loop.validate(state)
                 progress = progress.after(measured[loop.select_by], step=step)
@@ -167,7 +167,7 @@ def fit(loop: Loop, state: TrainState) -> Fitted:
                 if progress.best_step == step:
                     _save(loop, state, progress=progress, clock=clock, kind="best")
             log.write(step, values)
-            if _saves(loop, step=step):
+            if saves(loop, step=step):
                 _save(loop, state, progress=progress, clock=clock, kind="latest")
     best, *_ = _restore(loop, state, kind="best")
     speed = step * size / clock.seconds["train"]
@@ -197,7 +197,7 @@ def _compile(loop: Loop, state: TrainState, *, clock: _Clock):
         return lowered.compile()
 
 
-def _epoch_order(loop: Loop, *, epoch: int) -> np.ndarray:
+def epoch_order(loop: Loop, *, epoch: int) -> np.ndarray:
     """Rows of an epoch, [dispatches, scan, size]: a fresh permutation, less what does
     not fill the last batches. Spans begin elsewhere in each epoch, so that no example
     stands at the beginning of its row, without a past, each time."""
@@ -248,13 +248,15 @@ def _diverged(loop: Loop, metrics, *, at: int, step: int) -> str:
     )
 
 
-def _validates(loop: Loop, *, step: int) -> bool:
+def validates(loop: Loop, *, step: int) -> bool:
+    """Whether validation is due after this many steps."""
     epoch, rest = divmod(step, loop.plan.steps_per_epoch)
     due = epoch % loop.config.eval_every == 0 or epoch == loop.plan.epochs
     return rest == 0 and due
 
 
-def _saves(loop: Loop, *, step: int) -> bool:
+def saves(loop: Loop, *, step: int) -> bool:
+    """Whether a checkpoint to resume from is due after this many steps."""
     every = loop.config.checkpoint_every
     dispatch = step // loop.plan.scan
     return step % loop.plan.steps_per_epoch == 0 or (

@@ -148,11 +148,20 @@ def _follow(
     rows, cells = jnp.asarray(graph.rows), jnp.asarray(graph.cells)
     first, degree = rows.at[node].get(mode="clip").T
     # A cell below the degree, each alike to within degree / 2^32.
-    cell = jax.lax.mulhi(bits[0], degree.astype(jnp.uint32))
+    cell = high_product(bits[0], degree.astype(jnp.uint32))
     row = cells.at[first + cell.astype(jnp.int32)].get(mode="clip")
     keep = jax.lax.bitcast_convert_type(row[:, 0], jnp.float32)
     taken = jnp.where(_unit(bits[1]) < keep, row[:, 1], row[:, 2])
     return jnp.where(degree > 0, taken, 0)
+
+
+def high_product(a: UInt[Array, "w"], b: UInt[Array, "w"]) -> UInt[Array, "w"]:
+    """The upper 32 bits of a * b. `jax.lax.mulhi` has no lowering for a program that is
+    split over devices (JAX 0.10: "Unable to convert MHLO to StableHLO")."""
+    (a_high, a_low), (b_high, b_low) = ((x >> 16, x & 0xFFFF) for x in (a, b))
+    one = a_high * b_low + (a_low * b_low >> 16)
+    other = a_low * b_high + (one & 0xFFFF)
+    return a_high * b_high + (one >> 16) + (other >> 16)
 
 
 def _bits(key: Key, shape: tuple[int, ...]) -> UInt[Array, "..."]:

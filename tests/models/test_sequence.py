@@ -187,7 +187,7 @@ def test_rows_begin_elsewhere_in_each_epoch_and_meet_no_example_twice(tmp_path):
     )
     shifts = set()
     for epoch in range(6):
-        first = fit._epoch_order(loop, epoch=epoch).ravel()
+        first = fit.epoch_order(loop, epoch=epoch).ravel()
         assert len(set(first.tolist())) == len(first) == plan.steps_per_epoch * 4
         assert len(set((first % H).tolist())) == 1
         assert first.min() >= 0 and first.max() + H <= data.num_examples
