@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import sys
+import types
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -48,7 +49,8 @@ def load_config(name: str) -> Experiment:
     """The experiment of a config's file, or of the config.json that a run wrote."""
     path = config_path(name)
     try:
-        config = _read_json(path) if path.suffix == ".json" else _read_python(path)
+        as_json = path.suffix == ".json"
+        config = _read_json(path) if as_json else _read_python(path).get_config()
     except InputError:
         raise
     except Exception as problem:  # a config is a program: anything can go wrong in it
@@ -64,7 +66,7 @@ def _read_json(path: pathlib.Path) -> Experiment:
     return config_lib.from_dict(json.loads(path.read_text("utf-8")))
 
 
-def _read_python(path: pathlib.Path) -> Experiment:
+def _read_python(path: pathlib.Path) -> types.ModuleType:
     spec = importlib.util.spec_from_loader(
         path.stem, importlib.machinery.SourceFileLoader(path.stem, str(path))
     )
@@ -72,7 +74,16 @@ def _read_python(path: pathlib.Path) -> Experiment:
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
         raise InputError(f"--config: {path} has no function get_config()")
-    return module.get_config()
+    return module
+
+
+def load_sweep(name: str) -> list[str]:
+    """What `get_sweep()` of a config's file names, each as --over takes it; nothing
+    where it has none."""
+    path = config_path(name)
+    if path.suffix != ".py" or not hasattr(module := _read_python(path), "get_sweep"):
+        return []
+    return list(module.get_sweep())
 
 
 class Entry(NamedTuple):
@@ -132,6 +143,28 @@ def parse_many(argv: list[str]) -> list[str]:
         raise InputError("--configs is empty; list configs, as in --configs=mf_ml1m")
     flags.FLAGS.configs = entries
     return argv
+
+
+def parse_entry(argv: list[str]) -> list[str]:
+    """As `parse`, of a command that defined the string flag --config: flags.FLAGS.config
+    becomes an `Entry` without overrides of its own."""
+    name, shared, rest = _split(argv)
+    name = DEFAULT if name is None else name
+    app.define_help_flags()
+    try:
+        argv = flags.FLAGS(rest)
+    except flags.Error as problem:
+        raise InputError(str(problem)) from problem
+    config = _overridden(load_config(name), shared)
+    flags.FLAGS.config = Entry(name, {}, shared, config)
+    return argv
+
+
+def with_own(entry: Entry, own: dict[str, str]) -> Entry:
+    """The entry with overrides of its own, which win."""
+    overrides = entry.overrides | own
+    config = _overridden(load_config(entry.name), overrides)
+    return Entry(entry.name, own, overrides, config)
 
 
 def parse_plain(argv: list[str]) -> list[str]:

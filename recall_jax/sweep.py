@@ -23,9 +23,9 @@ class TooLarge(RuntimeError):
 class Lane(NamedTuple):
     """How far one setting has come."""
 
+    seconds: dict[str, float]  # its share of what all took
     progress: Progress = Progress()
     steps: int = 0
-    seconds: dict[str, float] = {}  # its share of what all took
     problem: str = ""  # that ended it: its loss is no longer a number
 
     def spent(self, name: str, seconds: float) -> "Lane":
@@ -70,7 +70,7 @@ class Group:
 def begin(states: Sequence[TrainState]) -> Stack:
     """Before the first step."""
     stacked = together.stack([state._replace(slots={}) for state in states])
-    return Stack(stacked, (Lane(),) * len(states), 0)
+    return Stack(stacked, (Lane({}),) * len(states), 0)
 
 
 def restore(folder: Path, like: TrainState, *, num: int) -> Stack | None:

@@ -15,11 +15,8 @@ from recall_jax import logs, together, train
 from recall_jax.data import synthetic
 
 STEPS = 20
-SETTINGS = (
-    {"seed": 0, "rate": 1.0},
-    {"seed": 1, "rate": 3.0},
-    {"seed": 1, "rate": 0.3},
-)
+SETTINGS = ((0, 1.0), (1, 1.5), (1, 2.0))  # seed, and what hypers are multiplied by
+RATE = 0.2  # of the config's learning rate: Adam magnifies what rounding leaves of zero
 TRACED = ("learning_rate", "weight_decay", "temperature", "margin", "strength")
 QUICK = ("item2vec_synthetic", "mf_ml1m_popularity")
 
@@ -50,20 +47,21 @@ def pieces(name):
     follow popularity, each setting has its own exponent."""
     config, data = small(name)
     states, hypers, sources, examples = [], [], [], []
-    for number, setting in enumerate(SETTINGS):
-        own = dataclasses.replace(config, seed=setting["seed"])
+    for number, (seed, factor) in enumerate(SETTINGS):
+        own = dataclasses.replace(config, seed=seed)
         if config.negatives.kind == "popularity":
             own.negatives = dataclasses.replace(own.negatives, alpha=number / 2)
         on = training.make_corpus(own, data)
         size = config.train.batch_size
         built = training.build(own, data, batch_size=size * on.span)
         base = train.make_hypers(own.optim, own.loss, own.negatives, num_steps=STEPS)
-        changed = {field: base[field] * setting["rate"] for field in TRACED}
+        base["learning_rate"] *= RATE
+        changed = {field: base[field] * factor for field in TRACED}
         if built.state.candidates.index is not None:
             vectors = jnp.ones(built.state.candidates.index.shape)
             memory = built.state.candidates._replace(index=vectors)
             built = built._replace(state=built.state._replace(candidates=memory))
-        rows = np.random.default_rng(setting["seed"])
+        rows = np.random.default_rng(seed)
         drawn = rows.integers(0, on.num_rows, (STEPS, size)).astype(np.int32)
         states.append(in_float64(built.state))
         hypers.append(in_float64(base | changed))
@@ -110,7 +108,8 @@ def all_together(step, states, hypers, sources, examples, *, mode, devices, part
 def assert_equal(one, other):
     def same(a, b):
         if jnp.issubdtype(a.dtype, jnp.floating):
-            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
+            scale = np.max(np.abs(b), initial=0, where=np.isfinite(b))
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9 * scale)
         else:
             np.testing.assert_array_equal(a, b)
 
