@@ -87,7 +87,7 @@ def train_portion(
     """Train a portion's runs up to epoch `until`, from where they were cut off or from
     where `before`, the rung below, left them. Raises sweep.TooLarge."""
     cells = portion.cells
-    encoder, loops, states = _make_loops(cells, shared)
+    encoder, loops, states = make_loops(cells, shared)
     layout = together.make_layout(len(cells), mode=mode, devices=jax.devices())
     group = sweep.Group(loops, portion.folder / "checkpoints", layout, limit)
     stack = sweep.restore(group.folder, states[0], num=len(cells))
@@ -105,7 +105,7 @@ def train_portion(
     return Trained(encoder, loops, lanes, states[0])
 
 
-def _make_loops(
+def make_loops(
     cells: Sequence[Cell], shared: Shared
 ) -> tuple[evaluate.Encoder, list[fit.Loop], list[train.TrainState]]:
     """The loop and the first state of each run: one step, one encoder and one set of

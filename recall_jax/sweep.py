@@ -66,6 +66,10 @@ class Group:
         stopped = lane.progress.since_best >= self.first.config.patience
         return bool(lane.problem) or stopped
 
+    def going(self, lanes: Sequence[Lane]) -> list[int]:
+        """Places of the settings that are not over."""
+        return [at for at, lane in enumerate(lanes) if not self.over(lane)]
+
 
 def begin(states: Sequence[TrainState]) -> Stack:
     """Before the first step."""
@@ -101,48 +105,46 @@ def fit_together(
     TooLarge before the first step.
     """
     plan, lanes, step = group.first.plan, list(stack.lanes), stack.step
-    end, size = until * plan.steps_per_epoch, plan.size * group.first.span
-
-    def active() -> list[int]:
-        return [at for at, lane in enumerate(lanes) if not group.over(lane)]
-
-    if step >= end or not active():
+    end, total = until * plan.steps_per_epoch, _examples(group)
+    if step >= end or not group.going(lanes):
         return tuple(lanes)
-    run = _compile(group, stack, slots=slots)
-    for at in active():
-        lanes[at] = lanes[at].spent("compile", run.seconds / len(lanes))
-    states, order, total = run.states, None, len(lanes) * size
+    run = compiled(group, stack, slots=slots)
+    lanes = [lane.spent("compile", run.seconds / len(lanes)) for lane in lanes]
+    states, order = run.states, None
     bar = logs.progress(end * total, initial=step * total, description="train")
     with bar as advance, _run_logs(group, lanes, step=step) as run_logs:
-        while step < end and (training := active()):
+        while step < end and (training := group.going(lanes)):
             if order is None or step % plan.steps_per_epoch == 0:
-                order = _orders(group, epoch=step // plan.steps_per_epoch)
+                order = orders(group, epoch=step // plan.steps_per_epoch)
             examples = order[..., step % plan.steps_per_epoch // plan.scan, :, :]
             states = _refreshed(group, states, lanes, training, step=step)
             start = time.perf_counter()
-            states, metrics = _dispatch(
+            states, metrics = dispatch(
                 group, run, states, examples=examples, training=training
             )
             spent = (time.perf_counter() - start) / len(training)
             for at in training:
-                lanes[at] = lanes[at].spent("train", spent)
                 mine = {name: value[at] for name, value in metrics.items()}
-                lanes[at] = _checked(lanes[at], mine, step=step)
-            step += plan.scan
-            for at in training:
-                if not lanes[at].problem:
-                    mine = {name: float(x[at].mean()) for name, x in metrics.items()}
-                    lanes[at] = _validated(
-                        group, at, lanes[at], states, step=step, values=mine
+                lane = _checked(lanes[at].spent("train", spent), mine, step=step)
+                if not lane.problem:
+                    lane, values = _followed(
+                        group, at, lane, states, mine, step=step + plan.scan
                     )
-                    run_logs[at].write(step, mine)
+                    run_logs[at].write(lane.steps, values)
+                lanes[at] = lane
+            step += plan.scan
             advance(plan.scan * total, loss=metrics["loss"][training].mean())
             if fit.saves(group.first, step=step):
                 _save(group, states, lanes, step=step)
     return tuple(lanes)
 
 
-class _Run(NamedTuple):
+def _examples(group: Group) -> int:
+    """That one step of all settings trains on."""
+    return len(group.loops) * group.first.plan.size * group.first.span
+
+
+class Run(NamedTuple):
     """The compiled program, and what it reads."""
 
     states: Any
@@ -152,7 +154,7 @@ class _Run(NamedTuple):
     seconds: float
 
 
-def _compile(group: Group, stack: Stack, *, slots: Any) -> _Run:
+def compiled(group: Group, stack: Stack, *, slots: Any) -> Run:
     """One compilation for all lanes and all dispatches."""
     layout, start = group.layout, time.perf_counter()
     sources = together.make_sources([loop.source for loop in group.loops])
@@ -166,14 +168,14 @@ def _compile(group: Group, stack: Stack, *, slots: Any) -> _Run:
     examples = np.zeros((*shape, plan.scan, plan.size), np.int32)
     now, always = _with_examples(group, each, common, examples, training=())
     program = together.make_program(group.first.step, sources, layout)
-    compiled = program.lower(states, now, always).compile()
-    needed = together.needed_bytes(compiled)
+    made = program.lower(states, now, always).compile()
+    needed = together.needed_bytes(made)
     if needed and needed > group.limit and layout.num > 1:
         raise TooLarge(
             f"{layout.num} settings need {needed / 2**30:.2f} GiB of a device, and may "
             f"have {group.limit / 2**30:.2f}"
         )
-    return _Run(states, compiled, each, common, time.perf_counter() - start)
+    return Run(states, made, each, common, time.perf_counter() - start)
 
 
 def _with_examples(
@@ -195,7 +197,7 @@ def _one_order(group: Group) -> bool:
     return all(np.array_equal(keys[0], key) for key in keys[1:])
 
 
-def _orders(group: Group, *, epoch: int) -> np.ndarray:
+def orders(group: Group, *, epoch: int) -> np.ndarray:
     """Rows of an epoch, [dispatches, scan, size], of each setting unless they share
     them; those of one seed are drawn once."""
     if _one_order(group):
@@ -209,8 +211,8 @@ def _orders(group: Group, *, epoch: int) -> np.ndarray:
     return np.stack([made[key] for key in keys])
 
 
-def _dispatch(
-    group: Group, run: _Run, states: Any, *, examples: np.ndarray, training
+def dispatch(
+    group: Group, run: Run, states: Any, *, examples: np.ndarray, training
 ) -> tuple[Any, dict[str, np.ndarray]]:
     """The states after one portion of steps, and their metrics, [lanes, scan] each."""
     each, common = _with_examples(
@@ -251,21 +253,29 @@ def _checked(lane: Lane, metrics: dict[str, np.ndarray], *, step: int) -> Lane:
     )
 
 
-def _validated(
-    group: Group, at: int, lane: Lane, states: Any, *, step: int, values: dict
-) -> Lane:
-    """The lane after a dispatch, its checkpoint chosen anew where validation is due;
-    `values`, for its log, take what was measured."""
+def _followed(
+    group: Group,
+    at: int,
+    lane: Lane,
+    states: Any,
+    metrics: dict[str, np.ndarray],
+    *,
+    step: int,
+) -> tuple[Lane, dict[str, float]]:
+    """The lane after a dispatch and what its log says of it; where validation is due,
+    its checkpoint chosen anew."""
     loop, lane = group.loops[at], lane._replace(steps=step)
+    values = {name: float(value.mean()) for name, value in metrics.items()}
     values["epoch"] = step / loop.plan.steps_per_epoch
     if not fit.validates(loop, step=step):
-        return lane
+        return lane, values
     state = together.lane(states, at, group.layout)
     start = time.perf_counter()
     try:
         measured = loop.validate(state)
     except FloatingPointError as problem:
-        return lane._replace(problem=f"training diverged by step {step}: {problem}")
+        told = f"training diverged by step {step}: {problem}"
+        return lane._replace(problem=told), values
     lane = lane.spent("evaluate", time.perf_counter() - start)
     progress = lane.progress.after(measured[loop.select_by], step=step)
     values |= {f"valid_{name}": value for name, value in measured.items()}
@@ -277,7 +287,7 @@ def _validated(
             step=step,
             progress={"seconds": lane.seconds, **progress._asdict()},
         )
-    return lane._replace(progress=progress)
+    return lane._replace(progress=progress), values
 
 
 def _save(group: Group, states: Any, lanes: list[Lane], *, step: int) -> None:

@@ -101,10 +101,10 @@ def files(folder) -> dict[str, bytes]:
     }
 
 
-def parameters(workdir) -> dict[str, np.ndarray]:
-    """Every array of the newest checkpoints, both kinds."""
+def parameters(workdir, *, kinds=("latest", "best")) -> dict[str, np.ndarray]:
+    """Every array of the newest checkpoints of these kinds."""
     arrays = {}
-    for kind in ("latest", "best"):
+    for kind in kinds:
         newest = max((workdir / "checkpoints" / kind).iterdir())
         handler = ocp.PyTreeCheckpointHandler(use_compression=False)
         found = ocp.Checkpointer(handler).restore(newest / "state")

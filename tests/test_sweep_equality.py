@@ -33,8 +33,14 @@ def in_float64(tree):
 
 @functools.cache
 def small(name):
-    """A config shrunk, and its data."""
+    """A config shrunk, and its data. Not so far that all hidden units of a query are off:
+    its vector is then a bias near 0, and made one of length 1 it magnifies rounding."""
     config = shrunk(cli.load_config(name))
+    for field in ("hidden", "item_hidden"):
+        if getattr(config.model, field, ()):
+            setattr(config.model, field, (32,))
+    if hasattr(config.model, "hidden"):
+        config.model.width = 8
     with pytest.MonkeyPatch.context() as patch:
         if not isinstance(config.data, synthetic.Config):
             log = tiny_log(config)
