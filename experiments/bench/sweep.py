@@ -44,9 +44,7 @@ def main(argv: list[str]) -> None:
     del argv
     options = flags.FLAGS
     overrides = SMOKE if options.smoke else {}
-    seeds, axis = (
-        (1, "loss.temperature=0.1,0.2") if options.smoke else (2, TEMPERATURES)
-    )
+    axis = "loss.temperature=0.1,0.2" if options.smoke else TEMPERATURES
     entry = cli.Entry("dssm_synthetic", {}, {}, cli.load_config("dssm_synthetic"))
     entry = cli.with_own(entry, overrides)._replace(own={})
     settings = over.make_settings(entry, [axis], samples=0, seed=0)
