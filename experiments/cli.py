@@ -8,8 +8,8 @@ import os
 import pathlib
 import re
 import sys
-import types
 from collections.abc import Callable
+from types import ModuleType
 from typing import NamedTuple
 
 import jax
@@ -50,7 +50,7 @@ def load_config(name: str) -> Experiment:
     path = config_path(name)
     try:
         as_json = path.suffix == ".json"
-        config = _read_json(path) if as_json else _read_python(path).get_config()
+        config = _read_json(path) if as_json else _read_python(path)
     except InputError:
         raise
     except Exception as problem:  # a config is a program: anything can go wrong in it
@@ -66,14 +66,20 @@ def _read_json(path: pathlib.Path) -> Experiment:
     return config_lib.from_dict(json.loads(path.read_text("utf-8")))
 
 
-def _read_python(path: pathlib.Path) -> types.ModuleType:
+def _read_python(path: pathlib.Path) -> Experiment:
+    module = read_module(path)
+    if not hasattr(module, "get_config"):
+        raise InputError(f"--config: {path} has no function get_config()")
+    return module.get_config()
+
+
+def read_module(path: pathlib.Path) -> ModuleType:
+    """A Python file run as a module, wherever it lies."""
     spec = importlib.util.spec_from_loader(
         path.stem, importlib.machinery.SourceFileLoader(path.stem, str(path))
     )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise InputError(f"--config: {path} has no function get_config()")
     return module
 
 
@@ -81,7 +87,7 @@ def load_sweep(name: str) -> list[str]:
     """What `get_sweep()` of a config's file names, each as --over takes it; nothing
     where it has none."""
     path = config_path(name)
-    if path.suffix != ".py" or not hasattr(module := _read_python(path), "get_sweep"):
+    if path.suffix != ".py" or not hasattr(module := read_module(path), "get_sweep"):
         return []
     return list(module.get_sweep())
 
@@ -114,7 +120,7 @@ def parse(argv: list[str]) -> list[str]:
     A list may be given as a,b; of a flag given twice the last one counts. Raises
     InputError for whatever is wrong.
     """
-    name, overrides, rest = _split(argv)
+    name, overrides, rest = split_overrides(argv)
     config = load_config(DEFAULT if name is None else name)
     argv = [rest[0], *_literals(config, overrides), *rest[1:]]
     app.define_help_flags()
@@ -128,7 +134,7 @@ def parse(argv: list[str]) -> list[str]:
 def parse_many(argv: list[str]) -> list[str]:
     """As `parse`, of a command that defined the multi_string flag --configs:
     flags.FLAGS.configs becomes a list of `Entry`, --config.field=value goes to all."""
-    name, shared, rest = _split(argv)
+    name, shared, rest = split_overrides(argv)
     if name is not None:
         raise InputError("--config names one config; list them with --configs=A,B")
     app.define_help_flags()
@@ -138,7 +144,7 @@ def parse_many(argv: list[str]) -> list[str]:
         raise InputError(str(problem)) from problem
     # A comma inside of brackets belongs to a list.
     pieces = re.split(r",(?![^\[]*\])", ",".join(flags.FLAGS.configs or []))
-    entries = [_entry(piece, shared=shared) for piece in pieces if piece]
+    entries = [read_entry(piece, shared=shared) for piece in pieces if piece]
     if not entries:
         raise InputError("--configs is empty; list configs, as in --configs=mf_ml1m")
     flags.FLAGS.configs = entries
@@ -148,7 +154,7 @@ def parse_many(argv: list[str]) -> list[str]:
 def parse_entry(argv: list[str]) -> list[str]:
     """As `parse`, of a command that defined the string flag --config: flags.FLAGS.config
     becomes an `Entry` without overrides of its own."""
-    name, shared, rest = _split(argv)
+    name, shared, rest = split_overrides(argv)
     name = DEFAULT if name is None else name
     app.define_help_flags()
     try:
@@ -176,7 +182,8 @@ def parse_plain(argv: list[str]) -> list[str]:
         raise InputError(str(problem)) from problem
 
 
-def _entry(text: str, *, shared: dict[str, str]) -> Entry:
+def read_entry(text: str, *, shared: dict[str, str]) -> Entry:
+    """One entry of --configs; a field given twice has its last value. Raises InputError."""
     name, colon, rest = text.partition(":")
     own = {}
     for part in re.split(r":(?=[\w.]+=)", rest) if colon else ():
@@ -207,7 +214,7 @@ def _overridden(config: Experiment, overrides: dict[str, str]) -> Experiment:
     return values.config
 
 
-def _split(argv: list[str]) -> tuple[str | None, dict[str, str], list[str]]:
+def split_overrides(argv: list[str]) -> tuple[str | None, dict[str, str], list[str]]:
     """What --config names, its overrides by field, and all other arguments."""
     name, overrides, rest = None, {}, []
     arguments = iter(argv)

@@ -14,6 +14,7 @@ from scipy import stats
 from experiments import cli
 from experiments import results as results_lib
 from recall_jax import config as config_lib
+from recall_jax import evaluate
 from recall_jax.config import Experiment
 from recall_jax.fit import Diverged
 
@@ -25,6 +26,10 @@ FURTHER = {
     "test_refit": "  refitted on all of train",
 }
 """Rows of results.json that stand under a config's own where a run has them."""
+
+
+MEASURED = ("source", "events", "protocol", "seen", "candidates")
+"""What figures must share to be compared."""
 
 
 @dataclasses.dataclass
@@ -69,29 +74,32 @@ def summarize(cells: Sequence[Cell], *, by: str = "") -> list[dict[str, Any]]:
     """Groups of what may be compared, each with its rows; differences are in the metric
     `by`, or in the one that chooses checkpoints.
 
-    One group has one source, protocol, number of events and treatment of seen items; it
-    begins with the baselines of its first finished run. The last group may be of
+    One group has one source, protocol, number of events, treatment of seen items and
+    choice of what is ranked; it begins with the baselines of its first finished run. The last group may be of
     configs without any figures, its "protocol" None.
     """
     groups: dict[tuple | None, list[Cell]] = {}
-    keys = {_data_of(cell): _key(cell) for cell in cells if cell.results}
+    keys = {_data_of(cell): key_of(cell) for cell in cells if cell.results}
     for cell in cells:
         # A run that failed belongs beside those on the same data.
-        key = _key(cell) if cell.results else keys.get(_data_of(cell))
+        key = key_of(cell) if cell.results else keys.get(_data_of(cell))
         groups.setdefault(key, []).append(cell)
     unknown = groups.pop(None, [])
     made = [_group(key, members, by=by) for key, members in groups.items()]
-    return made + ([_group((None,) * 4, unknown, by=by)] if unknown else [])
+    return made + ([_group((None,) * len(MEASURED), unknown, by=by)] if unknown else [])
 
 
-def _key(cell: Cell) -> tuple:
+def key_of(cell: Cell) -> tuple:
+    """What a finished run's figures share with those they compare with (`MEASURED`)."""
     data, results = cell.data, cell.results
-    return data["source"], data["events"], results["protocol"], results["seen"]
+    measured = results["protocol"], results["seen"], results["candidates"]
+    return data["source"], data["events"], *measured
 
 
 def _data_of(cell: Cell) -> str:
     data = config_lib.as_dict(cell.config.data)
-    return json.dumps([data, cell.config.evaluate.seen])
+    settings = cell.config.evaluate
+    return json.dumps([data, settings.seen, evaluate.ranked(settings)])
 
 
 def _group(key: tuple, cells: list[Cell], *, by: str) -> dict[str, Any]:
@@ -102,28 +110,28 @@ def _group(key: tuple, cells: list[Cell], *, by: str) -> dict[str, Any]:
     first = by_label[finished[0].entry.label] if finished else []
     by = by or (first[0].config.evaluate.select_by if first else "")
     rows = [
-        _row(finished[:1], name, label=name.replace("_", " "))
+        make_row(finished[:1], name, label=name.replace("_", " "))
         for name in (baselines(finished[0]) if finished else ())
     ]
     for label, members in by_label.items():
-        rows.append(_row(members, "test", label=label, first=first, by=by))
+        rows.append(make_row(members, "test", label=label, first=first, by=by))
         rows += [
-            _row(members, name, label=told, first=first, by=by)
+            make_row(members, name, label=told, first=first, by=by)
             for name, told in FURTHER.items()
             if any(means(cell, name) for cell in members)
         ]
     rows += [
-        _row(finished[:1], name, label=f"new items, {_told(name)}")
+        make_row(finished[:1], name, label=f"new items, {_told(name)}")
         for name in (new_items(finished[0]) if finished else ())
         if name != "test_new"
     ]
     rows += [
-        _row(members, "test_new", label=f"new items, {label}", first=first, by=by)
+        make_row(members, "test_new", label=f"new items, {label}", first=first, by=by)
         for label, members in by_label.items()
         if any("test_new" in new_items(cell) for cell in members)
     ]
     metrics = dict.fromkeys(m for cell in finished for m in metrics_of(cell))
-    return dict(zip(("source", "events", "protocol", "seen"), key)) | {
+    return dict(zip(MEASURED, key)) | {
         "metrics": list(metrics),
         "compared_by": by or None,
         "indexes": sorted({cell.results["index"] for cell in finished}),
@@ -160,7 +168,7 @@ def _told(name: str) -> str:
     return name.removesuffix("_new").replace("_", " ")
 
 
-def _row(
+def make_row(
     cells: list[Cell],
     name: str,
     *,

@@ -1,15 +1,19 @@
 """What a trained model and the baselines beside it reach on a run's test part: the rows,
 the indexes they may be searched by, the segments, and what the lists are made of."""
 
+import contextlib
+import contextvars
 import functools
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments import training
 from recall_jax import baselines, evaluate, item_item, metrics, retrieval, segments
+from recall_jax import config as config_lib
 from recall_jax.config import Experiment
 from recall_jax.data.dataset import Data
 from recall_jax.evaluate import Result
@@ -17,6 +21,8 @@ from recall_jax.evaluate import Result
 FEWEST = (
     30  # queries of a segment with intervals: of fewer, resampling makes too little
 )
+CURVE = (1, 2, 5, 10, 20, 50)  # the k of curves, up to the largest of the metrics
+CURVE_KINDS = ("hr", "recall", "ndcg")
 
 
 Compared = tuple[dict[str, Result], float | None]
@@ -53,10 +59,11 @@ def measure_rows(
         for name, through in searched.items()
         if name != settings.index
     }
-    segmented = _segments(config, data, rows)
+    segmented, curves = _segments(config, data, rows), _curves(config, data, rows)
     if (other := prepared.other_ties) is not None:
         rows |= _other_bigram(config, other)
     return {
+        "candidates": evaluate.ranked(settings),
         "valid": valid.means(),
         "test": chosen.result.means(),
         "index": settings.index,
@@ -67,6 +74,7 @@ def measure_rows(
             name: result.intervals() for name, result in (rows | beside).items()
         },
         "segments": segmented,
+        "curves": curves,
         "lists": _lists(config, data, rows),
         "test_pass_seconds": encoding + chosen.build_seconds + chosen.pass_seconds,
     }
@@ -193,9 +201,30 @@ def _add(made: dict[str, Any], row: str, values: dict[str, np.ndarray]) -> None:
         made["intervals"][row] = evaluate.intervals(values)
 
 
+def _curves(
+    config: Experiment, data: Data, rows: dict[str, Result]
+) -> dict[str, dict[str, Any]]:
+    """Every row's hit rate, recall and NDCG at several k, from the lists there are."""
+    last = evaluate.cutoff(config.evaluate)
+    sizes = [*(k for k in CURVE if k < last), last]
+    names = [f"{kind}@{k}" for kind in CURVE_KINDS for k in sizes]
+    count = evaluate.targets(data, data.test, seen=False).count
+    made = {}
+    for row, result in rows.items():
+        values = metrics.metric_table(result.ranks, count, names)
+        made[row] = {
+            "metrics": {name: float(value.mean()) for name, value in values.items()},
+            "intervals": evaluate.intervals(values),
+        }
+    return made
+
+
 def _lists(config: Experiment, data: Data, rows: dict[str, Result]) -> dict[str, Any]:
     """What the first k of all lists are made of, k the largest of the metrics; in row
-    "targets" lists of nothing but what was to be found."""
+    "targets" lists of nothing but what was to be found. Nothing of sampled metrics, whose
+    lists nobody would be shown."""
+    if config.evaluate.candidates != "all":
+        return {}
     k, num_items = evaluate.cutoff(config.evaluate), data.dataset.num_items
     table = functools.partial(metrics.list_table, num_items=num_items)
     wanted = evaluate.targets(data, data.test, seen=False).positions
@@ -214,6 +243,40 @@ def _other_bigram(config: Experiment, other: Data) -> dict[str, Result]:
     return {f"bigram_ties_{ties}": found}
 
 
+_KEPT: contextvars.ContextVar[dict[str, Any] | None] = contextvars.ContextVar(
+    "baselines", default=None
+)
+
+
+@contextlib.contextmanager
+def baselines_kept() -> Iterator[None]:
+    """Within it, runs on the same data that measure alike share their baselines, which
+    can take longer than an epoch (EASE)."""
+    token = _KEPT.set({})
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
+
+
+def _once(measure: Callable) -> Callable:
+    """`measure` where nothing is kept; else each answer once."""
+
+    @functools.wraps(measure)
+    def known(config: Experiment, data: Data, *, ease_l2: float | None = None):
+        kept = _KEPT.get()
+        if kept is None:
+            return measure(config, data, ease_l2=ease_l2)
+        asked = [config_lib.as_dict(x) for x in (config.data, config.evaluate)]
+        key = json.dumps([data.fingerprint(), *asked, ease_l2])
+        if key not in kept:
+            kept[key] = measure(config, data, ease_l2=ease_l2)
+        return kept[key]
+
+    return known
+
+
+@_once
 def measure_baselines(
     config: Experiment, data: Data, *, ease_l2: float | None = None
 ) -> Compared:
@@ -234,7 +297,7 @@ def _baselines(
     """Searches of the test part by name, and EASE's l2 where it is among them; it is
     chosen on validation unless given."""
     rows = {"popularity": baselines.popularity(data, data.test)}
-    if data.ordered:
+    if data.ordered and data.log is None:
         rows["bigram"] = baselines.bigram(data, data.test)
     if config.data.protocol == "file_order":
         rows["constant"] = baselines.penultimate(data, data.test)

@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple
 
+from recall_jax import evaluate
+
 
 class Row(NamedTuple):
     """Figures of some queries: means and 95 % intervals by metric."""
@@ -13,7 +15,9 @@ class Row(NamedTuple):
 
 def upgraded(results: dict[str, Any]) -> dict[str, Any]:
     """`results` with what older versions lacked or named otherwise."""
-    results = {"index": "exact", "lists": {}, **results}
+    ranked = evaluate.ranked(evaluate.EvaluateConfig())
+    lacking = {"index": "exact", "lists": {}, "curves": {}, "candidates": ranked}
+    results = lacking | results
     scann, rate = results.pop("scann", None), results.pop("queries_per_second", None)
     new = results.pop("new_items", None)
     if "indexes" not in results:
@@ -79,6 +83,15 @@ def further(results: dict[str, Any]) -> dict[str, dict[str, float]]:
                 booked["market_auc"] = within["auc"]
             made[row] = made.get(row, {}) | booked
     return made
+
+
+def curves(results: dict[str, Any]) -> dict[str, Row]:
+    """Hit rate, recall and NDCG at several k, of the model ("test") and the baselines;
+    none of a run that an older version measured."""
+    return {
+        name: Row(found["metrics"], found["intervals"])
+        for name, found in results["curves"].items()
+    }
 
 
 def segment_rows(results: dict[str, Any]) -> dict[str, Row]:

@@ -24,7 +24,7 @@ def show(results: dict[str, Any], workdir: pathlib.Path) -> None:
         )
     print(f"protocol   {results['protocol']}")
     print(
-        f"           whole catalogue ranked, seen items {results['seen']}, ties in score "
+        f"           {results['candidates']}, seen items {results['seen']}, ties in score "
         "count against the model; +- is half a 95 % bootstrap interval over users"
     )
     if l2 := results.get("ease_l2"):

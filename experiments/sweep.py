@@ -36,6 +36,7 @@ from experiments import (
     cli,
     compare,
     over,
+    streaming,
     sweep_plan,
     sweep_runs,
     table,
@@ -52,6 +53,11 @@ def main(argv: list[str]) -> None:
     del argv
     options, entry = flags.FLAGS, flags.FLAGS.config
     overs = options.over or cli.load_sweep(entry.name)
+    if streaming.is_streamed(entry.config):
+        raise InputError(
+            f"{entry.name} reads its log in windows, another for each seed, which one "
+            "program cannot share; run its settings with experiments.table"
+        )
     settings = over.make_settings(
         entry, overs, samples=options.samples, seed=options.sample_seed
     )

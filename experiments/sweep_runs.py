@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments import cli, figures, run, training
+from experiments import cli, figures, run, streaming, training
 from experiments.compare import Cell
-from recall_jax import checkpoint, evaluate, fit, sweep, together, train
+from recall_jax import checkpoint, evaluate, fit, pairs, sweep, together, train
 from recall_jax.config import Experiment
 from recall_jax.types import InputError
 
@@ -89,7 +89,8 @@ def train_portion(
     cells = portion.cells
     encoder, loops, states = make_loops(cells, shared)
     layout = together.make_layout(len(cells), mode=mode, devices=jax.devices())
-    group = sweep.Group(loops, portion.folder / "checkpoints", layout, limit)
+    folder, orders = portion.folder / "checkpoints", orders_of(cells)
+    group = sweep.Group(loops, orders, folder, layout, limit)
     stack = sweep.restore(group.folder, states[0], num=len(cells))
     if stack is None and before is not None:
         stack = sweep.restore(
@@ -112,29 +113,33 @@ def make_loops(
     arrays for all, but for what traced fields and seeds decide."""
     data, first = shared.prepared.data, cells[0].config
     ready = training.make_loop(first, data, cells[0].workdir)
-    size = ready.loop.plan.size * ready.loop.span
-    sources = {_exponents(first): ready.loop.source}
+    plan, span = ready.loop.plan, ready.loop.span
+    corpora: dict[tuple[float, ...], pairs.Corpus] = {}
     built: dict[tuple, training.Built] = {}
     loops, states = [], []
     for cell in cells:
         config = cell.config
-        if (alpha := _exponents(config)) not in sources:
-            sources[alpha] = training.make_corpus(config, data).source
+        if (alpha := _exponents(config)) not in corpora:
+            corpora[alpha] = training.make_corpus(config, data)
         start = config.seed, config.loss.temperature
         if start not in built:
-            built[start] = training.build(config, data, batch_size=size)
+            built[start] = training.build(config, data, batch_size=plan.size * span)
         training.write_description(config, data, cell.workdir)
         hypers = train.make_hypers(
-            config.optim,
-            config.loss,
-            config.negatives,
-            num_steps=ready.loop.plan.num_steps,
+            config.optim, config.loss, config.negatives, num_steps=plan.num_steps
         )
-        changes = {"hypers": hypers, "source": sources[alpha], "workdir": cell.workdir}
-        order = built[start].order_key
-        loops.append(dataclasses.replace(ready.loop, order_key=order, **changes))
+        key = built[start].order_key
+        feed = streaming.make_feed(config, data, corpora[alpha], plan=plan, key=key)
+        changes = {"feed": feed, "hypers": hypers, "workdir": cell.workdir}
+        loops.append(dataclasses.replace(ready.loop, **changes))
         states.append(built[start].state)
     return ready.encoder, loops, states
+
+
+def orders_of(cells: Sequence[Cell]) -> list[int]:
+    """The place of the first run whose data order a run shares: that of its seed."""
+    seeds = [cell.seed for cell in cells]
+    return [seeds.index(seed) for seed in seeds]
 
 
 def _exponents(config: Experiment) -> tuple[float, ...]:

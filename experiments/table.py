@@ -24,12 +24,13 @@ import pathlib
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from absl import flags
 
-from experiments import cli, compare, run, tabulate, training
+from experiments import cli, compare, figures, run, tabulate, training
 from experiments import results as results_lib
 from experiments.compare import Cell
 from recall_jax import checkpoint, logs
@@ -50,7 +51,7 @@ def main(argv: list[str]) -> None:
         print(plan(cells))
         return
     write(cells, folder, by=options.by)
-    run_missing(cells, folder, by=options.by)
+    run_missing(cells, after_each=lambda: write(cells, folder, by=options.by))
     print(f"\n{tabulate.as_text(compare.summarize(cells, by=options.by))}\n")
     print(f"written    {folder}/table.md, table.csv, table.json")
     failed = [cell for cell in cells if cell.problem]
@@ -92,15 +93,26 @@ def _cell(entry: cli.Entry, config, workdir: pathlib.Path) -> Cell:
 
 
 def read(cell: Cell) -> None:
-    path = cell.workdir / "results.json"
+    cell.results = read_results(cell.workdir / "results.json")
+    cell.data = training.read_json(cell.workdir / "data.json")
+
+
+def read_results(path: pathlib.Path) -> dict[str, Any] | None:
+    """A results.json, None where there is none. Raises InputError for a damaged one and
+    for one that lacks what a table needs."""
+    if not path.exists():
+        return None
     found = training.read_json(path)
+    if not isinstance(found, dict):
+        raise InputError(
+            f"{path} holds no results; remove it to have them measured again"
+        )
     if lacking := NEEDED - found.keys():
         raise InputError(
             f"{path} has no {', '.join(sorted(lacking))}: another version wrote it; "
             "remove it to have it measured again"
         )
-    cell.results = results_lib.upgraded(found)
-    cell.data = training.read_json(cell.workdir / "data.json")
+    return results_lib.upgraded(found)
 
 
 def folder_name(entry: cli.Entry) -> str:
@@ -114,8 +126,14 @@ def folder_name(entry: cli.Entry) -> str:
     return f"{plain[:LONGEST]}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 
 
-def run_missing(cells: Sequence[Cell], folder: pathlib.Path, *, by: str = "") -> None:
-    """Run what is not finished, a seed of every config before the next seed."""
+def run_missing(cells: Sequence[Cell], *, after_each: Callable[[], None]) -> None:
+    """Run what is not finished, a seed of every config before the next seed. What ends
+    one run is its cell's problem, and the others go on."""
+    with figures.baselines_kept():
+        _run_missing(cells, after_each=after_each)
+
+
+def _run_missing(cells: Sequence[Cell], *, after_each: Callable[[], None]) -> None:
     todo = sorted((c for c in cells if not c.results), key=lambda cell: cell.seed)
     for number, cell in enumerate(todo, start=1):
         told = f"{cell.entry.label}, seed {cell.seed}"
@@ -129,7 +147,7 @@ def run_missing(cells: Sequence[Cell], folder: pathlib.Path, *, by: str = "") ->
                 raise
             cell.problem = problem
             print(f"{told}: {cell.outcome}: {problem}", file=sys.stderr)
-        write(cells, folder, by=by)
+        after_each()
 
 
 def write(cells: Sequence[Cell], folder: pathlib.Path, *, by: str = "") -> None:
@@ -149,25 +167,42 @@ def write(cells: Sequence[Cell], folder: pathlib.Path, *, by: str = "") -> None:
 def plan(cells: Sequence[Cell]) -> str:
     """Which seeds are finished, begun and missing, and about how long the rest takes;
     a run begun counts whole."""
-    entries: dict[str, list[Cell]] = {}
-    for cell in cells:
-        entries.setdefault(cell.entry.label, []).append(cell)
-    rows, seconds, unknown = [], 0.0, 0
-    for label, members in entries.items():
-        spent = [sum(c.results["seconds"].values()) for c in members if c.results]
-        left = len(members) - len(spent)
-        mean = float(np.mean(spent)) if spent else 0.0
-        seconds, unknown = seconds + left * mean, unknown + left * (not spent)
+    seconds, unknown = 0.0, 0
+    for members in by_label(cells).values():
+        mean, left = _mean_seconds(members), sum(not cell.results for cell in members)
+        seconds, unknown = seconds + left * mean, unknown + left * (not mean)
+    told = [f"about {seconds / 60:,.1f} minutes to go, by the seeds that are finished"]
+    if unknown:
+        told.append(f"{unknown} runs more of configs that have none, of unknown length")
+    return "\n".join([progress(by_label(cells)), *told])
+
+
+def progress(named: dict[str, Sequence[Cell]]) -> str:
+    """Which seeds of each row are finished, begun and missing, and a run's seconds."""
+    rows = []
+    for label, members in named.items():
         seeds = {
             state: " ".join(str(cell.seed) for cell in members if cell.state == state)
             for state in STATES
         }
-        rows.append({"": label, **seeds, "seconds a run": f"{mean:,.0f}" * bool(spent)})
-    shown = logs.table(rows, ["", *STATES, "seconds a run"])
-    told = [f"about {seconds / 60:,.1f} minutes to go, by the seeds that are finished"]
-    if unknown:
-        told.append(f"{unknown} runs more of configs that have none, of unknown length")
-    return "\n".join([shown, *told])
+        mean = _mean_seconds(members)
+        seconds = {"seconds a run": f"{mean:,.0f}" * bool(mean)}
+        rows.append({"": label, **seeds, **seconds})
+    return logs.table(rows, ["", *STATES, "seconds a run"])
+
+
+def _mean_seconds(cells: Sequence[Cell]) -> float:
+    """Of those that are finished; 0 without any."""
+    spent = [sum(cell.results["seconds"].values()) for cell in cells if cell.results]
+    return float(np.mean(spent)) if spent else 0.0
+
+
+def by_label(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
+    """The runs of each entry, a seed each."""
+    entries: dict[str, list[Cell]] = {}
+    for cell in cells:
+        entries.setdefault(cell.entry.label, []).append(cell)
+    return entries
 
 
 def define_flags() -> None:

@@ -21,31 +21,38 @@ def as_text(groups: Iterable[dict[str, Any]]) -> str:
 def _group_text(group: dict[str, Any]) -> str:
     rows, metrics = group["rows"], group["metrics"]
     if not metrics:
-        told = [logs.table([_shown(row, group=group) for row in rows], ["", "seeds"])]
-        return "\n".join(
-            ["## No figures yet", "", *told, "", *_problems(rows)]
-        ).rstrip()
-    columns = ["", metrics[0], "+-", *metrics[1:]]
-    if _compares(group):
-        columns.append(_versus_column(group))
-    columns += ["seconds", "parameters", "seeds"]
+        told = [
+            logs.table([shown_row(row, group=group) for row in rows], columns(group))
+        ]
+        return "\n".join(["## No figures yet", "", *told, "", *problems(rows)]).rstrip()
     lines = [f"## {group['source']}, {group['events']:,} events", ""]
-    lines += [logs.table([_shown(row, group=group) for row in rows], columns), ""]
-    return "\n".join([*lines, *_legend(group), *_problems(rows)])
+    shown = [shown_row(row, group=group) for row in rows]
+    lines += [logs.table(shown, columns(group)), ""]
+    told = [f"- {line}" for line in legend(group)]
+    return "\n".join([*lines, *told, *problems(rows)])
+
+
+def columns(group: dict[str, Any]) -> list[str]:
+    """Of a group's table, the first without a name."""
+    if not (metrics := group["metrics"]):
+        return ["", "seeds"]
+    versus = [versus_column(group)] if _compares(group) else []
+    last = "seconds", "parameters", "seeds"
+    return ["", metrics[0], "+-", *metrics[1:], *versus, *last]
 
 
 def _compares(group: dict[str, Any]) -> bool:
     return any(row.get("versus_first") for row in group["rows"])
 
 
-def _versus_column(group: dict[str, Any]) -> str:
+def versus_column(group: dict[str, Any]) -> str:
     return f"vs first, {group['compared_by']}"
 
 
-def _legend(group: dict[str, Any]) -> list[str]:
+def legend(group: dict[str, Any]) -> list[str]:
     """How a group's table is read."""
     measured = (
-        f"{group['protocol']}; whole catalogue ranked, seen items {group['seen']}, ties "
+        f"{group['protocol']}; {group['candidates']}, seen items {group['seen']}, ties "
         "in score count against the model"
     )
     spread = (
@@ -60,10 +67,10 @@ def _legend(group: dict[str, Any]) -> list[str]:
     lines = [measured, spread, *([versus] if _compares(group) else []), seconds]
     if group["indexes"] != ["exact"]:
         lines.append(f"rows of models searched through {', '.join(group['indexes'])}")
-    return [f"- {line}" for line in lines]
+    return lines
 
 
-def _problems(rows: list[dict[str, Any]]) -> list[str]:
+def problems(rows: list[dict[str, Any]]) -> list[str]:
     """What ended runs, said once for the seeds that it ended alike."""
     seeds: dict[tuple[str, str, str], list[str]] = {}
     for row in rows:
@@ -76,7 +83,7 @@ def _problems(rows: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _shown(row: dict[str, Any], *, group: dict[str, Any]) -> dict[str, str]:
+def shown_row(row: dict[str, Any], *, group: dict[str, Any]) -> dict[str, str]:
     """The cells of a row as text."""
     shown = {"": row["label"], "seeds": _seeds(row)}
     for name, value in row["metrics"].items():
@@ -86,7 +93,7 @@ def _shown(row: dict[str, Any], *, group: dict[str, Any]) -> dict[str, str]:
     if (width := row["metrics"].get(first, {}).get("half_width")) is not None:
         shown["+-"] = f"{width:.4f}"
     if gap := row.get("versus_first"):
-        shown[_versus_column(group)] = f"{gap['mean']:+.4f} +-{gap['half_width']:.4f}"
+        shown[versus_column(group)] = f"{gap['mean']:+.4f} +-{gap['half_width']:.4f}"
     if row.get("train_seconds") is not None:
         shown["seconds"] = f"{row['train_seconds']:,.1f}"
     if row["row"] == "test" and row["num_params"] is not None:
@@ -117,12 +124,13 @@ def as_csv(cells: Iterable[Cell]) -> str:
     write(["config", "overrides", "seed", "row", "metric", "value"])
     for cell in cells:
         overrides = ":".join(f"{k}={v}" for k, v in cell.entry.overrides.items())
-        for row, metric, value in _values(cell) if cell.results else ():
+        for row, metric, value in values(cell) if cell.results else ():
             write([cell.entry.name, overrides, cell.seed, row, metric, value])
     return file.getvalue()
 
 
-def _values(cell: Cell) -> Iterator[tuple[str, str, float]]:
+def values(cell: Cell) -> Iterator[tuple[str, str, float]]:
+    """A run's figures: row, metric, value."""
     results = cell.results
     for name, row in results_lib.rows(results).items():
         for metric, value in compare.means(cell, name).items():
@@ -132,6 +140,11 @@ def _values(cell: Cell) -> Iterator[tuple[str, str, float]]:
             yield name, f"{metric}_high", high
         if row.queries is not None:
             yield name, "queries", row.queries
+    for name, row in results_lib.curves(results).items():
+        told = compare.means(cell, name)
+        for metric, value in row.means.items():
+            if metric not in told:
+                yield name, metric, value
     for name, found in results["lists"].get("rows", {}).items():
         for measure, value in found.items():
             yield name, measure, value

@@ -10,22 +10,24 @@ import jax
 import numpy as np
 from flax import nnx
 
-from experiments import cli
+from experiments import cli, streaming
 from recall_jax import (
     candidates,
     checkpoint,
     evaluate,
+    exchange,
     features,
     fit,
     negatives,
     objective,
     pair_step,
     pairs,
+    sharding,
     train,
 )
 from recall_jax import config as config_lib
 from recall_jax.config import Experiment
-from recall_jax.data import dataset, interactions
+from recall_jax.data import dataset, interactions, stream
 from recall_jax.data.dataset import Data
 from recall_jax.data.interactions import Interactions
 from recall_jax.types import InputError
@@ -41,6 +43,8 @@ class Prepared(NamedTuple):
 def prepare(config: Experiment) -> Prepared:
     """Load, filter, split and lay out the data of an experiment."""
     check_pairs(config)
+    if streaming.is_streamed(config):
+        return Prepared(streaming.open_data(config), None)
     log, ties = config.data.load(), config.data.ties
     other = "file" if ties == "shuffled" else "shuffled"
     compared = config.data.protocol == "leave_one_out" and log.time is not None
@@ -78,6 +82,9 @@ def open_run(workdir: pathlib.Path) -> Opened:
     if not path.is_file():
         raise InputError(f"{workdir} holds no run: it has no config.json")
     config = cli.load_config(str(path))
+    if streaming.is_streamed(config):
+        data = streaming.open_data(config)
+        return Opened(config, stream.entities(config.data, data), data)
     log = config.data.load()
     return Opened(config, log, lay_out(config, log))
 
@@ -118,18 +125,26 @@ def make_loop(
     on = make_corpus(config, data)
     if on_pairs(config):
         print(f"pairs      {on.described}")
-    plan = fit.make_plan(config.train, num_rows=on.num_rows)
+    if data.log is not None:
+        print(f"windows    {streaming.cut(config, data).told(data.log)}")
+    plan = streaming.make_plan(config, data, num_rows=on.num_rows)
     hypers = train.make_hypers(
         config.optim, config.loss, config.negatives, num_steps=plan.num_steps
     )
+    check_devices(config, plan)
     built = build(config, data, batch_size=plan.size * on.span)
+    plan = plan if epochs is None else plan._replace(epochs=epochs)
+    on = on._replace(source=sharding.on_each(on.source))
+    feed = streaming.make_feed(config, data, on, plan=plan, key=built.order_key)
+    source, rows = streaming.some_rows(on, data, feed)
+    built = with_capacity(config, built, source, num_rows=rows, size=plan.size)
     encoder = make_encoder(config, built)
     measured = functools.partial(
         evaluate.measure_model,
         encoder,
         data=data,
         part=data.valid,
-        config=config.evaluate,
+        config=evaluate.over_all(config.evaluate),
         index="exact",
     )
 
@@ -148,13 +163,11 @@ def make_loop(
     write_description(config, data, workdir)
     loop = fit.Loop(
         step=make_step(config, built),
-        source=on.source,
-        num_rows=on.num_rows,
+        feed=feed,
         span=on.span,
-        hypers=hypers,
-        plan=plan if epochs is None else plan._replace(epochs=epochs),
+        hypers=sharding.on_each(hypers),
+        plan=plan,
         config=config.train,
-        order_key=built.order_key,
         validate=validate if epochs is None else None,
         select_by=config.evaluate.select_by,
         workdir=workdir,
@@ -232,6 +245,13 @@ def make_step(config: Experiment, built: "Built") -> train.Step:
     )
 
 
+def make_reader(config: Experiment, built: "Built") -> train.Reader:
+    """What the step of a model looks up."""
+    if on_pairs(config):
+        return pair_step.make_reader(built.graph, config=config.model.pairs)
+    return train.make_reader(built.graph, objective=built.objective)
+
+
 def check_pairs(config: Experiment) -> None:
     """Raise InputError for pairs that mean nothing, and for fields that a model on pairs
     of items would not heed."""
@@ -266,22 +286,85 @@ def build(config: Experiment, data: Data, *, batch_size: int) -> Built:
     objective.check_labels(config.loss, data.dataset.example_label)
     optimizer = train.make_optimizer(config.optim)
     keys = jax.random.split(jax.random.key(config.seed), 3)
-    model, tables = config.model.make(data.schema, nnx.Rngs(keys[0]))
-    memory = candidates.init_state(
-        config.negatives,
-        batch_size=batch_size,
-        num_items=data.dataset.num_items,
-        width=model_width(model, data),
-    )
-    graph, state = train.init_state(
-        model,
-        tables,
-        optimizer=optimizer,
-        key=keys[1],
-        loss=goal.init_loss(),
-        memory=memory,
-    )
+    graphs = []
+
+    def make(model_key, state_key):
+        model, tables = config.model.make(data.schema, nnx.Rngs(model_key))
+        memory = candidates.init_state(
+            config.negatives,
+            batch_size=batch_size,
+            num_items=data.dataset.num_items,
+            width=model_width(model, data),
+        )
+        graph, state = train.init_state(
+            model,
+            tables,
+            optimizer=optimizer,
+            key=state_key,
+            loss=goal.init_loss(),
+            memory=memory,
+        )
+        graphs.append(graph)  # but for its random state it is no array
+        return state, graph.random
+
+    state, random = sharding.made(make, keys[0], keys[1])
+    graph = graphs[-1]._replace(random=random)
     return Built(graph, goal, optimizer, state, keys[2])
+
+
+def check_devices(config: Experiment, plan: fit.Plan) -> None:
+    """Raise InputError for a batch that the devices cannot share alike."""
+    devices, negatives_ = sharding.num_devices(), config.negatives
+    sizes = {"train.batch_size": plan.size}
+    if not on_pairs(config) and negatives_.kind in negatives.DRAWN_KINDS:
+        sizes["negatives.num"] = negatives_.num
+    for field, size in sizes.items():
+        if size % devices:
+            near = max(size // devices, 1) * devices
+            raise InputError(
+                f"{field} {size} is not a multiple of the {devices} devices; try {near} "
+                f"or {near + devices}"
+            )
+    if on_pairs(config):
+        made_by = config.model.pairs
+        groups = pairs.num_groups(plan.size, made_by.sharing)
+        if groups % devices:
+            raise InputError(
+                f"model.pairs.sharing {made_by.sharing} makes {groups} groups of the "
+                f"{plan.size} blocks of a step, which {devices} devices cannot share "
+                f"alike; set it to {max(plan.size // devices, 1)} or a divisor of that"
+            )
+
+
+MEASURED = 8  # batches from which capacities are told
+
+
+def with_capacity(
+    config: Experiment, built: "Built", source: Any, *, num_rows: int, size: int
+) -> "Built":
+    """The same with room for what devices ask of each other, as a few batches tell."""
+    if sharding.num_devices() == 1:
+        return built
+    read, tables = make_reader(config, built), built.graph.tables
+
+    @jax.jit
+    def most(state, source, examples):
+        columns = read(state, source, examples)
+        return {
+            table.name: exchange.measure(train.lookups(columns, table=table))
+            for table in tables
+        }
+
+    rows = np.random.default_rng(0).integers(0, num_rows, (MEASURED, size))
+    found = [
+        jax.device_get(most(built.state, source, sharding.on_each(examples)))
+        for examples in (rows * source.dataset.span).astype(np.int32)
+    ]
+    capacity = {
+        table.name: exchange.capacity_of(max(int(x[table.name]) for x in found))
+        for table in tables
+    }
+    return built._replace(graph=built.graph._replace(capacity=capacity))
 
 
 def model_width(model: nnx.Module, data: Data) -> int:

@@ -6,13 +6,14 @@ next block begins, so that memory is O(block x n) and each score is touched whil
 near. The gradient is computed with the value, since all that it lacks is a scalar.
 """
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from recall_jax import scores
+from recall_jax import scores, sharding
 from recall_jax.candidates import Columns
 
 BLOCK_ROWS = 256  # rows a block, as long as a block of scores stays within
@@ -41,11 +42,7 @@ def softmax_sum(
     Differentiable in query, columns' vectors, logits and temperature; masks, weights
     and corrections are constants.
     """
-    rest, correction = logits.positive, columns.correction
-    if logits.negative.shape[-1]:
-        own = jnp.where(logits.where, logits.negative, -jnp.inf)
-        own = jnp.concatenate([logits.positive[:, None], own], axis=-1)
-        rest = jax.nn.logsumexp(own, axis=-1)
+    rest, correction = _rest(logits), columns.correction
     # log(exp(rest) + sum_j exp(l_j - row)) = log(exp(rest + row) + sum_j exp(l_j)) - row
     row, bias = jnp.zeros_like(rest), jnp.zeros(len(columns.vector), query.dtype)
     if correction.row is not None:
@@ -58,6 +55,15 @@ def softmax_sum(
     return _total(scaled, columns.vector, rest + row, numerator, *constants)
 
 
+def _rest(logits: scores.Logits) -> Float[Array, "b"]:
+    """log of the sum of exp of the positive and the negatives of each example."""
+    if not logits.negative.shape[-1]:
+        return logits.positive
+    own = jnp.where(logits.where, logits.negative, -jnp.inf)
+    own = jnp.concatenate([logits.positive[:, None], own], axis=-1)
+    return jax.nn.logsumexp(own, axis=-1)
+
+
 @jax.custom_vjp
 def _total(query, column, rest, numerator, bias, weight, mask) -> Float[Array, ""]:
     """sum_i weight_i [log(exp(rest_i) + sum_j exp(query_i . column_j + bias_j)) -
@@ -68,14 +74,7 @@ def _total(query, column, rest, numerator, bias, weight, mask) -> Float[Array, "
 def _forward(query, column, rest, numerator, bias, weight, mask):
     """The value and, for a cotangent of 1, the gradients of the first four."""
     num_rows, size = len(query), block_rows(len(query), len(column))
-    num_blocks = -(-num_rows // size)
-
-    def in_blocks(x):  # what pads the last block has weight 0
-        padded = jnp.pad(
-            x, [(0, num_blocks * size - num_rows)] + [(0, 0)] * (x.ndim - 1)
-        )
-        return padded.reshape(num_blocks, size, *x.shape[1:])
-
+    in_blocks = functools.partial(_in_blocks, size=size)
     by_row = (query, rest, numerator, weight, mask.row_keys, mask.seen)
     transposed = column.T
 
@@ -109,3 +108,96 @@ def _backward(gradients, cotangent):
 
 
 _total.defvjp(_forward, _backward)
+
+
+def _in_blocks(x: Array, *, size: int) -> Array:
+    """Blocks of rows; what pads the last of them is zero."""
+    num_blocks = -(-len(x) // size)
+    padded = jnp.pad(x, [(0, num_blocks * size - len(x))] + [(0, 0)] * (x.ndim - 1))
+    return padded.reshape(num_blocks, size, *x.shape[1:])
+
+
+# Over columns that are split.
+
+
+def split_softmax_sum(
+    query: Float[Array, "b d"],
+    columns: Columns,
+    logits: scores.Logits,
+    *,
+    weight: Float[Array, "b"],
+    temperature: scores.Hyper,
+) -> Float[Array, ""]:
+    """`softmax_sum` inside `sharding.spread`, of this device's rows against the columns
+    of all devices, which stay where they are: queries go to them, [b, d] of all devices,
+    and the maxima and sums over them come back. `columns` are this device's, their mask
+    against the rows of all. Every device's cotangent must be the same.
+
+    The scores are computed twice: a row's normaliser is known once all devices have
+    summed.
+    """
+    everyone, columns_mask = sharding.everyone, columns.mask
+    everything = jax.tree.map(everyone, (_rest(logits), weight))
+    rest, weights = jax.lax.stop_gradient(everything)
+    mine = (_rest(logits), logits.positive)
+    return _split_total(
+        query / temperature, columns.vector, *mine, rest, weights, columns_mask
+    )
+
+
+@jax.custom_vjp
+def _split_total(query, column, rest, numerator, rests, weights, mask):
+    """sum_i weight_i [log(exp(rest_i) + sum_j exp(query_i . column_j)) - numerator_i]
+    over this device's rows i and all devices' columns j."""
+    return _split_forward(query, column, rest, numerator, rests, weights, mask)[0]
+
+
+def _split_forward(query, column, rest, numerator, rests, weights, mask):
+    queries = sharding.everyone(query)
+    size = block_rows(len(queries), len(column))
+    in_blocks = functools.partial(_in_blocks, size=size)
+    keys = jax.tree.map(in_blocks, (queries, mask.row_keys, mask.seen))
+    transposed = column.T
+
+    def logits_of(block):
+        query, row_keys, seen = block
+        where = scores.allowed(mask._replace(row_keys=row_keys, seen=seen))
+        return jnp.where(where, query @ transposed, -jnp.inf)
+
+    def normaliser(block):
+        logits = logits_of(block)
+        top = logits.max(-1)
+        safe = jnp.where(top > -jnp.inf, top, 0.0)
+        return top, jnp.exp(logits - safe[:, None]).sum(-1)
+
+    top, total = (x.ravel()[: len(queries)] for x in jax.lax.map(normaliser, keys))
+    most = jnp.maximum(jax.lax.pmax(top, sharding.AXIS), rests)
+    total = jnp.where(top > -jnp.inf, total * jnp.exp(top - most), 0.0)
+    total = sharding.total(total) + jnp.exp(rests - most)
+    normal = most + jnp.log(total)
+
+    def gradients(column_gradient, block):
+        keys, normal, weight = block
+        share = jnp.exp(logits_of(keys) - normal[:, None])
+        scale = weight[:, None]
+        column_gradient += (keys[0] * scale).T @ share
+        return column_gradient, (share @ column) * scale
+
+    # What pads the last block has weight 0.
+    blocks = keys, in_blocks(normal), in_blocks(weights)
+    column_gradient, query_gradient = jax.lax.scan(
+        gradients, jnp.zeros_like(transposed), blocks
+    )
+    query_gradient = query_gradient.reshape(-1, query.shape[-1])[: len(queries)]
+    mine, weight = sharding.mine((normal, weights))
+    value = jnp.sum((mine - numerator) * weight)
+    found = (
+        sharding.scattered(query_gradient),
+        column_gradient.T,
+        jnp.exp(rest - mine) * weight,
+        -weight,
+    )
+    return value, found
+
+
+_split_total.defvjp(_split_forward, _backward)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from recall_jax import frequency, scores
+from recall_jax import frequency, scores, sharding
 from recall_jax.negatives import (
     BATCH_KINDS,
     DRAWN_KINDS,
@@ -62,9 +62,11 @@ def init_state(
 
 class Sample(NamedTuple):
     """The candidates of a step. The item tower encodes `ids`: positives, drawn columns
-    and own candidates end to end, or the whole catalogue and own candidates."""
+    and own candidates, or the whole catalogue and own candidates, joined in groups
+    (`sharding.join`)."""
 
     ids: Int[Array, "n"]
+    drawn: Int[Array, "n"] | None  # columns drawn, or all there are
     weight: Float[Array, "b"]  # of the examples
     kept: Bool[Array, "b"] | None  # of the batch's columns; None: all
     own: Int[Array, "b m"] | None
@@ -88,25 +90,32 @@ def draw(
     if state.estimator is not None:
         updated = state.estimator.update(batch.item, rate=config.frequency_rate)
         state = state._replace(estimator=updated)
-    first = batch.item
+    own = own_valid = drawn = None
     if config.kind == "full":
-        first = jnp.arange(1, source.dataset.known_items + 1)
-    parts = [first]
-    if config.kind in DRAWN_KINDS:
-        parts.append(source.sampler.draw(drawn_key, shape=(config.num,)))
-    own = own_valid = None
+        drawn = _catalogue(source.dataset.known_items)
+    elif config.kind in DRAWN_KINDS:
+        drawn = source.sampler.draw(drawn_key, shape=(config.num,))
     if config.own != "none":
         own, own_valid = _draw_own(
             config, batch, own_key, source=source, state=state, query=query
         )
-        parts.append(own.ravel())
     weight, kept = batch.weight, None
     if source.positives is not None:
         survives = _survives(weight_key, source.positives, batch.item)
         weight = jnp.where(survives, weight, 0.0)
     if source.negatives is not None and config.kind in BATCH_KINDS:
         kept = _survives(column_key, source.negatives, batch.item)
-    return Sample(jnp.concatenate(parts), weight, kept, own, own_valid), state
+    parts = [] if config.kind == "full" else [batch.item]
+    parts += [x.ravel() for x in (drawn, own) if x is not None]
+    groups = sharding.shared_groups(*map(len, parts))
+    ids = sharding.join(parts, groups=groups)
+    return Sample(ids, drawn, weight, kept, own, own_valid), state
+
+
+def _catalogue(known: int) -> Int[Array, "n"]:
+    """All items, and as many of them again as fill up the shards of a table; these are
+    no valid columns."""
+    return 1 + jnp.arange(-(-known // sharding.SHARDS) * sharding.SHARDS) % known
 
 
 def _survives(key: Key, suppression: Suppression, ids: Int[Array, "b"]):
@@ -126,7 +135,10 @@ def _draw_own(config, batch: Batch, key: Key, *, source: Source, state: State, q
     def ranked(vector):
         return jax.lax.top_k(vector @ index.T, high)[1] + 1
 
-    ids = jax.lax.map(ranked, query(), batch_size=min(256, len(batch.item)))
+    def search(query):
+        return jax.lax.map(ranked, query, batch_size=min(256, len(query)))
+
+    ids = sharding.by_device(search)(query())
     at = jax.random.randint(key, (len(ids), config.num_own), low, high)
     own = jnp.take_along_axis(ids, at, axis=1)
     return own, jnp.ones(own.shape, bool)
@@ -148,6 +160,45 @@ class Columns(NamedTuple):
     correction: scores.Correction
 
 
+def keeps_columns_split(sample: Sample, batch: Batch, *, config) -> bool:
+    """Whether the columns of kind=full stay where they were encoded and all queries go
+    to them: where that moves less, and the loss can (`blockwise.split_softmax_sum`)."""
+    if not sharding.inside() or config.kind != "full" or config.hardest:
+        return False
+    return sample.drawn.size > 2 * batch.item.size
+
+
+def split_columns(
+    config: NegativesConfig,
+    vectors: Float[Array, "n d"],
+    *,
+    sample: Sample,
+    batch: Batch,
+    source: Source,
+) -> tuple[Parts, Columns]:
+    """Of kind=full inside `sharding.spread`: this device's positives and own candidates,
+    and its columns with their mask against the rows of all devices."""
+    sizes = [x.size for x in (sample.drawn, sample.own) if x is not None]
+    first, *own = sharding.cut(vectors, sizes, groups=sharding.shared_groups(*sizes))
+    at = batch.item - 1 - jax.lax.axis_index(sharding.AXIS) * len(first)
+    here = (at >= 0) & (at < len(first))
+    positive = jnp.where(here[:, None], first[jnp.clip(at, 0, len(first) - 1)], 0.0)
+    parts = Parts(sharding.scattered(positive), first, None)
+    if own:
+        shape = -1, sample.own.shape[1], vectors.shape[-1]
+        parts = parts._replace(own=own[0].reshape(shape))
+    rows = rows_of(config, batch, source=source, part=lambda tree: tree)
+    keys = _column_keys(
+        config,
+        sample=sample,
+        batch=batch,
+        state=State(),
+        known_items=source.dataset.known_items,
+    )
+    columns = sharding.mine(_with_masks(config, keys))
+    return parts, Columns(first, scores.make_mask(rows, columns), scores.NO_CORRECTION)
+
+
 def split_parts(
     config: NegativesConfig,
     vectors: Float[Array, "n d"],
@@ -157,25 +208,35 @@ def split_parts(
     state: State,
 ) -> Parts:
     """The positives, all columns and the own candidates of what `ids` encoded to."""
-    num_own = 0 if sample.own is None else sample.own.size
-    first, own = vectors[: len(vectors) - num_own], None
+    full, own = config.kind == "full", None
+    sizes = [] if full else [batch.item.size]
+    sizes += [x.size for x in (sample.drawn, sample.own) if x is not None]
+    parts = sharding.cut(vectors, sizes, groups=sharding.shared_groups(*sizes))
     if sample.own is not None:
-        own = vectors[len(first) :].reshape(*sample.own.shape, -1)
-    if config.kind == "full":
-        return Parts(first[batch.item - 1], first, own)
-    positive, drawn = first[: batch.item.size], first[batch.item.size :]
-    if config.kind == "none":
-        return Parts(positive, None, own)
-    columns = [positive] if config.kind in BATCH_KINDS else []
-    columns += [drawn] if config.kind in DRAWN_KINDS else []
+        own = parts.pop().reshape(-1, sample.own.shape[1], vectors.shape[-1])
+    drawn = sharding.everyone(parts.pop()) if sample.drawn is not None else None
+    if full:
+        return Parts(drawn[sharding.mine(batch.item) - 1], drawn, own)
+    (positive,) = parts
+    columns = [sharding.everyone(positive)] if config.kind in BATCH_KINDS else []
+    columns += [drawn] if drawn is not None else []
     columns += [state.queue.vector] if config.kind == "queue" else []
-    return Parts(positive, jnp.concatenate(columns), own)
+    return Parts(positive, jnp.concatenate(columns) if columns else None, own)
 
 
-def rows_of(config: NegativesConfig, batch: Batch, *, source: Source) -> scores.RowKeys:
-    """What masks know of the examples."""
+def rows_of(
+    config: NegativesConfig,
+    batch: Batch,
+    *,
+    source: Source,
+    part: Callable = sharding.mine,
+) -> scores.RowKeys:
+    """What masks know of the examples that `part` takes: inside `sharding.spread` this
+    device's."""
     # An example's own row is its positive and never a negative, whatever is masked.
-    keys = [batch.item if "item" in config.mask else jnp.arange(batch.item.size)]
+    row = jnp.arange(batch.item.size)
+    row, batch = part((row, batch))
+    keys = [batch.item if "item" in config.mask else row]
     keys += [batch.user] if "user" in config.mask else []
     dataset, length = source.dataset, config.mask_length
     if "positives" in config.mask:
@@ -202,11 +263,14 @@ def columns_of(
     """The shared columns with their mask and correction; None where there are none."""
     if parts.columns is None:
         return None
-    keys = _column_keys(config, sample=sample, batch=batch, state=state)
-    item_or_row = keys.item if "item" in config.mask else keys.row
-    by_user = (keys.user,) if "user" in config.mask else ()
-    columns = scores.ColumnKeys((item_or_row, *by_user), keys.item, keys.valid)
+    known = source.dataset.known_items
+    keys = _column_keys(
+        config, sample=sample, batch=batch, state=state, known_items=known
+    )
+    columns = _with_masks(config, keys)
     correction = _correction(config, keys, batch=batch, source=source, state=state)
+    positive, row = sharding.mine((correction.positive, correction.row))
+    correction = correction._replace(positive=positive, row=row)
     return Columns(parts.columns, scores.make_mask(rows, columns), correction)
 
 
@@ -219,20 +283,29 @@ class _Keys(NamedTuple):
     valid: Bool[Array, "n"] | None
 
 
-def _column_keys(config, *, sample: Sample, batch: Batch, state: State) -> _Keys:
-    b, num_own = batch.item.size, 0 if sample.own is None else sample.own.size
-    first = sample.ids[: sample.ids.size - num_own]
+def _with_masks(config: NegativesConfig, keys: _Keys) -> scores.ColumnKeys:
+    """What masks know of the columns, in the order of `rows_of`."""
+    item_or_row = keys.item if "item" in config.mask else keys.row
+    by_user = (keys.user,) if "user" in config.mask else ()
+    return scores.ColumnKeys((item_or_row, *by_user), keys.item, keys.valid)
+
+
+def _column_keys(
+    config, *, sample: Sample, batch: Batch, state: State, known_items: int
+) -> _Keys:
+    b, drawn = batch.item.size, sample.drawn
     if config.kind not in BATCH_KINDS:
-        drawn = first if config.kind == "full" else first[b:]
-        nobody = jnp.full(drawn.shape, -1)
-        return _Keys(drawn, nobody, nobody, None)
+        nobody, valid = jnp.full(drawn.shape, -1), None
+        if config.kind == "full" and drawn.size > known_items:
+            valid = jnp.arange(drawn.size) < known_items
+        return _Keys(drawn, nobody, nobody, valid)
     item, user, valid = [batch.item], [batch.user], [sample.kept]
     if config.kind == "queue":
         item, user = item + [state.queue.item], user + [state.queue.user]
         valid.append(state.queue.item > 0)
     elif config.kind == "mixed":
-        item.append(first[b:])
-        user.append(jnp.full(first[b:].shape, -1))
+        item.append(drawn)
+        user.append(jnp.full(drawn.shape, -1))
         valid.append(None)
     row = [jnp.arange(b)] + [jnp.full(x.shape, -1) for x in item[1:]]
     some = any(x is not None for x in valid)
@@ -255,13 +328,13 @@ def _correction(config, keys: _Keys, *, batch: Batch, source: Source, state: Sta
     count = keys.item.size if keys.valid is None else keys.valid.sum()
     if config.correction == "positive_excluded":
         hits = scores.occurrences(batch.item, keys.item, keys.valid)
-        others = (count - hits).astype(jnp.float32)
+        others = (count - hits).astype(log_q.dtype)
         return scores.positive_excluded_correction(positive, log_q, others=others)
     own_row = 0  # of a batch's columns, an example's own was not drawn for it
     if config.kind in BATCH_KINDS:
         own_row = 1 if keys.valid is None else keys.valid[: batch.item.size]
     drawn = jnp.broadcast_to(count - jnp.asarray(own_row), batch.item.shape)
-    return scores.sampled_correction(log_q, drawn=drawn.astype(jnp.float32))
+    return scores.sampled_correction(log_q, drawn=drawn.astype(log_q.dtype))
 
 
 def column_log_q(
@@ -312,16 +385,15 @@ def own_of(
     """
     if sample.own is None:
         return Own(None, None)
-    where = scores.own_allowed(
-        rows, sample.own, positive_id=batch.item, valid=sample.own_valid
-    )
+    own, valid, item = sharding.mine((sample.own, sample.own_valid, batch.item))
+    where = scores.own_allowed(rows, own, positive_id=item, valid=valid)
     if config.correction == "none" or config.kind != "none":
         return Own(None, where)
-    log_q = source.own.log_q[sample.own]
+    log_q = source.own.log_q[own]
     if config.correction == "sampled":
         return Own(log_q + jnp.log(float(config.num_own)), where)
-    others = (sample.own != batch.item[:, None]).sum(-1).astype(log_q.dtype)
-    positive = source.own.log_q[batch.item]
+    others = (own != item[:, None]).sum(-1).astype(log_q.dtype)
+    positive = source.own.log_q[item]
     row = scores.excluded_row(positive, others=others)
     return Own(log_q + row[:, None], where)
 
@@ -332,10 +404,10 @@ def advance(
     *,
     sample: Sample,
     batch: Batch,
-    vectors: Float[Array, "b d"],
+    vectors: Float[Array, "b d"] | None,
 ) -> State:
-    """The state after a step, given the vectors of its positives: those that were
-    columns enter the queue."""
+    """The state after a step, given the vectors of its positives (of kind=queue; of
+    others None): those that were columns enter the queue."""
     if config.kind != "queue":
         return state
     queue, b, item = state.queue, batch.item.size, batch.item

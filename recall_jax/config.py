@@ -119,7 +119,7 @@ def find_field(config: Any, path: str) -> dataclasses.Field:
 AT_LEAST_1 = """
     model.width model.id_width model.feature_width model.hidden model.item_hidden
     negatives.num negatives.num_own negatives.mask_length negatives.refresh_every
-    negatives.num_hashes evaluate.batch_size data.tokens_length model.heads
+    negatives.num_hashes evaluate.batch_size evaluate.num_candidates data.tokens_length model.heads
     model.blocks model.expansion
 """
 AT_LEAST_0 = """
@@ -128,7 +128,7 @@ AT_LEAST_0 = """
     negatives.suppress_negatives loss.negative_weight optim.learning_rate optim.tables_lr_scale optim.weight_decay
     train.checkpoint_every data.ties_seed data.valid_seed data.min_user_events
     data.min_item_events data.text_buckets data.examples_per_user data.examples_seed
-    data.hidden_seed
+    data.hidden_seed evaluate.candidates_seed
 """
 RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ("at least 1", lambda x: x >= 1, AT_LEAST_1),

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from recall_jax import indexes, metrics, retrieval
+from recall_jax import blocks, indexes, metrics, retrieval, sampled
 from recall_jax.data.arrays import Dataset
 from recall_jax.data.dataset import Data, Part
 from recall_jax.data.interactions import ranges
@@ -28,6 +28,9 @@ class EvaluateConfig:
     index: str = "exact"  # what the test row is searched by: exact, approx, scann
     indexes: tuple[str, ...] = ("scann",)  # rows beside it; exact is always among them
     batch_size: int = 1024  # users and items encoded at a time
+    candidates: str = "all"  # or of sampled.KINDS, to read figures of others; misleads
+    num_candidates: int = 100  # drawn beside a query's targets where they are sampled
+    candidates_seed: int = 0
 
 
 def cutoff(config: EvaluateConfig) -> int:
@@ -35,10 +38,20 @@ def cutoff(config: EvaluateConfig) -> int:
     return max(metrics.parse(name)[1] for name in config.metrics)
 
 
+def ranked(config: EvaluateConfig) -> str:
+    """What a target is ranked among, for people; it belongs beside every figure."""
+    drawn = config.num_candidates, config.candidates_seed
+    return sampled.described(config.candidates, *drawn)
+
+
+def over_all(config: EvaluateConfig) -> EvaluateConfig:
+    """The same with the whole catalogue ranked, as whatever is chosen is chosen."""
+    return dataclasses.replace(config, candidates="all")
+
+
 def check(config: EvaluateConfig, data: Data) -> None:
     """Raise on what would fail after training: k, names, an empty part, a leak."""
-    k = cutoff(config)
-    if k > data.dataset.num_items:
+    if (k := cutoff(config)) > data.dataset.num_items:
         raise InputError(
             f"evaluate.metrics asks for k={k}, but the catalogue has only "
             f"{data.dataset.num_items} items; lower k, as in "
@@ -50,6 +63,7 @@ def check(config: EvaluateConfig, data: Data) -> None:
             + ", ".join(config.metrics)
         )
     _check_indexes(config)
+    _check_candidates(config, data)
     _check_training(data)
     for name, share, part in (
         ("validation", "valid_share", data.valid),
@@ -76,6 +90,17 @@ def _check_indexes(config: EvaluateConfig) -> None:
         raise InputError(
             f"evaluate.index={config.index}: {problem}; or set evaluate.index=exact"
         ) from problem
+
+
+def _check_candidates(config: EvaluateConfig, data: Data) -> None:
+    sampled.check(
+        config.candidates,
+        k=cutoff(config),
+        num=config.num_candidates,
+        num_queries=max(len(data.valid), len(data.test)),
+        num_items=data.dataset.num_items,
+        indexes=(config.index, *config.indexes),
+    )
 
 
 def _check_training(data: Data) -> None:
@@ -136,6 +161,22 @@ def targets(data: Data, part: Part, *, seen: bool) -> Targets:
         past = data.items[ranges(begin, part.start)]
         exclude = retrieval.Exclude(offsets, past - 1)
     return Targets(rows, (rows >= 0).sum(1), exclude)
+
+
+def ranked_targets(data: Data, part: Part, *, config: EvaluateConfig) -> Targets:
+    """As `targets`, with all removed that a config does not rank."""
+    aim = targets(data, part, seen=removes_seen(config, data))
+    if config.candidates == "all":
+        return aim
+    only = sampled.only_drawn(
+        aim.positions,
+        popularity=data.popularity[1:],
+        seen=aim.exclude,
+        kind=config.candidates,
+        num=config.num_candidates,
+        seed=config.candidates_seed,
+    )
+    return aim._replace(exclude=only)
 
 
 def check_leak(data: Data, part: Part, *, seen: bool) -> None:
@@ -230,7 +271,7 @@ def params_of(state: TrainState) -> tuple[Any, Any, Any]:
 def encode_items(encoder: Encoder, params, *, data: Data, batch_size: int):
     """Vectors float32 [V, d] of catalogue ids 1..V."""
     ids = np.arange(1, data.dataset.num_items + 1, dtype=np.int32)
-    vectors = _in_batches(
+    vectors = blocks.in_batches(
         lambda ids: encoder.item(params, data.dataset, ids), ids, batch_size=batch_size
     )
     return vectors if encoder.complete is None else encoder.complete(vectors, data)
@@ -240,7 +281,11 @@ def encode_queries(
     encoder: Encoder, params, *, data: Data, part: Part, batch_size: int
 ):
     """Vectors float32 [q, d] of a part's users, as of where their history ends."""
-    return _in_batches(
+    if data.log is not None:
+        return blocks.encode_streamed(
+            encoder.columns, params, data=data, part=part, batch_size=batch_size
+        )
+    return blocks.in_batches(
         lambda user, position: encoder.query(params, data.dataset, user, position),
         part.user,
         part.start.astype(np.int32),
@@ -264,18 +309,6 @@ def encode(
         encoder, params, data=data, part=part, batch_size=batch_size
     )
     return jax.block_until_ready(Vectors(items, queries))
-
-
-def _in_batches(encode, *arrays: np.ndarray, batch_size: int) -> jax.Array:
-    """Blocks of one static size; the last is padded with 0, which is padding too."""
-    n = len(arrays[0])
-    size = min(batch_size, n)
-    blocks = []
-    for start in range(0, n, size):
-        block = [array[start : start + size] for array in arrays]
-        padded = [np.pad(array, (0, size - len(array))) for array in block]
-        blocks.append(encode(*jax.device_put(padded)))
-    return jnp.concatenate(blocks)[:n]
 
 
 class Result(NamedTuple):
@@ -307,7 +340,7 @@ def measure(
     search: Search, *, data: Data, part: Part, config: EvaluateConfig
 ) -> Result:
     """Search with k + 1, so that a tie across the cut-off shows, and rank."""
-    aim = targets(data, part, seen=removes_seen(config, data))
+    aim = ranked_targets(data, part, config=config)
     k = min(cutoff(config) + 1, data.dataset.num_items)
     start = time.perf_counter()
     found = search(k, aim.exclude)
@@ -329,7 +362,7 @@ def chance(data: Data, part: Part, *, config: EvaluateConfig) -> dict[str, np.nd
     places = np.arange(cutoff(config), dtype=np.int32)[:, None]
     one = np.ones(len(places), np.int64)
     value = metrics.metric_table(places, one, config.metrics)
-    exclude = targets(data, part, seen=removes_seen(config, data)).exclude
+    exclude = ranked_targets(data, part, config=config).exclude
     gone = 0 if exclude is None else np.diff(exclude.offsets)
     left = np.broadcast_to(data.dataset.num_items - gone, (len(part),))
     last = np.minimum(left, len(places)) - 1  # a list may end before the cut-off

@@ -34,8 +34,9 @@ class Ease(NamedTuple):
 
 
 def fits(data: Data) -> bool:
-    """Whether the catalogue is small enough for weights of all pairs of items."""
-    return data.dataset.num_items <= MAX_ITEMS
+    """Whether the log is in memory, and the catalogue small enough for weights of all
+    pairs of items."""
+    return data.log is None and data.dataset.num_items <= MAX_ITEMS
 
 
 def item_knn_and_ease(
@@ -61,6 +62,7 @@ def choose_ease(
     counts: np.ndarray, *, data: Data, config: evaluate.EvaluateConfig
 ) -> Ease:
     """EASE with the l2 of `L2` whose config.select_by is best on the validation part."""
+    config = evaluate.over_all(config)
     config = dataclasses.replace(config, metrics=(config.select_by,))
 
     def figure(ease: Ease) -> float:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from recall_jax import attention, encoders
+from recall_jax import attention, encoders, sharding
 from recall_jax.features import Table
 from recall_jax.tables import TableParam
 from recall_jax.types import InputError
@@ -64,19 +64,27 @@ def l2_normalize(x: Float[Array, "... d"], *, eps: float = 1e-8) -> Array:
 
 
 class Embed(nnx.Module):
-    """A table of vectors read by ids.
+    """A table of vectors read by ids, stored as `sharding` has it; in training the rows
+    that a batch touches, [r, d], in its place.
 
     Row 0 is padding, the last is the unknown row; both start at zero, where what was
     never trained says nothing instead of something random.
     """
 
     def __init__(self, table: Table, *, scale: float, rngs: nnx.Rngs):
-        rows = scale * jax.random.normal(rngs.params(), (table.rows, table.width))
-        self.table = TableParam(rows.at[jnp.array([0, -1])].set(0))
+        def block(key, ids):
+            values = scale * jax.random.normal(key, (len(ids), table.width))
+            trains = (ids > 0) & (ids < table.rows - 1)
+            return jnp.where(trains[:, None], values, 0)
+
+        rows = -(-table.rows // sharding.SHARDS)
+        values = sharding.made_by_block(
+            block, rngs.params(), rows=rows, width=table.width
+        )
+        self.table = TableParam(values)
 
     def __call__(self, ids: Int[Array, "..."]) -> Float[Array, "... d"]:
-        # Ids are checked when the data set is laid out, so the gather need not be.
-        return self.table[...].at[ids].get(mode="promise_in_bounds")
+        return sharding.look_up(self.table[...], ids)
 
 
 def embeds(tables: Sequence[Table], *, scale: float, rngs: nnx.Rngs) -> nnx.Module:

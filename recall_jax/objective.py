@@ -1,6 +1,7 @@
 """An objective: what the candidates of a step cost, by the loss that a config names."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from recall_jax import blockwise, candidates, losses, negatives, scores
+from recall_jax import blockwise, candidates, losses, negatives, scores, sharding
 from recall_jax.candidates import State
 from recall_jax.negatives import NegativesConfig, Source
 from recall_jax.scores import Logits
@@ -123,19 +124,40 @@ class Objective:
         source: Source,
         state: State,
         hypers: Hypers,
-    ) -> tuple[Float[Array, ""], Float[Array, "b d"]]:
+    ) -> tuple[Float[Array, ""], Float[Array, "b d"] | None]:
         """sum_i weight_i loss_i, given the vectors of the sample's ids, and the
-        positives' vectors as `advance` takes them."""
-        config, name, weight = self.negatives, self.loss.name, sample.weight
+        positives' vectors as `advance` takes them.
+
+        Over many devices each has its rows of the vectors, gathers all columns, and
+        computes its rows' loss with all gradients of it; the gradients of columns are
+        summed where they go back.
+        """
+        known = {"sample": sample, "batch": batch, "source": source, "state": state}
+        if sharding.num_devices() == 1:
+            return self._total(query, item, hypers=hypers, **known)
+        known["batch"] = batch._replace(query={})
+        return _spread_total(self, query, item, hypers["temperature"], hypers, known)
+
+    def _total(self, query, item, *, sample, batch, source, state, hypers):
+        """`total`, inside `sharding.spread` the share of this device's rows."""
+        config, name = self.negatives, self.loss.name
+        weight = sharding.mine(sample.weight)
         unscaled = {"temperature": jnp.ones_like(hypers["temperature"])}
         hypers = hypers | unscaled if name in SIMILARITY else hypers
         scale = {field: hypers[field] for field in ("temperature", "strength")}
         known = {"sample": sample, "batch": batch, "state": state}
+        if name == "softmax" and candidates.keeps_columns_split(
+            sample, batch, config=config
+        ):
+            return self._softmax_over_split(query, item, known, source, scale), None
         parts = candidates.split_parts(config, item, **known)
-        kept = jax.lax.stop_gradient(parts.positive)
+        kept = None
+        if config.kind == "queue":
+            kept = jax.lax.stop_gradient(parts.columns[: batch.item.size])
         if config.kind == config.own == "none":
             score = scores.positive_logits(query, parts.positive, **scale)
-            return jnp.sum(POINTWISE[name](score, batch.label) * weight), kept
+            label = sharding.mine(batch.label)
+            return jnp.sum(POINTWISE[name](score, label) * weight), kept
         known |= {"rows": candidates.rows_of(config, batch, source=source)}
         columns = candidates.columns_of(config, parts, source=source, **known)
         own = candidates.own_of(
@@ -155,13 +177,30 @@ class Objective:
         num_items = source.dataset.known_items
         return jnp.sum(LOSSES[name](logits, hypers, num_items) * weight), kept
 
+    def _softmax_over_split(self, query, item, known, source, scale):
+        """The softmax of `_total` against the whole catalogue, each device's part of it
+        where it is."""
+        config, sample, batch = self.negatives, known["sample"], known["batch"]
+        parts, columns = candidates.split_columns(
+            config, item, sample=sample, batch=batch, source=source
+        )
+        rows = candidates.rows_of(config, batch, source=source)
+        own = candidates.own_of(
+            config, rows=rows, sample=sample, batch=batch, source=source
+        )
+        logits = _own_logits(query, parts, own=own, scale=scale)
+        weight = sharding.mine(sample.weight)
+        return blockwise.split_softmax_sum(
+            query, columns, logits, weight=weight, temperature=scale["temperature"]
+        )
+
     def advance(
         self,
         state: State,
         *,
         sample: candidates.Sample,
         batch: Batch,
-        vectors: Float[Array, "b d"],
+        vectors: Float[Array, "b d"] | None,
     ) -> State:
         """The state after a step, given what `total` kept."""
         return candidates.advance(
@@ -179,6 +218,41 @@ class Objective:
         if self.loss.temperature_kind == "fixed":
             return {}
         return {"log_temperature": jnp.log(jnp.float32(self.loss.temperature))}
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _spread_total(objective: Objective, query, item, temperature, hypers, known):
+    return _spread_forward(objective, query, item, temperature, hypers, known)[0]
+
+
+def _spread_forward(objective, query, item, temperature, hypers, known):
+    """The sum over devices, and the gradients of query, item and temperature."""
+
+    def local(query, item, temperature, hypers, known):
+        def share(query, item, temperature):
+            changed = hypers | {"temperature": temperature}
+            return objective._total(query, item, hypers=changed, **known)
+
+        share = jax.value_and_grad(share, argnums=(0, 1, 2), has_aux=True)
+        (value, kept), (*vectors, of_temperature) = share(query, item, temperature)
+        gradients = (*vectors, sharding.total(of_temperature))
+        return (sharding.total(value), kept), gradients
+
+    split, whole = sharding.SPLIT, sharding.WHOLE
+    spread = sharding.spread(
+        local,
+        in_specs=(split, split, whole, whole, whole),
+        out_specs=((whole, whole), (split, split, whole)),
+    )
+    return spread(query, item, temperature, hypers, known)
+
+
+def _spread_backward(objective, gradients, cotangent):
+    of_value, _ = cotangent
+    return (*(of_value * g for g in gradients), None, None)
+
+
+_spread_total.defvjp(_spread_forward, _spread_backward)
 
 
 def check_labels(loss: LossConfig, labels: Array | None) -> None:

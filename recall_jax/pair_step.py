@@ -5,11 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, Int
 
 from recall_jax import pairs as pairs_lib
-from recall_jax import skipgram, train
+from recall_jax import sharding, skipgram, train
 from recall_jax.pairs import Block, PairsConfig, Source
 from recall_jax.train import Graph, Optimizer, TrainState
 from recall_jax.types import Columns, Hypers
@@ -28,9 +27,7 @@ def make_step(graph: Graph, *, config: PairsConfig, optimizer: Optimizer) -> Ste
     """
 
     def step(state: TrainState, hypers: Hypers, source: Source, example):
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        draw_key, model_key = jax.random.split(key)
-        block = pairs_lib.draw(config, source, example, draw_key)
+        block, model_key = _draw(config, state, source, example)
         columns = columns_of(config, block, source=source, graph=graph)
         looked = train.look_up(state, columns, graph=graph)
 
@@ -42,13 +39,35 @@ def make_step(graph: Graph, *, config: PairsConfig, optimizer: Optimizer) -> Ste
 
         params = (looked.rows, state.dense, state.loss)
         loss, gradients = jax.value_and_grad(loss_of)(params)
-        metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradients)}
-        state = train.apply_gradients(
-            state, gradients, looked=looked, hypers=hypers, optimizer=optimizer
+        state, norm = train.apply_gradients(
+            state,
+            gradients,
+            looked=looked,
+            hypers=hypers,
+            optimizer=optimizer,
+            graph=graph,
         )
-        return state, metrics
+        return state, {"loss": loss, "gradient_norm": norm}
 
     return step
+
+
+def make_reader(graph: Graph, *, config: PairsConfig) -> train.Reader:
+    """The columns that `make_step`'s step reads tables by."""
+
+    def columns(state: TrainState, source: Source, example):
+        block, _ = _draw(config, state, source, example)
+        return columns_of(config, block, source=source, graph=graph)
+
+    return columns
+
+
+def _draw(config: PairsConfig, state: TrainState, source: Source, example):
+    """The blocks of a step, and the key of the model's own draws."""
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    draw_key, model_key = jax.random.split(key)
+    block = pairs_lib.draw(config, source, example, draw_key)
+    return sharding.split(block), model_key
 
 
 def columns_of(
@@ -62,8 +81,9 @@ def columns_of(
     targets = [context.ravel(), block.negative.ravel()]
     targets += [x.ravel() for x in (block.booked, block.market) if x is not None]
     known = source.dataset.known_items + 1
-    columns = source.dataset.item(item)
-    columns["context"] = jnp.minimum(jnp.concatenate(targets), known)
+    columns = sharding.split(source.dataset.item(item))
+    joined = sharding.join(targets, groups=sharding.num_devices())
+    columns["context"] = jnp.minimum(joined, known)
     names = {name for table in graph.tables for name in table.reads}
     return {name: columns.get(name, columns["item"]) for name in names}
 
@@ -77,8 +97,9 @@ def total_loss(
     context = block.center if cbow else block.context
     sizes = [context.size, block.negative.size]
     sizes += [x.size for x in (block.booked, block.market) if x is not None]
-    ends = [sum(sizes[: j + 1]) for j in range(len(sizes) - 1)]
-    context_vector, negative, *more = jnp.split(target, ends)
+    context_vector, negative, *more = sharding.cut(
+        target, sizes, groups=sharding.num_devices()
+    )
     context_vector = context_vector.reshape(*context.shape, -1)
     negative = negative.reshape(*block.negative.shape, -1)
     known = {"pairs": block.pairs, "num_negatives": config.num_negatives}

@@ -49,10 +49,12 @@ class Stack(NamedTuple):
 @dataclasses.dataclass(frozen=True)
 class Group:
     """Settings of one program. Their loops have one step, plan and config; hypers, data
-    order, leaves of the source, and folder are each one's own. Checkpoints of all go to
+    order, leaves of the source, and folder are each one's own. Setting j reads rows in
+    the order of loop `orders[j]`, its own or an equal one. Checkpoints of all go to
     `folder`, the chosen ones to each loop's. `limit`: bytes of a device."""
 
     loops: Sequence[Loop]
+    orders: Sequence[int]
     folder: Path
     layout: together.Layout
     limit: float = float("inf")
@@ -110,13 +112,11 @@ def fit_together(
         return tuple(lanes)
     run = compiled(group, stack, slots=slots)
     lanes = [lane.spent("compile", run.seconds / len(lanes)) for lane in lanes]
-    states, order = run.states, None
+    states, rows = run.states, portions(group, step=step)
     bar = logs.progress(end * total, initial=step * total, description="train")
     with bar as advance, _run_logs(group, lanes, step=step) as run_logs:
         while step < end and (training := group.going(lanes)):
-            if order is None or step % plan.steps_per_epoch == 0:
-                order = orders(group, epoch=step // plan.steps_per_epoch)
-            examples = order[..., step % plan.steps_per_epoch // plan.scan, :, :]
+            examples = next(rows)
             states = _refreshed(group, states, lanes, training, step=step)
             start = time.perf_counter()
             states, metrics = dispatch(
@@ -157,14 +157,14 @@ class Run(NamedTuple):
 def compiled(group: Group, stack: Stack, *, slots: Any) -> Run:
     """One compilation for all lanes and all dispatches."""
     layout, start = group.layout, time.perf_counter()
-    sources = together.make_sources([loop.source for loop in group.loops])
+    sources = together.make_sources([loop.feed.like for loop in group.loops])
     together_slots = together.stack([slots] * layout.num)
     states = together.place(stack.states._replace(slots=together_slots), layout)
     hypers = together.stack([loop.hypers for loop in group.loops])
     each = together.place({"hypers": hypers, "own": sources.own}, layout)
     common = {"shared": together.share(sources.shared, layout)}
     plan = group.first.plan
-    shape = () if _one_order(group) else (layout.num,)
+    shape = () if len(set(group.orders)) == 1 else (layout.num,)
     examples = np.zeros((*shape, plan.scan, plan.size), np.int32)
     now, always = _with_examples(group, each, common, examples, training=())
     program = together.make_program(group.first.step, sources, layout)
@@ -191,24 +191,17 @@ def _with_examples(
     return each | together.place(mine, layout), common
 
 
-def _one_order(group: Group) -> bool:
-    """Whether all settings, of one seed, read the data in one order."""
-    keys = [jax.random.key_data(loop.order_key) for loop in group.loops]
-    return all(np.array_equal(keys[0], key) for key in keys[1:])
-
-
-def orders(group: Group, *, epoch: int) -> np.ndarray:
-    """Rows of an epoch, [dispatches, scan, size], of each setting unless they share
-    them; those of one seed are drawn once."""
-    if _one_order(group):
-        return fit.epoch_order(group.first, epoch=epoch)
-    made = {}
-    for loop in group.loops:
-        key = jax.random.key_data(loop.order_key).tobytes()
-        if key not in made:
-            made[key] = fit.epoch_order(loop, epoch=epoch)
-    keys = [jax.random.key_data(loop.order_key).tobytes() for loop in group.loops]
-    return np.stack([made[key] for key in keys])
+def portions(group: Group, *, step: int) -> Iterator[np.ndarray]:
+    """Rows of each dispatch from a step on, [lanes, scan, size]; [scan, size] where all
+    settings, of one seed, read them in one order."""
+    feeds = {at: group.loops[at].feed.portions(step) for at in set(group.orders)}
+    while True:
+        rows = {at: next(feed)[1] for at, feed in feeds.items()}
+        yield (
+            rows[group.orders[0]]
+            if len(rows) == 1
+            else (np.stack([rows[at] for at in group.orders]))
+        )
 
 
 def dispatch(

@@ -20,7 +20,8 @@ from recall_jax.types import Columns, Hypers, InputError
 
 
 class TableParam(nnx.Param):
-    """An embedding table [V, d] as a model holds it; row 0 is padding, always zero."""
+    """An embedding table as a model holds it (`sharding`); row 0 is padding, always
+    zero."""
 
 
 RowState = dict[str, Array]  # each with the table's rows as leading axis
@@ -30,7 +31,7 @@ class RowRule(NamedTuple):
     """A row-wise optimizer. `update` sees rows, their state and their gradient with
     any leading axis, and must treat every row alone."""
 
-    init: Callable[[Float[Array, "V d"]], RowState]
+    init: Callable[[Float[Array, "... d"]], RowState]
     update: Callable[[Array, RowState, Array, Hypers], tuple[Array, RowState]]
 
 
@@ -55,7 +56,7 @@ def rowwise_adagrad(*, eps: float = 1e-8) -> RowRule:
         step = gradient / (jnp.sqrt(total) + eps)[..., None]
         return row - hypers["learning_rate"] * step, {"sum": total}
 
-    return RowRule(lambda table: {"sum": jnp.zeros(table.shape[0])}, update)
+    return RowRule(lambda table: {"sum": jnp.zeros(table.shape[:-1])}, update)
 
 
 def lazy_adam(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> RowRule:
@@ -69,7 +70,7 @@ def lazy_adam(*, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> RowRu
         return {
             "mean": zeros,
             "square": jnp.zeros_like(table),
-            "count": jnp.zeros(table.shape[0], jnp.int32),
+            "count": jnp.zeros(table.shape[:-1], jnp.int32),
         }
 
     def update(row, state, gradient, hypers):

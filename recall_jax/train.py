@@ -11,7 +11,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from recall_jax import candidates
+from recall_jax import candidates, exchange, sharding
 from recall_jax import objective as objective_lib
 from recall_jax import tables as tables_lib
 from recall_jax.features import Table
@@ -37,9 +37,11 @@ class TrainState(NamedTuple):
 
     step: Int[Array, ""]
     key: Array  # raw key data; the step's randomness is fold_in(key, step)
-    tables: dict[str, Float[Array, "V d"]]
+    tables: dict[str, Float[Array, "64 rows d"]]  # as `sharding` stores them
     table_states: dict[str, RowState]
-    slots: dict[str, Int[Array, "V"]]  # scratch of `tables.compact`, zero between steps
+    slots: dict[
+        str, Int[Array, "64 rows"]
+    ]  # scratch of `tables.compact`, zero between steps
     dense: Any  # the model's other parameters
     statistics: Any  # of batch norm: running means and variances
     loss: dict[str, Array]  # the loss's own: a learned log temperature
@@ -54,6 +56,7 @@ class Graph(NamedTuple):
     use: nnx.GraphDef
     random: Any  # the state of dropout's streams, overwritten each step
     tables: tuple[Table, ...]
+    capacity: dict[str, int] | None = None  # of tables over devices (`exchange`)
 
     def model(self, tables: dict[str, Array], dense: Any, statistics: Any) -> Model:
         """The model as it is used: no dropout, batch norm by its running statistics."""
@@ -88,7 +91,7 @@ class Parts(NamedTuple):
     """A fresh model apart: its graph, and the state that training changes."""
 
     graph: Graph
-    tables: dict[str, Float[Array, "V d"]]
+    tables: dict[str, Float[Array, "64 rows d"]]
     dense: Any
     statistics: Any
 
@@ -151,7 +154,7 @@ def init_state(
         tables=rows,
         table_states={name: optimizer.rule.init(table) for name, table in rows.items()},
         slots={
-            name: jnp.zeros(table.shape[0], jnp.int32) for name, table in rows.items()
+            name: jnp.zeros(table.shape[:-1], jnp.int32) for name, table in rows.items()
         },
         dense=dense,
         statistics=statistics,
@@ -165,6 +168,8 @@ def init_state(
 Step = Callable[
     [TrainState, Hypers, Source, Int[Array, "b"]], tuple[TrainState, Columns]
 ]
+Reader = Callable[[TrainState, Source, Int[Array, "b"]], Columns]
+"""What a step of that state would look up in the tables."""
 
 
 def make_step(graph: Graph, *, objective: Objective, optimizer: Optimizer) -> Step:
@@ -172,22 +177,28 @@ def make_step(graph: Graph, *, objective: Objective, optimizer: Optimizer) -> St
 
     def step(state: TrainState, hypers: Hypers, source: Source, example):
         drawn = draw(state, source, example, graph=graph, objective=objective)
+        looked = look_up(state, drawn.columns, graph=graph)
         loss_of = functools.partial(
             mean_loss,
             drawn=drawn,
+            columns=looked.columns,
             statistics=state.statistics,
             graph=graph,
             objective=objective,
             source=source,
             hypers=hypers,
         )
-        params = (drawn.looked.rows, state.dense, state.loss)
+        params = (looked.rows, state.dense, state.loss)
         value_and_grad = jax.value_and_grad(loss_of, has_aux=True)
         (loss, (vectors, statistics)), gradients = value_and_grad(params)
-        metrics = {"loss": loss, "gradient_norm": optax.tree.norm(gradients)}
-        metrics |= objective_lib.with_learned({}, state.loss)
-        state = apply_gradients(
-            state, gradients, looked=drawn.looked, hypers=hypers, optimizer=optimizer
+        metrics = {"loss": loss} | objective_lib.with_learned({}, state.loss)
+        state, metrics["gradient_norm"] = apply_gradients(
+            state,
+            gradients,
+            looked=looked,
+            hypers=hypers,
+            optimizer=optimizer,
+            graph=graph,
         )
         memory = objective.advance(
             drawn.memory, sample=drawn.sample, batch=drawn.batch, vectors=vectors
@@ -197,32 +208,45 @@ def make_step(graph: Graph, *, objective: Objective, optimizer: Optimizer) -> St
     return step
 
 
+def make_reader(graph: Graph, *, objective: Objective) -> Reader:
+    """The columns that `make_step`'s step reads tables by."""
+
+    def columns(state: TrainState, source: Source, example):
+        drawn = draw(state, source, example, graph=graph, objective=objective)
+        return drawn.columns
+
+    return columns
+
+
 class LookedUp(NamedTuple):
     """Columns whose look-ups point into `rows`, the rows that they touch."""
 
     columns: Columns
     rows: dict[str, Float[Array, "r d"]]  # by table
-    touched: dict[str, tables_lib.Touched]
+    touched: dict[str, tables_lib.Touched | exchange.Asked]
     slots: dict[str, Array]
 
 
 class Drawn(NamedTuple):
-    """What a step computes on: a batch, its candidates, and the rows they look up."""
+    """What a step computes on: a batch, its candidates, and the columns of both."""
 
     batch: Batch
     sample: candidates.Sample
     memory: candidates.State
-    query: Columns  # columns of each tower, rewritten
     item: Columns
-    looked: LookedUp
     key: Key  # for dropout
+
+    @property
+    def columns(self) -> Columns:
+        return {**self.batch.query, **self.item}
 
 
 def draw(
     state: TrainState, source: Source, example, *, graph: Graph, objective: Objective
 ) -> Drawn:
-    """Gather the batch, draw its negatives, collect the rows of each table."""
+    """Gather the batch and draw its negatives."""
     batch = source.dataset.batch(example)
+    batch = batch._replace(query=sharding.split(batch.query))
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     draw_key, model_key = jax.random.split(key)
 
@@ -233,18 +257,8 @@ def draw(
     sample, memory = objective.draw(
         batch, draw_key, source=source, state=state.candidates, query=query
     )
-    item = source.dataset.item(sample.ids)
-    looked = look_up(state, {**batch.query, **item}, graph=graph)
-    columns = looked.columns
-    return Drawn(
-        batch,
-        sample,
-        memory,
-        query={name: columns[name] for name in batch.query},
-        item={name: columns[name] for name in item},
-        looked=looked,
-        key=model_key,
-    )
+    item = sharding.split(source.dataset.item(sample.ids))
+    return Drawn(batch, sample, memory, item, model_key)
 
 
 def look_up(state: TrainState, columns: Columns, *, graph: Graph) -> LookedUp:
@@ -252,12 +266,32 @@ def look_up(state: TrainState, columns: Columns, *, graph: Graph) -> LookedUp:
     columns, rows, touched, slots = dict(columns), {}, {}, {}
     for table in graph.tables:
         name = table.name
-        lookups = tables_lib.lookups_of(table, columns)
-        rows[name], lookups, touched[name], slots[name] = tables_lib.compact(
-            state.tables[name], lookups, slot=state.slots[name]
+        read = {column: columns[column] for column in table.reads}
+        ids = lookups(columns, table=table)
+        rows[name], ids, touched[name], slots[name] = _collect(
+            state.tables[name], ids, slot=state.slots[name], table=table, graph=graph
         )
-        columns |= tables_lib.rewrite(columns, lookups, table=table)
+        rewrite = functools.partial(tables_lib.rewrite, table=table)
+        columns |= sharding.by_device(rewrite)(read, ids)
     return LookedUp(columns, rows, touched, slots)
+
+
+def lookups(columns: Columns, *, table: Table) -> Int[Array, "n"]:
+    """All ids with which a batch reads a table, each device's end to end."""
+    read = {column: columns[column] for column in table.reads}
+    return sharding.by_device(functools.partial(tables_lib.lookups_of, table))(read)
+
+
+def _collect(stored, ids, *, slot, table: Table, graph: Graph):
+    """What `tables.compact` or, over many devices, `exchange.fetch` gives."""
+    if sharding.num_devices() > 1:
+        capacity = graph.capacity[table.name]
+        return *exchange.fetch(stored, ids, capacity=capacity), slot
+    placed = sharding.place(ids, rows=stored.shape[1])
+    rows, ids, touched, used = tables_lib.compact(
+        sharding.flat(stored), placed, slot=slot.ravel()
+    )
+    return rows, ids, touched, used.reshape(slot.shape)
 
 
 def by_example(query: Float[Array, "... d"]) -> Float[Array, "b d"]:
@@ -269,20 +303,21 @@ def mean_loss(
     params: tuple[dict[str, Array], Any, dict[str, Array]],
     *,
     drawn: Drawn,
+    columns: Columns,
     statistics: Any,
     graph: Graph,
     objective: Objective,
     source: Source,
     hypers: Hypers,
-) -> tuple[Float[Array, ""], tuple[Float[Array, "b d"], Any]]:
+) -> tuple[Float[Array, ""], tuple[Float[Array, "b d"] | None, Any]]:
     """The weighted mean of the objective over a batch, and what it keeps for the next:
     the positives' vectors and the running statistics. `params` is (rows, dense, the
     loss's own)."""
     rows, dense, loss = params
     model = graph.training_model(rows, dense, statistics, key=drawn.key)
     total, vectors = objective.total(
-        by_example(model.query(drawn.query)),
-        model.item(drawn.item),
+        by_example(model.query({name: columns[name] for name in drawn.batch.query})),
+        model.item({name: columns[name] for name in drawn.item}),
         sample=drawn.sample,
         batch=drawn.batch,
         source=source,
@@ -300,20 +335,24 @@ def apply_gradients(
     looked: LookedUp,
     hypers: Hypers,
     optimizer: Optimizer,
-) -> TrainState:
-    """The state after a step: touched rows by the row rule, the rest by Adam."""
+    graph: Graph,
+) -> tuple[TrainState, Float[Array, ""]]:
+    """The state after a step, touched rows by the row rule, the rest by Adam; and the
+    norm of the gradient."""
     table_gradients, *dense_gradients = gradients
     done = state.step / hypers["num_steps"]
     rate = hypers["learning_rate"] * optimizer.schedule(done)
     table_hypers = {**hypers, "learning_rate": rate * hypers["tables_lr_scale"]}
-    rows = {
-        name: tables_lib.update(
+    moved = {
+        name: _move(
             state.tables[name],
             gradient,
             state=state.table_states[name],
+            slot=looked.slots[name],
             touched=looked.touched[name],
             rule=optimizer.rule,
             hypers=table_hypers,
+            capacity=(graph.capacity or {}).get(name, 0),
         )
         for name, gradient in table_gradients.items()
     }
@@ -327,15 +366,35 @@ def apply_gradients(
         state.dense,
         updates,
     )
-    return state._replace(
+    square = optax.tree.norm(dense_gradients, squared=True)
+    square += sum(found.square for found in moved.values())
+    state = state._replace(
         step=state.step + 1,
-        tables={name: table for name, (table, _) in rows.items()},
-        table_states={name: table_state for name, (_, table_state) in rows.items()},
-        slots=looked.slots,
+        tables={name: found.table for name, found in moved.items()},
+        table_states={name: found.state for name, found in moved.items()},
+        slots={name: found.slot for name, found in moved.items()},
         dense=dense,
         loss=objective_lib.clamped(loss),
         dense_state=dense_state,
     )
+    return state, jnp.sqrt(square)
+
+
+def _move(
+    stored, gradient, *, state, slot, touched, rule, hypers, capacity: int
+) -> exchange.Moved:
+    """A table after a step."""
+    known = {"state": state, "rule": rule, "hypers": hypers}
+    if sharding.num_devices() > 1:
+        return exchange.push(
+            stored, gradient, slot=slot, asked=touched, capacity=capacity, **known
+        )
+    known["state"] = jax.tree.map(sharding.flat, state)
+    moved = tables_lib.update(sharding.flat(stored), gradient, touched=touched, **known)
+    table, state = jax.tree.map(
+        lambda leaf: leaf.reshape(*stored.shape[:2], *leaf.shape[1:]), moved
+    )
+    return exchange.Moved(table, state, slot, jnp.sum(gradient**2))
 
 
 def make_hypers(optim: OptimConfig, loss, negatives, *, num_steps: int) -> Hypers:
@@ -360,10 +419,10 @@ def scan_steps(step: Step):
 
     @functools.partial(jax.jit, donate_argnums=0)
     def run(state, hypers, source, examples):
-        return jax.lax.scan(
-            lambda state, example: step(state, hypers, source, example),
-            state,
-            examples,
-        )
+        def one(state, example):
+            state, metrics = step(state, hypers, source, example)
+            return sharding.keep(state), metrics
+
+        return jax.lax.scan(one, state, examples)
 
     return run

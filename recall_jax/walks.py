@@ -156,12 +156,15 @@ def _follow(
 
 
 def high_product(a: UInt[Array, "w"], b: UInt[Array, "w"]) -> UInt[Array, "w"]:
-    """The upper 32 bits of a * b. `jax.lax.mulhi` has no lowering for a program that is
-    split over devices (JAX 0.10: "Unable to convert MHLO to StableHLO")."""
-    (a_high, a_low), (b_high, b_low) = ((x >> 16, x & 0xFFFF) for x in (a, b))
-    one = a_high * b_low + (a_low * b_low >> 16)
-    other = a_low * b_high + (one & 0xFFFF)
-    return a_high * b_high + (one >> 16) + (other >> 16)
+    """a b / 2^32, rounded down. Over devices by halves: XLA cannot compile `mulhi` for
+    more than one (jax 0.10), whatever is split over them."""
+    if jax.sharding.get_abstract_mesh().size <= 1:
+        return jax.lax.mulhi(a, b)
+    low = jnp.uint32(0xFFFF)
+    a_low, a_high, b_low, b_high = a & low, a >> 16, b & low, b >> 16
+    middle = a_high * b_low + (a_low * b_low >> 16)
+    carried = a_low * b_high + (middle & low)
+    return a_high * b_high + (middle >> 16) + (carried >> 16)
 
 
 def _bits(key: Key, shape: tuple[int, ...]) -> UInt[Array, "..."]:

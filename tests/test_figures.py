@@ -246,6 +246,24 @@ def test_lists_are_told_beside_what_was_to_be_found(exact):
     assert 0 < rows["test"]["gini"] < rows["popularity"]["gini"] < 1
 
 
+def test_curves_run_from_one_to_the_cut_off_and_agree_with_the_metrics(exact):
+    curves = results_lib.curves(exact)
+    assert curves.keys() == {"test", "popularity", "bigram", "item_knn", "ease"}
+    sizes = 1, 2, 5  # the metrics' largest k is 5: no list is searched for a curve
+    for name, row in curves.items():
+        kinds = figures.CURVE_KINDS
+        assert list(row.means) == [f"{kind}@{k}" for kind in kinds for k in sizes]
+        assert row.means["recall@5"] == results_lib.rows(exact)[name].means["recall@5"]
+        rising = [row.means[f"hr@{k}"] for k in sizes]
+        assert rising == sorted(rising) and rising[0] < rising[-1]
+        # With one target each; and the first place is not discounted.
+        assert [row.means[f"recall@{k}"] for k in sizes] == rising
+        assert row.means["ndcg@1"] == row.means["hr@1"]
+        low, high = row.intervals["hr@5"]
+        assert low <= row.means["hr@5"] <= high
+    assert not results_lib.curves(results_lib.upgraded(OLD))
+
+
 # results.json of older runs.
 
 OLD = {

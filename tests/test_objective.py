@@ -10,7 +10,7 @@ from conftest import make_data
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from test_fit import loop_of, pieces
 
-from recall_jax import candidates, fit, negatives, objective, train
+from recall_jax import candidates, fit, negatives, objective, sharding, train
 from recall_jax.data import dataset, interactions, synthetic
 from recall_jax.models import mf
 from recall_jax.negatives import NegativesConfig
@@ -62,7 +62,7 @@ def run_steps(data, config, *, loss=WARM, steps=30, model=MODEL):
     run, losses = jax.jit(step), []
     for _ in range(steps):
         if state.candidates.index is not None:
-            table = state.tables["item"][1 : data.dataset.num_items + 1]
+            table = sharding.whole(state.tables["item"])[1 : data.dataset.num_items + 1]
             state = state._replace(candidates=state.candidates._replace(index=table))
         state, metrics = run(state, hypers, source, jnp.arange(32))
         losses.append(float(metrics["loss"]))
@@ -152,7 +152,7 @@ def test_a_queue_holds_the_last_batches_and_overwrites_the_oldest(shop):
     for j in range(4):
         batch = source.dataset.batch(jnp.arange(4) + 4 * j)
         vectors = jnp.full((4, 2), float(j))
-        sample = candidates.Sample(batch.item, batch.weight, None, None, None)
+        sample = candidates.Sample(batch.item, None, batch.weight, None, None, None)
         state = candidates.advance(
             config, state, sample=sample, batch=batch, vectors=vectors
         )
@@ -248,7 +248,7 @@ def test_what_negatives_remember_resumes_bit_for_bit(shop, tmp_path):
     changes = {"negatives": remembering, "loss": WARM, "model": MODEL}
 
     def refresh(state):
-        table = state.tables["item"][1 : shop.dataset.num_items + 1]
+        table = sharding.whole(state.tables["item"])[1 : shop.dataset.num_items + 1]
         return state._replace(candidates=state.candidates._replace(index=table + 0))
 
     def whole(folder):

@@ -266,6 +266,11 @@ def test_bad_input_is_one_plain_line_before_any_work(arguments, said, tmp_path):
     assert errors.count("\n") == 1 and errors.startswith("error: ")
 
 
+def test_a_streamed_log_is_refused():
+    status, _, said = command("--config=dssm_stream", "--over=optim.learning_rate=1,2")
+    assert status == 2 and "experiments.table" in said
+
+
 def entry(name="dssm_synthetic"):
     return cli.Entry(name, {}, {}, cli.load_config(name))
 

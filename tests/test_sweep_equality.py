@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from test_configs import NAMES, shrunk, tiny_log
 
-from experiments import cli, training
+from experiments import cli, streaming, training
 from recall_jax import logs, together, train
 from recall_jax.data import synthetic
 
+NAMES = [n for n in NAMES if not streaming.is_streamed(cli.load_config(n))]
 STEPS = 20
 SETTINGS = ((0, 1.0), (1, 1.5), (1, 2.0))  # seed, and what hypers are multiplied by
 RATE = 0.2  # of the config's learning rate: Adam magnifies what rounding leaves of zero

@@ -83,15 +83,15 @@ def time_training(cells: Sequence[Cell], *, rounds: int, mode: str) -> dict[str,
     shared = sweep_runs.share(cells[0].config)
     _, loops, states = sweep_runs.make_loops(cells, shared)
     layout = together.make_layout(len(cells), mode=mode, devices=jax.devices())
-    group = sweep.Group(loops, cells[0].workdir, layout)
+    orders = sweep_runs.orders_of(cells)
+    group = sweep.Group(loops, orders, cells[0].workdir, layout)
     run = sweep.compiled(group, sweep.begin(states), slots=states[0].slots)
-    plan = group.first.plan
-    orders = sweep.orders(group, epoch=0)
+    rows = sweep.portions(group, step=0)
     lone = train.scan_steps(group.first.step)
     alone = [jax.tree.map(lambda leaf: leaf.copy(), state) for state in states]
     stacked, seconds = run.states, {"together": [], "alone": []}
     for turn in range(rounds + 1):
-        portion = orders[:, turn % plan.dispatches]
+        portion = next(rows)
         begin = time.perf_counter()
         every = range(len(cells))
         stacked, _ = sweep.dispatch(
@@ -100,12 +100,12 @@ def time_training(cells: Sequence[Cell], *, rounds: int, mode: str) -> dict[str,
         jax.block_until_ready(stacked)
         middle = time.perf_counter()
         for at, loop in enumerate(loops):
-            alone[at], _ = lone(alone[at], loop.hypers, loop.source, portion[at])
+            alone[at], _ = lone(alone[at], loop.hypers, loop.feed.like, portion[at])
             jax.block_until_ready(alone[at])
         if turn:  # the first compiles
             seconds["together"].append(middle - begin)
             seconds["alone"].append(time.perf_counter() - middle)
-    steps = plan.scan * len(cells)
+    steps = group.first.plan.scan * len(cells)
     return {name: statistics.median(x) / steps * 1e3 for name, x in seconds.items()}
 
 

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from experiments import run, training
-from recall_jax import evaluate, pair_step, pairs
+from recall_jax import evaluate, pair_step, pairs, sharding
 from recall_jax.config import Experiment
 from recall_jax.data import dataset, interactions, sequences, synthetic
 from recall_jax.data.interactions import Bag, Entities, Interactions
@@ -160,8 +160,8 @@ def softplus(x: float) -> float:
 
 def by_hand(model, block, *, config) -> float:
     """The paper's sum over centers l: pairs, the booked item, the market's items."""
-    h = np.asarray(model.tables["item"].table[...], np.float64)
-    z = np.asarray(model.tables["context"].table[...], np.float64)
+    h = np.asarray(sharding.whole(model.tables["item"].table[...]), np.float64)
+    z = np.asarray(sharding.whole(model.tables["context"].table[...]), np.float64)
     total, (num_g, num_t) = 0.0, block.center.shape
     for g, t in np.ndindex(num_g, num_t):
         l = int(block.center[g, t])

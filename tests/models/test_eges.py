@@ -59,7 +59,7 @@ def test_weights_belong_to_the_item():
     data = make_data()
     model, _ = made(data)
     weights = model.tables["weights"].table
-    heavy = jnp.zeros(weights.shape).at[1, 0].set(50.0)
+    heavy = jnp.zeros(weights.shape).at[1, 0, 0].set(50.0)  # row 1
     model.tables["weights"].table[...] = heavy
     columns = data.dataset.item(jnp.array([1, 2]))
     vectors = model.item(columns)

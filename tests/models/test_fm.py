@@ -8,6 +8,7 @@ import pytest
 from conftest import make_data
 from flax import nnx
 
+from recall_jax import sharding
 from recall_jax.models import fm
 
 
@@ -21,7 +22,7 @@ def build(data, **changes):
     model, tables = config.make(data.schema, nnx.Rngs(3))
     for name, table in model.tables.items():  # the unknown row has a vector too
         rows = np.random.default_rng(len(name)).normal(size=table.table.shape)
-        rows[0] = 0
+        rows[0, 0] = 0
         table.table[...] = jnp.asarray(rows, jnp.float32)
     return model, tables
 
@@ -34,7 +35,9 @@ def features_of(terms, columns, j, tables):
         if not column.vocabulary:
             found.append((float(values), np.asarray(terms.dense[column.name][...])))
             continue
-        table = np.asarray(tables[terms.table_of[column.name]].table[...])
+        table = np.asarray(
+            sharding.whole(tables[terms.table_of[column.name]].table[...])
+        )
         ids = [int(i) for i in np.atleast_1d(values) if not column.width or i]
         found += [(1 / len(ids), table[i]) for i in ids]
     return found

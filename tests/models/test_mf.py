@@ -9,7 +9,7 @@ from conftest import make_data
 from flax import nnx
 
 from experiments import run, training
-from recall_jax import evaluate, fit, objective, train
+from recall_jax import evaluate, fit, objective, sharding, train
 from recall_jax import negatives as negatives_lib
 from recall_jax.config import Experiment
 from recall_jax.data import dataset, interactions, lightgcn
@@ -39,7 +39,7 @@ def build(data, *, biases="none", normalize="none") -> mf.MF:
 def by_hand(model, user: int, item: int, *, biases: str, normalize: str) -> float:
     """The score of two look-up ids, in float64 from the tables' rows."""
     row, column = (
-        np.asarray(model.tables[name].table[...], np.float64)[j]
+        np.asarray(sharding.whole(model.tables[name].table[...]), np.float64)[j]
         for name, j in (("user", user), ("item", item))
     )
     u, v = row[:WIDTH], column[:WIDTH]
@@ -81,13 +81,15 @@ def test_whoever_is_unknown_scores_by_the_other_sides_bias(data, biases, normali
     stranger = [items.num_items, items.known_items + 1]  # no training event
     assert stranger[0] > items.known_items
     found = scores(model, data, users, stranger)
-    bias = np.asarray(model.tables["user"].table[...])[users, WIDTH:].sum(axis=1)
+    bias = np.asarray(sharding.whole(model.tables["user"].table[...]))[
+        users, WIDTH:
+    ].sum(axis=1)
     wanted = bias + (0.7 if biases == "both" else 0.0)
     np.testing.assert_allclose(found, np.stack([wanted, wanted], 1), atol=1e-6)
     ids = {"user": jnp.array([0, data.dataset.known_users + 1])}
     vectors = np.asarray(model.query(ids))
     known = np.arange(1, data.dataset.known_items + 1)
-    rows = np.asarray(model.tables["item"].table[...])[known]
+    rows = np.asarray(sharding.whole(model.tables["item"].table[...]))[known]
     wanted = rows[:, WIDTH:].sum(axis=1) + (0.7 if biases == "both" else 0.0)
     found = vectors @ np.asarray(model.item(data.dataset.item(jnp.asarray(known)))).T
     np.testing.assert_allclose(found, np.stack([wanted, wanted]), atol=1e-6)
@@ -108,7 +110,7 @@ def test_the_users_bias_and_the_mean_leave_his_ranking_as_it_is(data):
     before = scores(model, data, users, items)
     model.mean[...] = jnp.float32(-3.0)
     table = model.tables["user"].table
-    table[...] = table[...].at[:, WIDTH].add(5.0)
+    table[...] = table[...].at[..., WIDTH].add(5.0)
     after = scores(model, data, users, items)
     np.testing.assert_allclose(after, before + 5.0 - 3.7, atol=1e-4)
 

@@ -1,0 +1,50 @@
+"""experiments/ABLATIONS.md: every study, its table where it is measured, what it shows."""
+
+import pathlib
+from typing import Any
+
+from experiments import ablation, study, training
+from recall_jax import checkpoint
+
+PATH = "experiments/ABLATIONS.md"
+HEAD = """# Ablations
+
+One thing changed at a time, by `python -m experiments.ablate NAME`; the study files in
+`experiments/studies/` say what, and this page is `python -m experiments.ablate
+--write_page`. Budgets are small and alike for all settings of a study: read differences
+within a table, not figures against other pages."""
+
+
+def write(runs: pathlib.Path, *, path: str) -> str:
+    """The page of the studies measured in `runs`; gives back its path."""
+    sections = [_section(name, runs / name / "ablation.json") for name in study.names()]
+    checkpoint.write_atomically(
+        pathlib.Path(path), "\n\n".join([HEAD, *sections]) + "\n"
+    )
+    return path
+
+
+def _section(name: str, path: pathlib.Path) -> str:
+    asked = study.load(name)
+    if not path.exists():
+        head = ablation.heading(asked, found="not yet measured")
+        return f"## {name}\n\n{head}"
+    summary = training.read_json(path)
+    found = asked.found or "measured below, and not yet told"
+    parts = [f"## {name}", ablation.heading(asked, found=found)]
+    parts += [_warning(asked, summary), f"```sh\n{summary['command']}\n```"]
+    parts += [ablation.as_text(summary), _folded(ablation.commands(summary))]
+    return "\n\n".join(filter(None, parts))
+
+
+def _warning(asked: study.Study, summary: dict[str, Any]) -> str:
+    """What keeps the figures from being the study's."""
+    if summary["study"] != ablation.as_written(asked):
+        return "**The study's file has changed since these figures.**"
+    if summary["finished"] < summary["runs"]:
+        return f"**{summary['finished']} of {summary['runs']} runs gave figures.**"
+    return ""
+
+
+def _folded(text: str) -> str:
+    return f"<details><summary>A run of each row</summary>\n\n{text}\n\n</details>"

@@ -1,0 +1,59 @@
+"""Points of a chart from the runs of one config: means over seeds, and their spread."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from experiments import compare
+from experiments import results as results_lib
+from experiments.compare import Cell
+from experiments.plots import Point
+from recall_jax import metrics as metrics_lib
+
+
+def mean(cells: Sequence[Cell], row: str, metric: str) -> float:
+    """Over the seeds that have the metric; below everything where none has."""
+    found = [compare.means(cell, row).get(metric) for cell in cells]
+    return float(np.mean([x for x in found if x is not None] or [-np.inf]))
+
+
+def point(rows: Iterable[results_lib.Row], metric: str, *, x: float) -> Point | None:
+    """A metric over the seeds that have it."""
+    rows = [row for row in rows if metric in row.means]
+    if not rows:
+        return None
+    values = [row.means[metric] for row in rows]
+    bounds = [row.intervals[metric] for row in rows if metric in row.intervals]
+    users = tuple(np.mean(bounds, axis=0).tolist()) if bounds else None
+    return Point(x, float(np.mean(values)), min(values), max(values), users)
+
+
+def rows_of(cells: Sequence[Cell], name: str = "test") -> list[results_lib.Row]:
+    """A row of every run that has it, with the metrics that are of no list."""
+    found = [(cell, results_lib.rows(cell.results).get(name)) for cell in cells]
+    return [row._replace(means=compare.means(cell, name)) for cell, row in found if row]
+
+
+def curve_rows(cells: Sequence[Cell]) -> list[results_lib.Row]:
+    """The model's figures at several k, of the runs that have them."""
+    found = [results_lib.curves(cell.results).get("test") for cell in cells]
+    return [row for row in found if row]
+
+
+def curve_kinds(rows: Iterable[results_lib.Row]) -> list[str]:
+    """What is drawn over k: recall, and hit rates where they are another thing."""
+    differ = any(
+        abs(value - row.means[name.replace("hr@", "recall@")]) > 1e-12
+        for row in rows
+        for name, value in row.means.items()
+        if name.startswith("hr@")
+    )
+    return ["recall", "hr", "ndcg"] if differ else ["recall", "ndcg"]
+
+
+def curve(rows: Sequence[results_lib.Row], kind: str) -> list[Point]:
+    """A kind of metric, as "hr", over k."""
+    names = {name: None for row in rows for name in row.means}
+    sizes = sorted(k for what, k in map(metrics_lib.parse, names) if what == kind)
+    found = [point(rows, f"{kind}@{k}", x=k) for k in sizes]
+    return [at for at in found if at]

@@ -1,0 +1,62 @@
+"""How many negatives, and which, on MovieLens 1M.
+
+    python -m experiments.ablate negatives
+
+Varied about the two-tower model of study `losses`: how many items are drawn, from where,
+how large the batch is whose items are the negatives, and hard ones. Epochs are the same
+for all, so a larger batch takes fewer steps.
+"""
+
+from experiments.studies import losses
+from experiments.study import Factor, Study
+
+STUDY = Study(
+    paper="Yi et al. 2019; Yang et al. 2020; Wang et al. 2020; Xiong et al. 2021",
+    question="How many negatives does a two-tower model need, and of which kind?",
+    expected="More are better until they are many; mixed negatives beat the batch's alone "
+    "(Yang et al.), a queue gives more of them for little (Wang et al.), and hard ones "
+    "beat random ones (Xiong et al.).",
+    base=losses.STUDY.base,
+    factors=(
+        Factor(
+            "how many, uniform",
+            {"64": "negatives.num=64", "256": "negatives.num=256"},
+            base="dssm_ml1m:negatives.kind=uniform",
+            base_label="1,024",
+        ),
+        Factor(
+            "kind, 1,024 or as said (base: the batch's 1,023)",
+            {
+                "popularity^0.75": "negatives.kind=popularity",
+                "log-uniform": "negatives.kind=log_uniform",
+                "mixed": "negatives.kind=mixed",
+                "queue of 4,096": "negatives.kind=queue:negatives.num=4096",
+                "all items": "negatives.kind=full:negatives.correction=none",
+            },
+        ),
+        Factor(
+            "batch (base: 1,024)",
+            {"256": "train.batch_size=256", "4,096": "train.batch_size=4096"},
+        ),
+        Factor(
+            "four of an example's own beside the batch",
+            {
+                "uniform": "negatives.own=uniform",
+                "of the same year": "negatives.own=market:negatives.market=year",
+                "semi-hard, ranks 50 to 300": "negatives.own=semi_hard"
+                ":negatives.ranks=[50,300]:negatives.mask=[item,positives]",
+            },
+        ),
+        Factor(
+            "the hardest of 1,024 uniform, uncorrected",
+            {
+                "256": "negatives.hardest=256",
+                "32": "negatives.hardest=32",
+            },
+            base=losses.UNIFORM + ":negatives.mask=[item,positives]",
+            base_label="all 1,024, the user's own items masked",
+        ),
+    ),
+    budget=losses.STUDY.budget,
+    seconds=40,
+)

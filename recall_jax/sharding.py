@@ -1,0 +1,261 @@
+"""One mesh axis over all devices: what is split over it, and how tables are stored.
+
+Dense parameters and the data set are on every device, a batch and the tables are split.
+A table [V, d] is stored as [64, V/64, d], row i at [i mod 64, i div 64], on one device
+too: popular rows, which have small ids, spread over the devices, and a checkpoint fits
+any number of devices that divides 64. `whole` and `stored` translate.
+
+Code outside `spread` is written for the whole batch, and the compiler splits it. Inside
+`spread` it is written for one device's rows: `mine` takes them of what all devices
+have, `everyone` gathers what each has, `total` sums. On one device all of them return
+what they are given, so that a step reads the same.
+"""
+
+import contextlib
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Int
+
+from recall_jax.types import InputError, Key
+
+SHARDS = 64
+BLOCK = 1 << 14  # rows initialised at a time
+AXIS = "devices"
+
+
+# Tables.
+
+
+def place(ids: Int[Array, "..."], *, rows: int) -> Int[Array, "..."]:
+    """Row i's place in the flat form [64 * rows, d] of a table stored as [64, rows, d].
+
+    >>> place(np.array([0, 1, 64, 65]), rows=3)
+    array([0, 3, 1, 4])
+    """
+    return ids % SHARDS * rows + ids // SHARDS
+
+
+def stored(whole: Float[Array, "V d"]) -> Float[Array, "64 rows d"]:
+    """[V, d] as it is stored; what fills up the last rows is zero."""
+    rows = -(-len(whole) // SHARDS)
+    padded = jnp.pad(whole, ((0, rows * SHARDS - len(whole)), (0, 0)))
+    return padded.reshape(rows, SHARDS, -1).swapaxes(0, 1)
+
+
+def whole(table: Float[Array, "64 rows d"]) -> Float[Array, "n d"]:
+    """The rows of a stored table in their order, and the zeros behind them."""
+    return table.swapaxes(0, 1).reshape(-1, table.shape[-1])
+
+
+def look_up(table: Float[Array, "..."], ids: Int[Array, "..."]) -> Array:
+    """The vectors [..., d] at ids of a stored table [64, rows, d], or of [r, d] rows."""
+    # Ids are checked when the data set is laid out, so the gather need not be.
+    if table.ndim == 3:
+        at = table.at[ids % SHARDS, ids // SHARDS]
+        return at.get(mode="promise_in_bounds")
+
+    def rows(table, ids):
+        return table.at[ids].get(mode="promise_in_bounds")
+
+    return by_device(rows)(table, ids)
+
+
+def flat(leaf: Array) -> Array:
+    """[64, rows, ...] as [64 * rows, ...], which `place` points into."""
+    return leaf.reshape(-1, *leaf.shape[2:])
+
+
+# The mesh.
+
+
+def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+    """One axis over these devices, or over all of every process. Raises InputError for
+    a number that does not divide 64."""
+    devices = jax.devices() if devices is None else devices
+    if SHARDS % len(devices):
+        raise InputError(
+            f"{len(devices)} devices cannot share tables of {SHARDS} parts alike; train "
+            f"on 1, 2, 4, 8, 16, 32 or 64 of them, with --devices=N"
+        )
+    return jax.make_mesh(
+        (len(devices),), (AXIS,), devices=devices, axis_types=(AxisType.Auto,)
+    )
+
+
+def use(mesh: Mesh | None) -> contextlib.AbstractContextManager:
+    """The mesh for all that is traced and placed within; None: one device as ever."""
+    return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
+
+
+def num_devices() -> int:
+    """Devices of the mesh that `jax.set_mesh` has set; 1 without one."""
+    return dict(jax.sharding.get_abstract_mesh().shape).get(AXIS, 1)
+
+
+def inside() -> bool:
+    """Whether this is traced for one device's rows, in `spread`."""
+    return AXIS in jax.sharding.get_abstract_mesh().manual_axes
+
+
+def split(tree: Any) -> Any:
+    """Arrays whose first axis is over the devices, from here on."""
+    if num_devices() == 1:
+        return tree
+    return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, P(AXIS)), tree)
+
+
+def spread(f: Callable, *, in_specs: Any, out_specs: Any) -> Callable:
+    """`f` on each device's own part: specs are `SPLIT` and `WHOLE`, as `shard_map` takes
+    them. What it returns as WHOLE must be the same on all devices."""
+    return jax.shard_map(f, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+
+
+SPLIT, WHOLE = P(AXIS), P()
+
+
+SPLIT_STATE = ("tables", "table_states", "slots")
+"""Parts of a training state that are split; all else is on every device."""
+
+
+def specs(state: Any) -> Any:
+    """A training state's leaves as they are placed, by their path."""
+
+    def spec(path, leaf):
+        return SPLIT if path[0].name in SPLIT_STATE else WHOLE
+
+    return jax.tree_util.tree_map_with_path(spec, state)
+
+
+def keep(state: Any) -> Any:
+    """A training state in a traced step, each leaf where it is placed."""
+    if num_devices() == 1:
+        return state
+    return jax.tree.map(jax.lax.with_sharding_constraint, state, specs(state))
+
+
+def made(make: Callable, *args: Any) -> Any:
+    """What `make(*args)` gives, a training state and something else, each leaf of the
+    state made where it is placed: no table is ever whole on one device."""
+    if num_devices() == 1:
+        return jax.jit(make)(*args)
+    state, _ = jax.eval_shape(make, *args)
+    return jax.jit(make, out_shardings=(specs(state), WHOLE))(*args)
+
+
+def made_by_block(
+    make: Callable, key: Key, *, rows: int, width: int
+) -> Float[Array, "64 rows d"]:
+    """A stored table of blocks `make(key, ids)`, the rows of some ids, one after the
+    other on each device: what a block needs meanwhile, the whole table need not have."""
+    size = min(rows, BLOCK)
+    starts = np.minimum(np.arange(-(-rows // size)) * size, rows - size)
+
+    def parts(key, indices):
+        def write(j, table):
+            part, start = j // len(starts), jnp.asarray(starts)[j % len(starts)]
+            first = start * SHARDS + indices[part]
+            ids = first + jnp.arange(size) * SHARDS
+            block = make(jax.random.fold_in(key, first), ids)
+            return jax.lax.dynamic_update_slice(table, block[None], (part, start, 0))
+
+        # Of the key: else tables of one shape begin as copies of the same zeros.
+        zero = 0.0 * jax.random.key_data(key)[0].astype(jnp.result_type(float))
+        table = jnp.full((len(indices), rows, width), zero)
+        return jax.lax.fori_loop(0, len(indices) * len(starts), write, table)
+
+    if num_devices() > 1:
+        parts = spread(parts, in_specs=(WHOLE, SPLIT), out_specs=SPLIT)
+    return parts(key, jnp.arange(SHARDS))
+
+
+def on_each(tree: Any) -> Any:
+    """Arrays of the host, or of one device, on every device."""
+    return jax.device_put(tree) if num_devices() == 1 else jax.device_put(tree, WHOLE)
+
+
+def on_each_shape(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+    """What `on_each` gives of an array, for compilation."""
+    if num_devices() == 1:
+        return jax.ShapeDtypeStruct(shape, dtype)
+    where = NamedSharding(jax.sharding.get_mesh(), WHOLE)
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
+
+
+def by_device(f: Callable) -> Callable:
+    """`f`, which treats rows alone, on each device's rows of all its arguments."""
+    if num_devices() == 1:
+        return f
+    return spread(f, in_specs=SPLIT, out_specs=SPLIT)
+
+
+def shared_groups(*sizes: int) -> int:
+    """The most groups, up to 64, into which all sizes divide, a power of two: the same
+    on any number of devices.
+
+    >>> shared_groups(1024, 96), shared_groups(6, 64)
+    (32, 2)
+    """
+    return next(n for n in (64, 32, 16, 8, 4, 2, 1) if not any(s % n for s in sizes))
+
+
+def join(parts: Sequence[Array], *, groups: int) -> Array:
+    """Parts [n_j, ...] as one array in which each of `groups` groups holds its share of
+    every part, so that a device that has some groups has its rows of each part."""
+    if len(parts) == 1:
+        return parts[0]
+    if groups % num_devices():
+        sizes = ", ".join(str(len(part)) for part in parts)
+        raise InputError(
+            f"{num_devices()} devices cannot share {sizes} rows of a step alike; choose "
+            "train.batch_size, negatives.num and groups of negatives that they divide"
+        )
+    by_group = [part.reshape(groups, -1, *part.shape[1:]) for part in parts]
+    return jnp.concatenate(by_group, axis=1).reshape(-1, *parts[0].shape[1:])
+
+
+def cut(x: Array, sizes: Sequence[int], *, groups: int) -> list[Array]:
+    """The parts, of these many rows, that `join` made `x` of; inside `spread` the rows
+    of them that are this device's."""
+    if inside():
+        devices = jax.lax.axis_size(AXIS)
+        sizes, groups = [size // devices for size in sizes], max(groups // devices, 1)
+    if len(sizes) == 1:
+        return [x]
+    ends = list(itertools.accumulate(size // groups for size in sizes))[:-1]
+    parts = jnp.split(x.reshape(groups, -1, *x.shape[1:]), ends, axis=1)
+    return [part.reshape(-1, *x.shape[1:]) for part in parts]
+
+
+def mine(tree: Any) -> Any:
+    """This device's rows of arrays that all have whole."""
+    if not inside():
+        return tree
+    index, devices = jax.lax.axis_index(AXIS), jax.lax.axis_size(AXIS)
+
+    def rows(x):
+        size = len(x) // devices
+        return jax.lax.dynamic_slice_in_dim(x, index * size, size)
+
+    return jax.tree.map(rows, tree)
+
+
+def everyone(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    """All devices' rows, in their order."""
+    return jax.lax.all_gather(x, AXIS, tiled=True) if inside() else x
+
+
+def scattered(x: Float[Array, "n d"]) -> Float[Array, "m d"]:
+    """This device's rows of the sum over devices."""
+    return jax.lax.psum_scatter(x, AXIS, tiled=True) if inside() else x
+
+
+def total(x: Array) -> Array:
+    """The sum over devices."""
+    return jax.lax.psum(x, AXIS) if inside() else x

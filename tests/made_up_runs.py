@@ -1,0 +1,124 @@
+"""Run folders that nothing trained: config.json, data.json, metrics.jsonl, results.json."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+from experiments import cli, training
+from recall_jax import config as config_lib
+from recall_jax.config import Experiment
+
+METRICS = ("hr@10", "ndcg@10", "recall@20")
+BASELINES = {"popularity": 0.05, "bigram": 0.2, "oracle": 0.6}
+EPOCHS = 4
+
+
+def experiment(name: str = "dssm_synthetic", **overrides: Any) -> Experiment:
+    """A config; an override is named with _of_ for the dot: temperature_of_loss=0.1."""
+    config = dataclasses.replace(cli.load_config("dssm_synthetic"), name=name)
+    config.evaluate = dataclasses.replace(config.evaluate, metrics=METRICS)
+    for field, value in overrides.items():
+        field, _, group = field.partition("_of_")
+        setattr(getattr(config, group) if group else config, field, value)
+    return config
+
+
+def write(
+    folder: pathlib.Path,
+    config: Experiment,
+    *,
+    level: float = 0.3,
+    protocol: str = "leave_one_out, ties in file order",
+    source: str = "a log",
+    results: dict[str, Any] | None = None,
+    epochs: int = EPOCHS,
+) -> pathlib.Path:
+    """A finished run whose figures are `level` and a little more; `results` replaces some
+    of results.json."""
+    begin(folder, config, level=level, protocol=protocol, source=source, epochs=epochs)
+    content = results_of(config, level=level, protocol=protocol) | (results or {})
+    training.write_json(folder / "results.json", content)
+    return folder
+
+
+def begin(
+    folder: pathlib.Path,
+    config: Experiment,
+    *,
+    level: float = 0.3,
+    protocol: str = "leave_one_out, ties in file order",
+    source: str = "a log",
+    epochs: int = 2,
+) -> pathlib.Path:
+    """A run that is not finished."""
+    folder.mkdir(parents=True)
+    training.write_json(folder / "config.json", config_lib.as_dict(config))
+    data = {"source": source, "protocol": protocol, "events": 7000, "sha256": "5a"}
+    training.write_json(folder / "data.json", data)
+    lines = []
+    for epoch in range(1, epochs + 1):
+        valid = {f"valid_{m}": level * (1 - 0.5**epoch) for m in METRICS}
+        line = {"step": 10 * epoch, "epoch": float(epoch), "loss": 5 / epoch}
+        lines.append(json.dumps(line | valid) + "\n")
+    (folder / "metrics.jsonl").write_text("".join(lines))
+    return folder
+
+
+def results_of(config: Experiment, *, level: float, protocol: str) -> dict[str, Any]:
+    seen = "kept" if config.evaluate.seen == "kept" else "removed"
+    means = {"test": level, **BASELINES}
+    rows = {row: _figures(mean) for row, mean in means.items()}
+    names = [f"{kind}@{k}" for kind in ("hr", "recall", "ndcg") for k in (1, 5, 20)]
+    curves = {row: _curve(mean, names) for row, mean in means.items()}
+    return {
+        "config": config.name,
+        "seed": config.seed,
+        "protocol": protocol,
+        "seen": seen,
+        "valid": rows["test"],
+        "test": rows["test"],
+        "index": "exact",
+        "indexes": {"exact": {"metrics": rows["test"], "queries_per_second": 9.0}},
+        "baselines": {row: rows[row] for row in BASELINES},
+        "intervals": {row: _bounds(found) for row, found in rows.items()},
+        "segments": {
+            group: {name: _segment(rows) for name in names}
+            for group, names in {
+                "activity": ("light", "heavy"),
+                "popularity": ("head", "torso", "tail"),
+            }.items()
+        },
+        "curves": curves,
+        "lists": {},
+        "test_ties_shuffled": None,
+        "test_refit": None,
+        "seconds": {"data": 1.0, "train": 100 * level + config.seed, "compile": 2.0},
+        "num_params": 12345,
+        "steps": 10 * EPOCHS,
+        "best_step": 10 * (EPOCHS - 1),
+        "examples_per_second": 1000.0,
+        "device": "a machine",
+    }
+
+
+def _figures(level: float) -> dict[str, float]:
+    return {name: level + 0.1 * j for j, name in enumerate(METRICS)}
+
+
+def _bounds(figures: dict[str, float]) -> dict[str, list[float]]:
+    return {name: [value - 0.02, value + 0.02] for name, value in figures.items()}
+
+
+def _curve(level: float, names: list[str]) -> dict[str, Any]:
+    made = {name: level * int(name.partition("@")[2]) / 20 for name in names}
+    return {"metrics": made, "intervals": _bounds(made)}
+
+
+def _segment(rows: dict[str, dict[str, float]]) -> dict[str, Any]:
+    return {
+        "told": "history of 2 events",
+        "queries": 40,
+        "rows": rows,
+        "intervals": {row: _bounds(found) for row, found in rows.items()},
+    }

@@ -1,0 +1,55 @@
+"""Steps of any experiment on any number of devices, for tests that compare them."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import training
+from recall_jax import fit, sharding, train
+
+
+class Ran(NamedTuple):
+    """What steps leave, on the host; tables in the order of their rows."""
+
+    state: train.TrainState
+    metrics: dict[str, np.ndarray]  # [steps]
+
+
+def mesh_of(devices: int):
+    return sharding.make_mesh(jax.devices()[:devices]) if devices > 1 else None
+
+
+def float64(tree: Any) -> Any:
+    """Floats in double precision, under jax.enable_x64."""
+
+    def wide(leaf):
+        floats = jnp.issubdtype(leaf.dtype, jnp.floating)
+        return leaf.astype(jnp.float64) if floats else leaf
+
+    return jax.tree.map(wide, tree)
+
+
+def run_steps(config, data, *, devices: int, steps: int) -> Ran:
+    """The first steps of an experiment in float64."""
+    with jax.enable_x64(True), sharding.use(mesh_of(devices)):
+        on = training.make_corpus(config, data)
+        plan = fit.make_plan(config.train, num_rows=on.num_rows)
+        training.check_devices(config, plan)
+        hypers = train.make_hypers(
+            config.optim, config.loss, config.negatives, num_steps=steps
+        )
+        built = training.build(config, data, batch_size=plan.size * on.span)
+        source = float64(sharding.on_each(on.source))
+        built = training.with_capacity(
+            config, built, source, num_rows=on.num_rows, size=plan.size
+        )
+        built = built._replace(state=float64(built.state))
+        rows = np.random.default_rng(1).integers(0, on.num_rows, (steps, plan.size))
+        examples = sharding.on_each((rows * on.span).astype(np.int32))
+        run = train.scan_steps(training.make_step(config, built))
+        state, metrics = run(
+            built.state, float64(sharding.on_each(hypers)), source, examples
+        )
+        return jax.device_get(Ran(state, metrics))
