@@ -121,12 +121,28 @@ def _train_and_evaluate(config: Experiment, workdir: pathlib.Path) -> dict[str, 
     for part in filter(None, prepared):
         evaluate.check(config.evaluate, part)
     seconds = collections.Counter(data=time.perf_counter() - start, train=0)
-    _describe(config, data)
+    describe(config, data)
     encoder, fitted = training.train_model(config, data, workdir)
     seconds.update(fitted.seconds)
+    return measure(config, prepared, workdir, encoder, fitted, seconds=seconds)
+
+
+def measure(
+    config: Experiment,
+    prepared: training.Prepared,
+    workdir: pathlib.Path,
+    encoder: evaluate.Encoder,
+    fitted: fit.Fitted,
+    *,
+    seconds: collections.Counter,
+    compared: figures.Compared | None = None,
+) -> dict[str, Any]:
+    """results.json of a trained model; with data.ties=both and train.refit=all the
+    second model is trained too. `compared` are the baselines where they are known."""
+    data = prepared.data
     start = time.perf_counter()
     params = evaluate.params_of(fitted.state)
-    rows = figures.measure_rows(config, prepared, encoder, params)
+    rows = figures.measure_rows(config, prepared, encoder, params, compared=compared)
     rows |= _measure_links(config, data, encoder, params)
     converted = _measure_conversions(config, data, encoder, params)
     seconds["evaluate"] += time.perf_counter() - start
@@ -235,7 +251,8 @@ def _measure_conversions(
     return conversions.measure(vectors, data, made_by)
 
 
-def _describe(config: Experiment, data: Data) -> None:
+def describe(config: Experiment, data: Data) -> None:
+    """Tell what a run trains on and how it is measured."""
     users, items = (data.vocabularies[name] for name in ("user", "item"))
     seen = "removed" if evaluate.removes_seen(config.evaluate, data) else "kept"
     print(f"data       {data.source}")

@@ -109,12 +109,22 @@ def train_model(
     validated or chosen.
     """
     with sharding.use(sharding.make_mesh() if processes.count() > 1 else None):
-        return _train_model(config, data, workdir, epochs=epochs)
+        ready = make_loop(config, data, workdir, epochs=epochs)
+        return ready.encoder, fit.fit(ready.loop, ready.state)
 
 
-def _train_model(
-    config: Experiment, data: Data, workdir: pathlib.Path, *, epochs: int | None
-) -> tuple[evaluate.Encoder, fit.Fitted]:
+class Ready(NamedTuple):
+    """All that training needs."""
+
+    encoder: evaluate.Encoder
+    loop: fit.Loop
+    state: train.TrainState  # before the first step
+
+
+def make_loop(
+    config: Experiment, data: Data, workdir: pathlib.Path, *, epochs: int | None = None
+) -> Ready:
+    """The loop of `train_model`; writes what the run folder says of its model."""
     on = make_corpus(config, data)
     if on_pairs(config):
         print(f"pairs      {on.described}")
@@ -155,7 +165,7 @@ def _train_model(
         return state._replace(candidates=state.candidates._replace(index=vectors))
 
     check_same_everywhere(data)
-    processes.of_first(lambda: _write_description(config, data, workdir))
+    processes.of_first(lambda: write_description(config, data, workdir))
     loop = fit.Loop(
         step=make_step(config, built),
         feed=feed,
@@ -169,7 +179,7 @@ def _train_model(
         refresh=refresh,
         refresh_every=built.objective.refresh_every,
     )
-    return encoder, fit.fit(loop, built.state)
+    return Ready(encoder, loop, built.state)
 
 
 def check_same_everywhere(data: Data) -> None:
@@ -387,7 +397,7 @@ def check_same_data(data: Data, workdir: pathlib.Path) -> None:
         )
 
 
-def _write_description(config: Experiment, data: Data, workdir: pathlib.Path) -> None:
+def write_description(config: Experiment, data: Data, workdir: pathlib.Path) -> None:
     """What a model is trained by and on, before the first step: config.json,
     vocabularies.json, data.json. A run does not go on with other data."""
     check_same_data(data, workdir)

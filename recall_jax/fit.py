@@ -199,7 +199,7 @@ def fit(loop: Loop, state: TrainState) -> Fitted:
                 progress = progress._replace(best_step=step)
                 if step == plan.num_steps:
                     _save(loop, state, progress=progress, clock=clock, kind="best")
-            elif _validates(loop, step=step):
+            elif validates(loop, step=step):
                 with clock.of("evaluate"):
                     # One rounding apart, two processes would save different steps.
                     measured = processes.agreed(loop.validate(state))
@@ -208,7 +208,7 @@ def fit(loop: Loop, state: TrainState) -> Fitted:
                 if progress.best_step == step:
                     _save(loop, state, progress=progress, clock=clock, kind="best")
             write(step, values)
-            if _saves(loop, step=step):
+            if saves(loop, step=step):
                 _save(loop, state, progress=progress, clock=clock, kind="latest")
     best, *_ = _restore(loop, state, kind="best")
     speed = step * size / clock.seconds["train"]
@@ -293,13 +293,15 @@ def _diverged(loop: Loop, metrics, *, at: int, step: int) -> str:
     )
 
 
-def _validates(loop: Loop, *, step: int) -> bool:
+def validates(loop: Loop, *, step: int) -> bool:
+    """Whether validation is due after this many steps."""
     epoch, rest = divmod(step, loop.plan.steps_per_epoch)
     due = epoch % loop.config.eval_every == 0 or epoch == loop.plan.epochs
     return rest == 0 and due
 
 
-def _saves(loop: Loop, *, step: int) -> bool:
+def saves(loop: Loop, *, step: int) -> bool:
+    """Whether a checkpoint to resume from is due after this many steps."""
     every = loop.config.checkpoint_every
     dispatch = step // loop.plan.scan
     return step % loop.plan.steps_per_epoch == 0 or (

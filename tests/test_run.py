@@ -101,10 +101,10 @@ def files(folder) -> dict[str, bytes]:
     }
 
 
-def parameters(workdir) -> dict[str, np.ndarray]:
-    """Every array of the newest checkpoints, both kinds."""
+def parameters(workdir, *, kinds=("latest", "best")) -> dict[str, np.ndarray]:
+    """Every array of the newest checkpoints of these kinds."""
     arrays = {}
-    for kind in ("latest", "best"):
+    for kind in kinds:
         newest = max((workdir / "checkpoints" / kind).iterdir())
         leaves = json.loads((newest / "record.json").read_text())["leaves"]
         names = [name for name, kind in leaves.items() if not re.search(r"\b0\b", kind)]
