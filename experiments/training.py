@@ -18,6 +18,7 @@ from recall_jax import (
     exchange,
     features,
     fit,
+    lookups,
     negatives,
     objective,
     pair_step,
@@ -364,7 +365,7 @@ def with_capacity(
     def most(state, source, examples):
         columns = read(state, source, examples)
         return {
-            table.name: exchange.measure(train.lookups(columns, table=table))
+            table.name: exchange.measure(lookups.ids_of(columns, table=table))
             for table in tables
         }
 

@@ -31,6 +31,7 @@ from recall_jax import (
     features,
     frequency,
     logs,
+    lookups,
     negatives,
     objective,
     sharding,
@@ -138,7 +139,7 @@ def looked_up(setting: Setting, examples: np.ndarray) -> dict[str, np.ndarray]:
     def ids(examples):
         columns = read(state, setting.source, examples)
         return {
-            table.name: train.lookups(columns, table=table)
+            table.name: lookups.ids_of(columns, table=table)
             for table in setting.graph.tables
         }
 
