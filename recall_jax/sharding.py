@@ -14,10 +14,11 @@ what they are given, so that a step reads the same.
 import contextlib
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
@@ -92,6 +93,15 @@ def use(mesh: Mesh | None) -> contextlib.AbstractContextManager:
     return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
 
 
+def described() -> str:
+    """The devices for people: "cpu", "8 x cpu"."""
+    device = jax.devices()[0]
+    if num_devices() > 1:
+        device = jax.sharding.get_mesh().devices.flat[0]
+    many = f"{num_devices()} x " if num_devices() > 1 else ""
+    return f"{many}{device.device_kind}"
+
+
 def num_devices() -> int:
     """Devices of the mesh that `jax.set_mesh` has set; 1 without one."""
     return dict(jax.sharding.get_abstract_mesh().shape).get(AXIS, 1)
@@ -147,16 +157,36 @@ def made(make: Callable, *args: Any) -> Any:
     return jax.jit(make, out_shardings=(specs(state), WHOLE))(*args)
 
 
+def outlined(make: Callable, *args: Any) -> Any:
+    """As `made`, but of the state shapes alone, and where each leaf would be placed."""
+    state, _ = jax.eval_shape(make, *args)
+    if num_devices() > 1:
+        state = jax.tree.map(
+            lambda x, at: _placed(x.shape, x.dtype, at), state, specs(state)
+        )
+    rest = jax.jit(lambda *args: make(*args)[1])  # the compiler drops the state
+    return state, on_each(rest(*args))
+
+
 def on_each(tree: Any) -> Any:
     """Arrays of the host, or of one device, on every device."""
     return jax.device_put(tree) if num_devices() == 1 else jax.device_put(tree, WHOLE)
+
+
+def share(tree: Any) -> Any:
+    """Arrays whose rows the devices can share alike, to each device its own."""
+    return jax.device_put(tree) if num_devices() == 1 else jax.device_put(tree, SPLIT)
 
 
 def on_each_shape(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
     """What `on_each` gives of an array, for compilation."""
     if num_devices() == 1:
         return jax.ShapeDtypeStruct(shape, dtype)
-    where = NamedSharding(jax.sharding.get_mesh(), WHOLE)
+    return _placed(shape, dtype, WHOLE)
+
+
+def _placed(shape: tuple[int, ...], dtype: Any, spec: P) -> jax.ShapeDtypeStruct:
+    where = NamedSharding(jax.sharding.get_mesh(), spec)
     return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
 
 
@@ -165,6 +195,69 @@ def by_device(f: Callable) -> Callable:
     if num_devices() == 1:
         return f
     return spread(f, in_specs=SPLIT, out_specs=SPLIT)
+
+
+# Vectors, of which any number is split.
+
+
+class Rows(NamedTuple):
+    """The rows of an array [num, d] over the devices, as many on each, with rows that
+    mean nothing behind the last; on one device the array itself."""
+
+    array: Float[Array, "n d"]
+    num: int
+
+    @property
+    def mesh(self) -> Mesh | None:
+        """That of the devices which have them; None for one."""
+        where = self.array.sharding
+        return where.mesh if where.num_devices > 1 else None
+
+
+def as_rows(x: Float[Array | np.ndarray, "n d"]) -> Rows:
+    """An array of the host, or one that is on every device."""
+    if num_devices() == 1:
+        return Rows(jnp.asarray(x), len(x))
+    pad = jnp.pad if isinstance(x, jax.Array) else np.pad
+    padded = pad(x, ((0, -len(x) % num_devices()), (0, 0)))
+    return Rows(share(padded), len(x))
+
+
+def as_blocks(x: Int[np.ndarray, "n"], *, size: int) -> list[Int[np.ndarray, "b"]]:
+    """Blocks of `size` of each device's rows, padded with 0: what `of_blocks` joins."""
+    share = -(-len(x) // num_devices())
+    width = -(-share // size) * size
+    padded = np.pad(x, (0, num_devices() * width - len(x))).reshape(-1, width)
+    return [padded[:, at : at + size].ravel() for at in range(0, width, size)]
+
+
+def of_blocks(blocks: list[Float[Array, "b d"]], *, num: int) -> Rows:
+    """What was computed of blocks, row by row: nothing goes to another device."""
+    if num_devices() == 1:
+        return Rows(jnp.concatenate(blocks)[:num], num)
+
+    def joined(blocks):
+        shared = [block.reshape(num_devices(), -1, block.shape[1]) for block in blocks]
+        return jnp.concatenate(shared, axis=1).reshape(-1, blocks[0].shape[1])
+
+    return Rows(jax.jit(joined, out_shardings=SPLIT)(blocks), num)
+
+
+def everywhere(rows: Rows) -> Float[Array, "num d"]:
+    """The array [num, d] itself, on every device."""
+    if rows.mesh is None:
+        return rows.array
+    with use(rows.mesh):
+        return jax.jit(lambda x: x[: rows.num], out_shardings=WHOLE)(rows.array)
+
+
+def on_host(rows: Rows) -> Float[np.ndarray, "num d"]:
+    """The array [num, d] itself."""
+    here = rows.array.is_fully_addressable
+    return np.asarray(rows.array if here else everywhere(rows))[: rows.num]
+
+
+# Batches of several parts.
 
 
 def shared_groups(*sizes: int) -> int:
