@@ -27,6 +27,8 @@ from recall_jax import (
     item_item,
     negatives,
     pairs,
+    sharding,
+    train,
 )
 from recall_jax import config as config_lib
 from recall_jax.config import Experiment
@@ -42,7 +44,21 @@ def main(argv: list[str]) -> None:
     if flags.FLAGS.seed is not None:
         config.seed = flags.FLAGS.seed
     workdir = pathlib.Path(flags.FLAGS.workdir or f"runs/{config.name}")
-    run(config, workdir)
+    with sharding.use(mesh_of(flags.FLAGS.devices)):
+        run(config, workdir)
+
+
+def mesh_of(num: int) -> jax.sharding.Mesh | None:
+    """The first `num` devices, all for 0; None for one. Raises InputError where there
+    are not so many, or they cannot share the tables."""
+    there = jax.devices()
+    if not 0 <= num <= len(there):
+        raise InputError(
+            f"--devices={num}, but there are {len(there)} x {there[0].device_kind}; "
+            f"give 1 to {len(there)}, or 0 for all"
+        )
+    num = num or len(there)
+    return sharding.make_mesh(there[:num]) if num > 1 else None
 
 
 def run(config: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
@@ -143,11 +159,15 @@ def _train_and_evaluate(config: Experiment, workdir: pathlib.Path) -> dict[str, 
         "examples_per_second": fitted.examples_per_second,
         "seconds": dict(seconds),
         "epoch_seconds": fitted.seconds["train"] / fitted.epochs,
-        "num_params": sum(
-            leaf.size for leaf in jax.tree.leaves(evaluate.params_of(fitted.state))
-        ),
-        "device": str(jax.devices()[0].device_kind),
+        "num_params": _num_params(encoder.graph, params),
+        "device": sharding.described(),
     }
+
+
+def _num_params(graph: train.Graph, params: Any) -> int:
+    """Numbers that a model is made of, without what fills up its stored tables."""
+    in_tables = sum(table.rows * table.width for table in graph.tables)
+    return in_tables + sum(leaf.size for leaf in jax.tree.leaves(params[1:]))
 
 
 def _measure_shuffled(
@@ -223,6 +243,7 @@ def _measure_conversions(
 def _describe(config: Experiment, data: Data) -> None:
     users, items = (data.vocabularies[name] for name in ("user", "item"))
     seen = "removed" if evaluate.removes_seen(config.evaluate, data) else "kept"
+    print(f"devices    {sharding.described()}")
     print(f"data       {data.source}")
     print(
         f"counts     {len(users.ids):,} users, {len(items.ids):,} items, "
@@ -278,6 +299,7 @@ def _measure_links(
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "run folder; default runs/NAME")
     flags.DEFINE_integer("seed", None, "overrides the config's seed")
+    flags.DEFINE_integer("devices", 1, "how many share the work; 0: all there are")
 
 
 if __name__ == "__main__":

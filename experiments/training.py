@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -53,17 +54,19 @@ def prepare(config: Experiment) -> Prepared:
 
 
 def lay_out(config: Experiment, log: Interactions) -> Data:
-    """A log split and laid out; of data.ties=both the first, ties in file order."""
+    """A log split and laid out, on every device; of data.ties=both the first, ties in
+    file order."""
     if config.data.ties == "both":
         config = with_ties(config, "file")
     # An unknown name goes to the split as it is, which names the known ones.
-    return dataset.prepare(
+    data = dataset.prepare(
         interactions.split(log, config=config.data),
         history_length=config.model.history_length,
         min_history=config.model.min_history,
         span=span_of(config.model),
         config=config.data,
     )
+    return dataclasses.replace(data, dataset=sharding.on_each(data.dataset))
 
 
 class Opened(NamedTuple):
@@ -177,7 +180,7 @@ def restore_chosen(config: Experiment, data: Data, workdir: pathlib.Path) -> Res
         raise InputError(f"{workdir} holds no run: it has no data.json")
     check_same_data(data, workdir)
     size = config.train.batch_size * data.dataset.span
-    built = build(config, data, batch_size=size)
+    built = build(config, data, batch_size=size, made=sharding.outlined)
     like = built.state._replace(slots={})
     found = checkpoint.restore(workdir / "checkpoints", like, kind="best")
     if found is None:
@@ -256,8 +259,11 @@ class Built(NamedTuple):
     order_key: jax.Array
 
 
-def build(config: Experiment, data: Data, *, batch_size: int) -> Built:
-    """Everything that a config decides about a step."""
+def build(
+    config: Experiment, data: Data, *, batch_size: int, made: Callable = sharding.made
+) -> Built:
+    """Everything that a config decides about a step; `sharding.outlined` makes of the
+    state only its shapes, for what a checkpoint holds to take its place."""
     goal = objective.make_objective(config.loss, config.negatives)
     objective.check_labels(config.loss, data.dataset.example_label)
     optimizer = train.make_optimizer(config.optim)
@@ -283,7 +289,7 @@ def build(config: Experiment, data: Data, *, batch_size: int) -> Built:
         graphs.append(graph)  # but for its random state it is no array
         return state, graph.random
 
-    state, random = sharding.made(make, keys[0], keys[1])
+    state, random = made(make, keys[0], keys[1])
     graph = graphs[-1]._replace(random=random)
     return Built(graph, goal, optimizer, state, keys[2])
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from recall_jax import indexes, metrics, retrieval, sampled
+from recall_jax import index_inputs, indexes, metrics, retrieval, sampled, sharding
 from recall_jax.data.arrays import Dataset
 from recall_jax.data.dataset import Data, Part
 from recall_jax.data.interactions import ranges
@@ -234,15 +234,17 @@ def make_encoder(graph: Graph, *, complete: Complete | None = None) -> Encoder:
         columns = dataset.query(user, position)
         if length := dataset.history_length:
             columns["history"] = dataset.past(user, position, length=length)
-        return _query_vectors(graph.model(*params), dataset, columns)
+        columns = sharding.split(columns)
+        return sharding.split(_query_vectors(graph.model(*params), dataset, columns))
 
     @jax.jit
     @jax.default_matmul_precision("highest")
     def item(params, dataset: Dataset, ids):
         model = graph.model(*params)
-        columns = dataset.item(ids)
+        columns = sharding.split(dataset.item(ids))
         served = hasattr(model, "item_vector")
-        return model.item_vector(columns) if served else model.item(columns)
+        tower = model.item_vector if served else model.item
+        return sharding.split(tower(columns))
 
     @jax.jit
     @jax.default_matmul_precision("highest")
@@ -269,54 +271,60 @@ def params_of(state: TrainState) -> tuple[Any, Any, Any]:
 
 
 def encode_items(encoder: Encoder, params, *, data: Data, batch_size: int):
-    """Vectors float32 [V, d] of catalogue ids 1..V."""
-    ids = np.arange(1, data.dataset.num_items + 1, dtype=np.int32)
-    vectors = _in_batches(
-        lambda ids: encoder.item(params, data.dataset, ids), ids, batch_size=batch_size
-    )
+    """Vectors float32 [V, d] of catalogue ids 1..V, on every device."""
+    rows = _item_rows(encoder, params, data=data, batch_size=batch_size)
+    vectors = sharding.everywhere(rows)
     return vectors if encoder.complete is None else encoder.complete(vectors, data)
 
 
 def encode_queries(
     encoder: Encoder, params, *, data: Data, part: Part, batch_size: int
 ):
-    """Vectors float32 [q, d] of a part's users, as of where their history ends."""
-    return _in_batches(
+    """Vectors float32 [q, d] of a part's users, as of where their history ends, on every
+    device."""
+    rows = _in_batches(
         lambda user, position: encoder.query(params, data.dataset, user, position),
         part.user,
         part.start.astype(np.int32),
         batch_size=batch_size,
     )
+    return sharding.everywhere(rows)
 
 
 class Vectors(NamedTuple):
     """What an index holds, and what it is asked: [V, d] and [q, d] float32."""
 
-    items: jax.Array
+    items: index_inputs.Vectors
     queries: jax.Array
 
 
 def encode(
     encoder: Encoder, params, *, data: Data, part: Part, batch_size: int
 ) -> Vectors:
-    """The vectors of the catalogue and of a part's users, computed when it returns."""
-    items = encode_items(encoder, params, data=data, batch_size=batch_size)
-    queries = encode_queries(
-        encoder, params, data=data, part=part, batch_size=batch_size
-    )
+    """The vectors of the catalogue, to each device its own, and of a part's users,
+    computed when it returns."""
+    given = {"data": data, "batch_size": batch_size}
+    items_of = _item_rows if encoder.complete is None else encode_items
+    items = items_of(encoder, params, **given)
+    queries = encode_queries(encoder, params, part=part, **given)
     return jax.block_until_ready(Vectors(items, queries))
 
 
-def _in_batches(encode, *arrays: np.ndarray, batch_size: int) -> jax.Array:
-    """Blocks of one static size; the last is padded with 0, which is padding too."""
-    n = len(arrays[0])
-    size = min(batch_size, n)
-    blocks = []
-    for start in range(0, n, size):
-        block = [array[start : start + size] for array in arrays]
-        padded = [np.pad(array, (0, size - len(array))) for array in block]
-        blocks.append(encode(*jax.device_put(padded)))
-    return jnp.concatenate(blocks)[:n]
+def _item_rows(encoder: Encoder, params, *, data: Data, batch_size: int):
+    ids = np.arange(1, data.dataset.num_items + 1, dtype=np.int32)
+    return _in_batches(
+        lambda ids: encoder.item(params, data.dataset, ids), ids, batch_size=batch_size
+    )
+
+
+def _in_batches(encode, *arrays: np.ndarray, batch_size: int) -> sharding.Rows:
+    """Blocks of one static size, in which each device has as many of its rows; padded
+    with 0, which is padding too."""
+    n, devices = len(arrays[0]), sharding.num_devices()
+    size = min(-(-batch_size // devices), -(-n // devices))
+    blocks = zip(*[sharding.as_blocks(array, size=size) for array in arrays])
+    done = [encode(*sharding.share(block)) for block in blocks]
+    return sharding.of_blocks(done, num=n)
 
 
 class Result(NamedTuple):
