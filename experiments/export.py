@@ -17,6 +17,7 @@ from absl import flags
 
 from experiments import cli, training
 from recall_jax import evaluate, publish, towers
+from recall_jax.data import stream
 from recall_jax.types import InputError
 
 
@@ -39,6 +40,8 @@ def load(workdir: pathlib.Path) -> towers.Run:
     """A run by its folder. Raises InputError if there is none or its data changed."""
     config, log, data = training.open_run(workdir)
     encoder, params = training.restore(config, data, workdir)
+    if data.log is not None:  # users' vectors are made of all of their histories
+        data = stream.resident(data)
     titles = log.items.text.get("title")
     removed = evaluate.removes_seen(config.evaluate, data)
     return towers.Run(

@@ -291,7 +291,7 @@ def _baselines(
     """Searches of the test part by name, and EASE's l2 where it is among them; it is
     chosen on validation unless given."""
     rows = {"popularity": baselines.popularity(data, data.test)}
-    if data.ordered:
+    if data.ordered and data.log is None:
         rows["bigram"] = baselines.bigram(data, data.test)
     if config.data.protocol == "file_order":
         rows["constant"] = baselines.penultimate(data, data.test)

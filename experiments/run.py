@@ -256,7 +256,12 @@ def _describe(config: Experiment, data: Data) -> None:
         )
     ranked = evaluate.ranked(config.evaluate)
     print(f"protocol   {data.protocol}; {ranked}, seen items {seen}")
-    if not item_item.fits(data):
+    if data.log is not None:
+        print(
+            "           no rows bigram, item knn, ease: they take the whole log into "
+            "memory, and this one is streamed"
+        )
+    elif not item_item.fits(data):
         print(
             "           no rows item knn, ease: they weigh all pairs of items, and "
             f"{len(items.ids):,} are more than {item_item.MAX_ITEMS:,}"

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from experiments import cli
+from experiments import cli, streaming
 from recall_jax import (
     candidates,
     checkpoint,
@@ -28,7 +28,7 @@ from recall_jax import (
 )
 from recall_jax import config as config_lib
 from recall_jax.config import Experiment
-from recall_jax.data import dataset, interactions
+from recall_jax.data import dataset, interactions, stream
 from recall_jax.data.dataset import Data
 from recall_jax.data.interactions import Interactions
 from recall_jax.types import InputError
@@ -44,6 +44,8 @@ class Prepared(NamedTuple):
 def prepare(config: Experiment) -> Prepared:
     """Load, filter, split and lay out the data of an experiment."""
     check_pairs(config)
+    if streaming.is_streamed(config):
+        return Prepared(streaming.open_data(config), None)
     log, ties = config.data.load(), config.data.ties
     other = "file" if ties == "shuffled" else "shuffled"
     compared = config.data.protocol == "leave_one_out" and log.time is not None
@@ -54,19 +56,17 @@ def prepare(config: Experiment) -> Prepared:
 
 
 def lay_out(config: Experiment, log: Interactions) -> Data:
-    """A log split and laid out, on every device; of data.ties=both the first, ties in
-    file order."""
+    """A log split and laid out; of data.ties=both the first, ties in file order."""
     if config.data.ties == "both":
         config = with_ties(config, "file")
     # An unknown name goes to the split as it is, which names the known ones.
-    data = dataset.prepare(
+    return dataset.prepare(
         interactions.split(log, config=config.data),
         history_length=config.model.history_length,
         min_history=config.model.min_history,
         span=span_of(config.model),
         config=config.data,
     )
-    return dataclasses.replace(data, dataset=sharding.on_each(data.dataset))
 
 
 class Opened(NamedTuple):
@@ -83,6 +83,9 @@ def open_run(workdir: pathlib.Path) -> Opened:
     if not path.is_file():
         raise InputError(f"{workdir} holds no run: it has no config.json")
     config = cli.load_config(str(path))
+    if streaming.is_streamed(config):
+        data = streaming.open_data(config)
+        return Opened(config, stream.entities(config.data, data), data)
     log = config.data.load()
     return Opened(config, log, lay_out(config, log))
 
@@ -107,14 +110,19 @@ def train_model(
     on = make_corpus(config, data)
     if on_pairs(config):
         print(f"pairs      {on.described}")
-    plan = fit.make_plan(config.train, num_rows=on.num_rows)
+    if data.log is not None:
+        print(f"windows    {streaming.cut(config, data).told(data.log)}")
+    plan = streaming.make_plan(config, data, num_rows=on.num_rows)
     hypers = train.make_hypers(
         config.optim, config.loss, config.negatives, num_steps=plan.num_steps
     )
     check_devices(config, plan)
     built = build(config, data, batch_size=plan.size * on.span)
-    source = sharding.on_each(on.source)
-    built = with_capacity(config, built, source, num_rows=on.num_rows, size=plan.size)
+    plan = plan if epochs is None else plan._replace(epochs=epochs)
+    on = on._replace(source=sharding.on_each(on.source))
+    feed = streaming.make_feed(config, data, on, plan=plan, key=built.order_key)
+    source, rows = streaming.some_rows(on, data, feed)
+    built = with_capacity(config, built, source, num_rows=rows, size=plan.size)
     encoder = make_encoder(config, built)
     measured = functools.partial(
         evaluate.measure_model,
@@ -140,13 +148,11 @@ def train_model(
     _write_description(config, data, workdir)
     loop = fit.Loop(
         step=make_step(config, built),
-        source=source,
-        num_rows=on.num_rows,
+        feed=feed,
         span=on.span,
         hypers=sharding.on_each(hypers),
-        plan=plan if epochs is None else plan._replace(epochs=epochs),
+        plan=plan,
         config=config.train,
-        order_key=built.order_key,
         validate=validate if epochs is None else None,
         select_by=config.evaluate.select_by,
         workdir=workdir,
@@ -187,10 +193,8 @@ def restore_chosen(config: Experiment, data: Data, workdir: pathlib.Path) -> Res
         raise InputError(
             f"{workdir} has no model yet; one is there after the first validation"
         )
-    state = found[0]
-    return Restored(
-        make_encoder(config, built), evaluate.params_of(state), int(state.step)
-    )
+    encoder, state = make_encoder(config, built), found[0]
+    return Restored(encoder, evaluate.params_of(state), int(state.step))
 
 
 def make_encoder(config: Experiment, built: "Built") -> evaluate.Encoder:
@@ -262,8 +266,7 @@ class Built(NamedTuple):
 def build(
     config: Experiment, data: Data, *, batch_size: int, made: Callable = sharding.made
 ) -> Built:
-    """Everything that a config decides about a step; `sharding.outlined` makes of the
-    state only its shapes, for what a checkpoint holds to take its place."""
+    """Everything that a config decides about a step, the state by `made`."""
     goal = objective.make_objective(config.loss, config.negatives)
     objective.check_labels(config.loss, data.dataset.example_label)
     optimizer = train.make_optimizer(config.optim)
@@ -290,8 +293,7 @@ def build(
         return state, graph.random
 
     state, random = made(make, keys[0], keys[1])
-    graph = graphs[-1]._replace(random=random)
-    return Built(graph, goal, optimizer, state, keys[2])
+    return Built(graphs[-1]._replace(random=random), goal, optimizer, state, keys[2])
 
 
 def check_devices(config: Experiment, plan: fit.Plan) -> None:

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from recall_jax import index_inputs, indexes, metrics, retrieval, sampled, sharding
+from recall_jax import blocks, indexes, metrics, retrieval, sampled, sharding
 from recall_jax.data.arrays import Dataset
 from recall_jax.data.dataset import Data, Part
 from recall_jax.data.interactions import ranges
+from recall_jax.row_split import Rows
 from recall_jax.train import Graph, TrainState
 from recall_jax.types import Columns, InputError
 
@@ -234,14 +235,13 @@ def make_encoder(graph: Graph, *, complete: Complete | None = None) -> Encoder:
         columns = dataset.query(user, position)
         if length := dataset.history_length:
             columns["history"] = dataset.past(user, position, length=length)
-        columns = sharding.split(columns)
-        return sharding.split(_query_vectors(graph.model(*params), dataset, columns))
+        return _query_vectors(graph.model(*params), dataset, columns)
 
     @jax.jit
     @jax.default_matmul_precision("highest")
     def item(params, dataset: Dataset, ids):
         model = graph.model(*params)
-        columns = sharding.split(dataset.item(ids))
+        columns = dataset.item(ids)
         served = hasattr(model, "item_vector")
         tower = model.item_vector if served else model.item
         return sharding.split(tower(columns))
@@ -257,12 +257,15 @@ def make_encoder(graph: Graph, *, complete: Complete | None = None) -> Encoder:
 def _query_vectors(model, dataset: Dataset, columns: Columns) -> jax.Array:
     if hasattr(model, "user_vector"):
         ids = columns["history"]
-        return model.user_vector(model.item_vector(dataset.item(ids)), ids != 0)
+        items = model.item_vector(dataset.item(ids))
+        return sharding.split(model.user_vector(items, ids != 0))
     if "history" in columns:
         known = jnp.minimum(columns["history"], dataset.known_items + 1)
         columns = columns | {"history": known}
     vectors = model.query(columns)
-    return vectors[:, -1] if vectors.ndim == 3 else vectors  # the last position's
+    if vectors.ndim == 3:
+        vectors = vectors[:, -1]  # the last position's
+    return sharding.split(vectors)
 
 
 def params_of(state: TrainState) -> tuple[Any, Any, Any]:
@@ -272,8 +275,10 @@ def params_of(state: TrainState) -> tuple[Any, Any, Any]:
 
 def encode_items(encoder: Encoder, params, *, data: Data, batch_size: int):
     """Vectors float32 [V, d] of catalogue ids 1..V, on every device."""
-    rows = _item_rows(encoder, params, data=data, batch_size=batch_size)
-    vectors = sharding.everywhere(rows)
+    rows = blocks.encode_catalogue(
+        encoder.item, params, data=data, batch_size=batch_size
+    )
+    vectors = rows.everywhere()
     return vectors if encoder.complete is None else encoder.complete(vectors, data)
 
 
@@ -282,19 +287,23 @@ def encode_queries(
 ):
     """Vectors float32 [q, d] of a part's users, as of where their history ends, on every
     device."""
-    rows = _in_batches(
+    if data.log is not None:
+        return blocks.encode_streamed(
+            encoder.columns, params, data=data, part=part, batch_size=batch_size
+        )
+    rows = blocks.in_batches(
         lambda user, position: encoder.query(params, data.dataset, user, position),
         part.user,
         part.start.astype(np.int32),
         batch_size=batch_size,
     )
-    return sharding.everywhere(rows)
+    return rows.everywhere()
 
 
 class Vectors(NamedTuple):
     """What an index holds, and what it is asked: [V, d] and [q, d] float32."""
 
-    items: index_inputs.Vectors
+    items: Rows | jax.Array
     queries: jax.Array
 
 
@@ -303,28 +312,13 @@ def encode(
 ) -> Vectors:
     """The vectors of the catalogue, to each device its own, and of a part's users,
     computed when it returns."""
-    given = {"data": data, "batch_size": batch_size}
-    items_of = _item_rows if encoder.complete is None else encode_items
-    items = items_of(encoder, params, **given)
-    queries = encode_queries(encoder, params, part=part, **given)
+    known = {"data": data, "batch_size": batch_size}
+    if encoder.complete is None:
+        items = blocks.encode_catalogue(encoder.item, params, **known)
+    else:
+        items = encode_items(encoder, params, **known)
+    queries = encode_queries(encoder, params, part=part, **known)
     return jax.block_until_ready(Vectors(items, queries))
-
-
-def _item_rows(encoder: Encoder, params, *, data: Data, batch_size: int):
-    ids = np.arange(1, data.dataset.num_items + 1, dtype=np.int32)
-    return _in_batches(
-        lambda ids: encoder.item(params, data.dataset, ids), ids, batch_size=batch_size
-    )
-
-
-def _in_batches(encode, *arrays: np.ndarray, batch_size: int) -> sharding.Rows:
-    """Blocks of one static size, in which each device has as many of its rows; padded
-    with 0, which is padding too."""
-    n, devices = len(arrays[0]), sharding.num_devices()
-    size = min(-(-batch_size // devices), -(-n // devices))
-    blocks = zip(*[sharding.as_blocks(array, size=size) for array in arrays])
-    done = [encode(*sharding.share(block)) for block in blocks]
-    return sharding.of_blocks(done, num=n)
 
 
 class Result(NamedTuple):

@@ -70,7 +70,7 @@ def load_vocabularies(path: pathlib.Path) -> dict[str, Vocabulary]:
 REMEDIES = {
     "history": " without a model.history_length",
     "searched": " without data.tokens, the event column of searched words",
-    "example_age": " without times (data.time)",
+    "example_age": " without times (data.time), and a streamed log has none",
     "title": " without titles and data.text_buckets for their trigrams",
 }
 """Why a column that is not a feature may be missing."""

@@ -68,6 +68,48 @@ def make_plan(config: TrainConfig, *, num_rows: int) -> Plan:
     return Plan(batches // dispatches, dispatches, config.batch_size, config.epochs)
 
 
+class Feed(NamedTuple):
+    """What steps train on.
+
+    `like` is the source that a step reads, a pytree (negatives.Source, pairs.Source), or
+    the shapes of one. `portions(step)` gives, from a step on that begins a dispatch, the
+    source of each dispatch and its rows, int32 [scan, size]; closing it ends it.
+    """
+
+    like: Any
+    portions: Callable[[int], Iterator[tuple[Any, np.ndarray]]]
+
+
+def resident(source: Any, *, num_rows: int, span: int, plan: Plan, key: Key) -> Feed:
+    """All data in one source, of `num_rows` rows, in another order each epoch."""
+
+    def portions(step: int) -> Iterator[tuple[Any, np.ndarray]]:
+        first, rest = divmod(step, plan.steps_per_epoch)
+        done = rest // plan.scan
+        for epoch in range(first, plan.epochs):
+            order = epoch_order(
+                jax.random.fold_in(key, epoch), num_rows=num_rows, span=span, plan=plan
+            )
+            yield from ((source, rows) for rows in order[done:])
+            done = 0
+
+    return Feed(source, portions)
+
+
+def epoch_order(key: Key, *, num_rows: int, span: int, plan: Plan) -> np.ndarray:
+    """Rows of an epoch, [dispatches, scan, size]: a fresh permutation, less what does
+    not fill the last batches. Spans begin elsewhere in each epoch, so that no example
+    stands at the beginning of its row, without a past, each time."""
+    if span == 1:
+        order = jax.random.permutation(key, num_rows)
+    else:
+        key, shift_key = jax.random.split(key)
+        shift = jax.random.randint(shift_key, (), 0, span)
+        order = jax.random.permutation(key, num_rows) * span + shift
+    order = jax.device_get(order)[: plan.steps_per_epoch * plan.size]
+    return order.reshape(plan.dispatches, plan.scan, plan.size)
+
+
 class Diverged(RuntimeError):
     """The loss is no longer a number."""
 
@@ -96,13 +138,11 @@ class Loop:
     """
 
     step: Step
-    source: Any  # a pytree that the step reads: negatives.Source, pairs.Source
-    num_rows: int  # of which epochs are made
+    feed: Feed
     span: int  # examples that a row holds
     hypers: Hypers
     plan: Plan
     config: TrainConfig
-    order_key: Key
     validate: Callable[[TrainState], dict[str, float]] | None
     select_by: str
     workdir: Path
@@ -135,21 +175,24 @@ def fit(loop: Loop, state: TrainState) -> Fitted:
     naming the step, when the loss or its gradient is not finite.
     """
     state, progress, clock = _restore(loop, state)
-    first = step = int(state.step)
+    step = int(state.step)
     run, plan = _compile(loop, state, clock=clock), loop.plan
     size = plan.size * loop.span  # examples a step
     bar = logs.progress(plan.num_steps * size, initial=step * size, description="train")
     after = step if step else -1
-    with bar as advance, logs.RunLog(loop.workdir, after=after) as log:
+    fed = contextlib.closing(loop.feed.portions(step))
+    run_log = logs.RunLog(loop.workdir, after=after)
+    with bar as advance, run_log as log, fed as portions:
         while step < plan.num_steps and progress.since_best < loop.config.patience:
-            if step == first or step % plan.steps_per_epoch == 0:
-                order = _epoch_order(loop, epoch=step // plan.steps_per_epoch)
-            examples = order[step % plan.steps_per_epoch // plan.scan]
+            with clock.of("train"):
+                source, rows = next(portions)
             if loop.refresh_every and step // plan.scan % loop.refresh_every == 0:
                 with clock.of("refresh"):
                     state = loop.refresh(state)
             with clock.of("train"):
-                state, metrics = _dispatch(loop, state, run=run, examples=examples)
+                state, metrics = _dispatch(
+                    loop, state, run=run, source=source, rows=rows
+                )
             _check_finite(loop, metrics, step=step)
             step += plan.scan
             values = {name: float(value.mean()) for name, value in metrics.items()}
@@ -193,34 +236,18 @@ def _compile(loop: Loop, state: TrainState, *, clock: _Clock):
     """The scanned steps, compiled before the loop: once, and timed on their own."""
     shape = sharding.on_each_shape((loop.plan.scan, loop.plan.size), np.int32)
     with clock.of("compile"):
-        lowered = scan_steps(loop.step).lower(state, loop.hypers, loop.source, shape)
+        lowered = scan_steps(loop.step).lower(state, loop.hypers, loop.feed.like, shape)
         return lowered.compile()
 
 
-def _epoch_order(loop: Loop, *, epoch: int) -> np.ndarray:
-    """Rows of an epoch, [dispatches, scan, size]: a fresh permutation, less what does
-    not fill the last batches. Spans begin elsewhere in each epoch, so that no example
-    stands at the beginning of its row, without a past, each time."""
-    plan, span = loop.plan, loop.span
-    key = jax.random.fold_in(loop.order_key, epoch)
-    if span == 1:
-        order = jax.random.permutation(key, loop.num_rows)
-    else:
-        key, shift_key = jax.random.split(key)
-        shift = jax.random.randint(shift_key, (), 0, span)
-        order = jax.random.permutation(key, loop.num_rows) * span + shift
-    order = jax.device_get(order)[: plan.steps_per_epoch * plan.size]
-    return order.reshape(plan.dispatches, plan.scan, plan.size)
-
-
 def _dispatch(
-    loop: Loop, state: TrainState, *, run, examples: np.ndarray
+    loop: Loop, state: TrainState, *, run, source: Any, rows: np.ndarray
 ) -> tuple[TrainState, dict[str, np.ndarray]]:
     """The state after one portion of steps, and their metrics, [scan] each."""
-    examples = sharding.on_each(examples)
+    rows = sharding.on_each(rows)
     # An array that slipped to or from the host unseen would stall every step.
     with jax.transfer_guard("disallow"):
-        state, metrics = run(state, loop.hypers, loop.source, examples)
+        state, metrics = run(state, loop.hypers, source, rows)
     return state, jax.device_get(metrics)
 
 

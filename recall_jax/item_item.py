@@ -34,8 +34,9 @@ class Ease(NamedTuple):
 
 
 def fits(data: Data) -> bool:
-    """Whether the catalogue is small enough for weights of all pairs of items."""
-    return data.dataset.num_items <= MAX_ITEMS
+    """Whether the log is in memory, and the catalogue small enough for weights of all
+    pairs of items."""
+    return data.log is None and data.dataset.num_items <= MAX_ITEMS
 
 
 def item_knn_and_ease(

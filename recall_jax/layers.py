@@ -72,12 +72,16 @@ class Embed(nnx.Module):
     """
 
     def __init__(self, table: Table, *, scale: float, rngs: nnx.Rngs):
+        def block(key, ids):
+            values = scale * jax.random.normal(key, (len(ids), table.width))
+            trains = (ids > 0) & (ids < table.rows - 1)
+            return jnp.where(trains[:, None], values, 0)
+
         rows = -(-table.rows // sharding.SHARDS)
-        values = jax.random.normal(rngs.params(), (rows, sharding.SHARDS, table.width))
-        row = jnp.arange(rows * sharding.SHARDS).reshape(rows, -1, 1)
-        trains = (row > 0) & (row < table.rows - 1)
-        values = jnp.where(trains, scale * values, 0)
-        self.table = TableParam(values.swapaxes(0, 1))
+        values = sharding.made_by_block(
+            block, rngs.params(), rows=rows, width=table.width
+        )
+        self.table = TableParam(values)
 
     def __call__(self, ids: Int[Array, "..."]) -> Float[Array, "... d"]:
         return sharding.look_up(self.table[...], ids)

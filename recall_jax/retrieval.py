@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int32, Int64
 
-from recall_jax import index_files, index_inputs, sharding, topk
+from recall_jax import index_files, index_inputs, row_split, sharding, topk
 from recall_jax.types import InputError
 
 BLOCK_BYTES = 8 << 20  # of scores at a time: larger blocks leave a CPU's cache
@@ -128,7 +128,7 @@ def _block_size(num_items: int) -> int:
 
 def _top_k(
     queries: Float[np.ndarray, "q d"],
-    vectors: sharding.Rows,
+    vectors: row_split.Rows,
     *,
     k: int,
     exclude: Exclude | None,
@@ -226,7 +226,7 @@ def _joined(blocks, *, starts, shape):
 class Exact:
     """Every inner product, and the k largest; of equals the lower rows."""
 
-    vectors: sharding.Rows  # [n, d]
+    vectors: row_split.Rows  # [n, d]
     similarity: str = "inner_product"
     ids: np.ndarray | None = None
 
@@ -257,13 +257,13 @@ class Exact:
     def save(self, folder: Path) -> None:
         """Take the place of an index in `folder`, at one moment."""
         record = {"kind": "exact", "similarity": self.similarity}
-        arrays = {"vectors": sharding.on_host(self.vectors), "ids": self.ids}
+        arrays = {"vectors": self.vectors.on_host(), "ids": self.ids}
         index_files.save(folder, record, arrays=arrays)
 
     @classmethod
     def load(cls, folder: Path) -> "Exact":
         saved = index_files.read(folder, kind="exact")
-        vectors = sharding.as_rows(saved.array("vectors"))
+        vectors = row_split.split(saved.array("vectors"))
         return cls(vectors, saved.record["similarity"], saved.ids())
 
 
@@ -275,7 +275,7 @@ class Approx:
     exact and no faster. (Chern et al., TPU-KNN, 2022)
     """
 
-    vectors: sharding.Rows  # [n, d]
+    vectors: row_split.Rows  # [n, d]
     similarity: str = "inner_product"
     ids: np.ndarray | None = None
     recall_target: float = 0.95
@@ -313,14 +313,14 @@ class Approx:
     def save(self, folder: Path) -> None:
         """Take the place of an index in `folder`, at one moment."""
         record = {"similarity": self.similarity, "recall_target": self.recall_target}
-        arrays = {"vectors": sharding.on_host(self.vectors), "ids": self.ids}
+        arrays = {"vectors": self.vectors.on_host(), "ids": self.ids}
         index_files.save(folder, {"kind": "approx"} | record, arrays=arrays)
 
     @classmethod
     def load(cls, folder: Path) -> "Approx":
         saved = index_files.read(folder, kind="approx")
         similarity, recall = (saved.record[x] for x in ("similarity", "recall_target"))
-        vectors = sharding.as_rows(saved.array("vectors"))
+        vectors = row_split.split(saved.array("vectors"))
         return cls(vectors, similarity, saved.ids(), recall)
 
 

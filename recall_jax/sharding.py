@@ -14,7 +14,7 @@ what they are given, so that a step reads the same.
 import contextlib
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +23,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from recall_jax.types import InputError
+from recall_jax.types import InputError, Key
 
 SHARDS = 64
+BLOCK = 1 << 14  # rows initialised at a time
 AXIS = "devices"
 
 
@@ -168,6 +169,32 @@ def outlined(make: Callable, *args: Any) -> Any:
     return state, on_each(rest(*args))
 
 
+def made_by_block(
+    make: Callable, key: Key, *, rows: int, width: int
+) -> Float[Array, "64 rows d"]:
+    """A stored table of blocks `make(key, ids)`, the rows of some ids, one after the
+    other on each device: what a block needs meanwhile, the whole table need not have."""
+    size = min(rows, BLOCK)
+    starts = np.minimum(np.arange(-(-rows // size)) * size, rows - size)
+
+    def parts(key, indices):
+        def write(j, table):
+            part, start = j // len(starts), jnp.asarray(starts)[j % len(starts)]
+            first = start * SHARDS + indices[part]
+            ids = first + jnp.arange(size) * SHARDS
+            block = make(jax.random.fold_in(key, first), ids)
+            return jax.lax.dynamic_update_slice(table, block[None], (part, start, 0))
+
+        # Of the key: else tables of one shape begin as copies of the same zeros.
+        zero = 0.0 * jax.random.key_data(key)[0].astype(jnp.result_type(float))
+        table = jnp.full((len(indices), rows, width), zero)
+        return jax.lax.fori_loop(0, len(indices) * len(starts), write, table)
+
+    if num_devices() > 1:
+        parts = spread(parts, in_specs=(WHOLE, SPLIT), out_specs=SPLIT)
+    return parts(key, jnp.arange(SHARDS))
+
+
 def on_each(tree: Any) -> Any:
     """Arrays of the host, or of one device, on every device."""
     return jax.device_put(tree) if num_devices() == 1 else jax.device_put(tree, WHOLE)
@@ -195,69 +222,6 @@ def by_device(f: Callable) -> Callable:
     if num_devices() == 1:
         return f
     return spread(f, in_specs=SPLIT, out_specs=SPLIT)
-
-
-# Vectors, of which any number is split.
-
-
-class Rows(NamedTuple):
-    """The rows of an array [num, d] over the devices, as many on each, with rows that
-    mean nothing behind the last; on one device the array itself."""
-
-    array: Float[Array, "n d"]
-    num: int
-
-    @property
-    def mesh(self) -> Mesh | None:
-        """That of the devices which have them; None for one."""
-        where = self.array.sharding
-        return where.mesh if where.num_devices > 1 else None
-
-
-def as_rows(x: Float[Array | np.ndarray, "n d"]) -> Rows:
-    """An array of the host, or one that is on every device."""
-    if num_devices() == 1:
-        return Rows(jnp.asarray(x), len(x))
-    pad = jnp.pad if isinstance(x, jax.Array) else np.pad
-    padded = pad(x, ((0, -len(x) % num_devices()), (0, 0)))
-    return Rows(share(padded), len(x))
-
-
-def as_blocks(x: Int[np.ndarray, "n"], *, size: int) -> list[Int[np.ndarray, "b"]]:
-    """Blocks of `size` of each device's rows, padded with 0: what `of_blocks` joins."""
-    share = -(-len(x) // num_devices())
-    width = -(-share // size) * size
-    padded = np.pad(x, (0, num_devices() * width - len(x))).reshape(-1, width)
-    return [padded[:, at : at + size].ravel() for at in range(0, width, size)]
-
-
-def of_blocks(blocks: list[Float[Array, "b d"]], *, num: int) -> Rows:
-    """What was computed of blocks, row by row: nothing goes to another device."""
-    if num_devices() == 1:
-        return Rows(jnp.concatenate(blocks)[:num], num)
-
-    def joined(blocks):
-        shared = [block.reshape(num_devices(), -1, block.shape[1]) for block in blocks]
-        return jnp.concatenate(shared, axis=1).reshape(-1, blocks[0].shape[1])
-
-    return Rows(jax.jit(joined, out_shardings=SPLIT)(blocks), num)
-
-
-def everywhere(rows: Rows) -> Float[Array, "num d"]:
-    """The array [num, d] itself, on every device."""
-    if rows.mesh is None:
-        return rows.array
-    with use(rows.mesh):
-        return jax.jit(lambda x: x[: rows.num], out_shardings=WHOLE)(rows.array)
-
-
-def on_host(rows: Rows) -> Float[np.ndarray, "num d"]:
-    """The array [num, d] itself."""
-    here = rows.array.is_fully_addressable
-    return np.asarray(rows.array if here else everywhere(rows))[: rows.num]
-
-
-# Batches of several parts.
 
 
 def shared_groups(*sizes: int) -> int:

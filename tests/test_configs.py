@@ -4,6 +4,7 @@ run, and trains, is cut off, resumes and ends with finite figures on a tiny log.
 import dataclasses
 import json
 import math
+import pathlib
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from experiments import cli, run
 from recall_jax import checkpoint
-from recall_jax.data import synthetic
+from recall_jax.data import stream, synthetic
 from recall_jax.data.interactions import Entities, Interactions
 
 NAMES = cli.config_names()
@@ -73,6 +74,15 @@ def tiny_log(config) -> Interactions:
     )
 
 
+def as_shards(log: Interactions, folder: pathlib.Path) -> str:
+    polars = pytest.importorskip("polars")
+    columns = {"user": log.users.id[log.user], "item": log.items.id[log.item]}
+    folder.mkdir()
+    rows = polars.DataFrame(columns | {"time": log.time})
+    rows.write_parquet(folder / "part-0.parquet")
+    return str(folder)
+
+
 def with_columns(entities: Entities, names) -> Entities:
     rng, columns = np.random.default_rng(0), dict(entities.columns)
     there = {"user", "item", "history", "example_age", "", *entities.text}
@@ -96,7 +106,11 @@ def test_its_docstring_has_its_command_and_its_name_is_its_files(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_it_trains_is_cut_off_resumes_and_ends_finite(name, tmp_path, monkeypatch):
     config = shrunk(cli.load_config(name))
-    if not isinstance(config.data, synthetic.Config):
+    if isinstance(config.data, stream.Config):
+        path = as_shards(TINY_LOG.load(), tmp_path / "shards")
+        data = dataclasses.replace(config.data, path=path, time="time")
+        config = dataclasses.replace(config, data=data)
+    elif not isinstance(config.data, synthetic.Config):
         log = tiny_log(config)
         monkeypatch.setattr(type(config.data), "load", lambda self: log)
     save = checkpoint.save

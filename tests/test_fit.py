@@ -68,13 +68,17 @@ def loop_of(data, folder, *, config, validate=None, **changes) -> tuple:
     values = iter(range(1000))
     loop = fit.Loop(
         step=step,
-        source=source,
-        num_rows=data.num_rows,
+        feed=fit.resident(
+            source,
+            num_rows=data.num_rows,
+            span=data.dataset.span,
+            plan=plan,
+            key=jax.random.key(9),
+        ),
         span=data.dataset.span,
         hypers=hypers,
         plan=plan,
         config=config,
-        order_key=jax.random.key(9),
         validate=validate or (lambda state: {"ndcg@10": next(values)}),
         select_by="ndcg@10",
         workdir=folder,
@@ -364,7 +368,7 @@ def test_the_correction_is_the_log_share_of_what_is_drawn_from(data, kind):
     weight = examples if kind == "in_batch" else data.popularity**0.5
     with np.errstate(divide="ignore"):
         log_q = np.log(weight / weight.sum())
-    drawn = batch.item if kind == "in_batch" else ids[12:]
+    drawn = batch.item if kind == "in_batch" else sample.drawn
     positive, column, row = columns.correction
     np.testing.assert_allclose(positive, log_q[batch.item], rtol=1e-5)
     np.testing.assert_allclose(column, log_q[drawn], rtol=1e-5)

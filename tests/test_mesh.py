@@ -7,9 +7,16 @@ import numpy as np
 import pytest
 from meshes import run_steps
 from test_configs import NAMES, shrunk, tiny_log
+from test_objective import KINDS, LOSSES, MODEL, TINY, WARM
 
 from experiments import cli, training
-from recall_jax.data import synthetic
+from recall_jax import objective, sharding, train
+from recall_jax.config import Experiment
+from recall_jax.data import dataset, interactions, synthetic
+from recall_jax.fit import TrainConfig
+from recall_jax.negatives import NegativesConfig
+from recall_jax.objective import LossConfig
+from recall_jax.types import InputError
 
 
 def close(one, other):
@@ -30,20 +37,94 @@ def small(name: str, **optim):
     return config, training.lay_out(config, log or config.data.load())
 
 
-QUICK = ("dssm_synthetic", "sequence_synthetic", "eges_synthetic")
-EVERY = [
-    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
-    for name in NAMES
-]
+@pytest.fixture(scope="module")
+def shop():
+    split = interactions.split(TINY.load(), config=TINY)
+    return dataset.prepare(split, history_length=5, min_history=1)
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_eight_devices_train_as_one(name):
-    config, data = small(name, learning_rate=1e-4)
+def slow_but(quick, names):
+    """Names as parameters, marked slow but for the quick."""
+    return [
+        pytest.param(name, marks=() if name in quick else pytest.mark.slow)
+        for name in names
+    ]
+
+
+def check(config, data, *, steps: int) -> None:
+    one, eight = (run_steps(config, data, devices=n, steps=steps) for n in (1, 8))
+    close(eight.metrics, one.metrics)
+    close(eight.state, one.state)
+
+
+MODELS = ("dssm_synthetic", "sequence_synthetic", "eges_synthetic")
+
+
+@pytest.mark.parametrize("rule", slow_but(("lazy_adam",), ("lazy_adam", "sgd")))
+@pytest.mark.parametrize("name", slow_but(MODELS, NAMES))
+def test_every_model_trains_on_eight_devices_as_on_one(name, rule):
+    config, data = small(name, learning_rate=1e-4, tables=rule)
     if training.on_pairs(config):
         made_by = dataclasses.replace(config.model.pairs, sharing=2)
         model = dataclasses.replace(config.model, pairs=made_by)
         config = dataclasses.replace(config, model=model)
-    one, eight = (run_steps(config, data, devices=n, steps=20) for n in (1, 8))
-    close(eight.metrics, one.metrics)
-    close(eight.state, one.state)
+    check(config, data, steps=20)
+
+
+def of_kind(config: NegativesConfig, loss: LossConfig) -> Experiment:
+    num = 16 if config.num == 8 else config.num  # which eight devices can share
+    return Experiment(
+        name="small",
+        data=TINY,
+        model=MODEL,
+        negatives=dataclasses.replace(config, num=num),
+        loss=loss,
+        optim=train.OptimConfig(learning_rate=1e-4),
+        train=TrainConfig(batch_size=32),
+    )
+
+
+@pytest.mark.parametrize("name", slow_but(("mixed", "queue", "semi_hard"), KINDS))
+def test_every_kind_of_negatives_is_global(shop, name):
+    check(of_kind(KINDS[name], WARM), shop, steps=5)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "full"])
+@pytest.mark.parametrize("name", slow_but(("gbce",), LOSSES))
+def test_every_loss_is_that_of_the_whole_batch(shop, name, kind):
+    correction = "none"
+    if kind == "uniform" and name in objective.CORRECTIONS:
+        correction = "log_q"
+    config = NegativesConfig(kind=kind, num=16, correction=correction)
+    check(of_kind(config, LossConfig(name=name, temperature=0.3)), shop, steps=5)
+
+
+@pytest.mark.parametrize("own", ["none", "uniform"])
+def test_a_learned_temperature_and_a_softmax_over_split_columns(shop, own):
+    config = NegativesConfig(kind="full", correction="none", own=own)
+    loss = dataclasses.replace(WARM, temperature_kind="learned")
+    check(of_kind(config, loss), shop, steps=5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"train": TrainConfig(batch_size=30)}, "train.batch_size 30 .* try 24 or 32"),
+        ({"negatives": NegativesConfig(kind="uniform", num=12)}, "negatives.num 12"),
+    ],
+)
+def test_what_devices_cannot_share_is_told_before_training(shop, changes, told):
+    config = dataclasses.replace(of_kind(NegativesConfig(), WARM), **changes)
+    with pytest.raises(InputError, match=told):
+        run_steps(config, shop, devices=8, steps=1)
+
+
+def test_blocks_that_devices_cannot_share_are_told():
+    config, data = small("item2vec_synthetic")
+    with pytest.raises(InputError, match="model.pairs.sharing 16 makes 1 groups"):
+        run_steps(config, data, devices=8, steps=1)
+
+
+def test_only_divisors_of_the_tables_parts_make_a_mesh():
+    with pytest.raises(InputError, match="3 devices cannot share"):
+        sharding.make_mesh(jax.devices()[:3])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from meshes import mesh_of
 from test_retrieval import Tiled, check, excluding, integers
 
-from recall_jax import indexes, retrieval, sharding, topk
+from recall_jax import indexes, retrieval, row_split, sharding, topk
 from recall_jax.logs import count_compilations
 from recall_jax.types import InputError
 
@@ -94,7 +94,7 @@ def test_every_similarity_answers_as_on_one_device(build):
     for similarity in ("inner_product", "cosine"):
         one = build(vectors, similarity=similarity).search(queries, 20)
         with sharding.use(mesh_of(8)):
-            rows = sharding.as_rows(vectors)  # as encoders leave them
+            rows = row_split.split(vectors)  # as encoders leave them
             for given_ in (vectors, rows):
                 index = build(given_, similarity=similarity)
                 found = index.search(queries, 20)
@@ -131,7 +131,7 @@ def test_what_is_no_number_is_an_error_wherever_it_is(build):
         for row in (0, 20):
             bad = vectors.copy()
             bad[row, 1] = np.nan
-            for rows in (bad, sharding.as_rows(bad)):
+            for rows in (bad, row_split.split(bad)):
                 with pytest.raises(FloatingPointError, match=f"21 vectors.* at {row},"):
                     build(rows)
         # Finite numbers whose products are not.
@@ -160,7 +160,7 @@ def test_two_searches_are_one_program(monkeypatch, build):
 
 def test_devices_exchange_what_they_found_and_no_vectors():
     with sharding.use(mesh_of(8)):
-        rows = sharding.as_rows(np.ones((80, 16), np.float32))
+        rows = row_split.split(np.ones((80, 16), np.float32))
         args = np.ones((4, 16), np.float32), (np.zeros(0, np.int32),) * 2
         program = topk.search_devices.lower(
             *sharding.on_each(args),

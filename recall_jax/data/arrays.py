@@ -33,6 +33,7 @@ stands around it, a random hold-out whose leak an ablation shows."""
         "tokens",
         "token_offsets",
         "age",
+        "counted",
     ],
     meta_fields=[
         "num_items",
@@ -75,6 +76,7 @@ class Dataset:
     tokens: Int[Array, "total"] | None = None  # look-up ids of searched tokens
     token_offsets: Int[Array, "events_and_1"] | None = None
     age: Float[Array, "events"] | None = None  # before the end of training
+    counted: Int[Array, ""] | None = None  # examples from here on have weight 0
     span: int = 1  # examples a row of a batch holds; see `sequences`
     context: str = "past"  # CONTEXTS
     tokens_length: int = 0
@@ -172,6 +174,8 @@ class Dataset:
             item = self.example_item[example]
         ones = jnp.ones(example.shape)
         weight = ones if weight is None else weight[position]
+        if self.counted is not None:
+            weight = jnp.where(example < self.counted, weight, 0.0)
         label = ones if label is None else label[example]
         query = self.training_query(user, position)
         return Batch(query, user, item, weight, label, position)

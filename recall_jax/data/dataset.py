@@ -3,18 +3,22 @@
 import dataclasses
 import functools
 import hashlib
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from recall_jax import features
+from recall_jax import features, sharding
 from recall_jax.data import columns as columns_lib
 from recall_jax.data import examples, interactions, tokens
 from recall_jax.data.arrays import CONTEXTS, Dataset
 from recall_jax.data.interactions import Bag, ranges, take
 from recall_jax.types import InputError
+
+if TYPE_CHECKING:
+    from recall_jax.data import stream
 
 
 class Part(NamedTuple):
@@ -31,7 +35,7 @@ class Part(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """A prepared data set: the device's arrays, and what the host keeps beside them."""
+    """A prepared data set: arrays of every device, and what the host keeps beside them."""
 
     dataset: Dataset
     schema: features.Schema
@@ -51,19 +55,24 @@ class Data:
     item_codes: np.ndarray  # [V] the same for items
     ordered: bool  # a user's events stand in an order that means something
     keeps_seen: bool  # by the protocol, lists keep what a user had
+    log: "stream.Log | None" = None  # the dataset then has the catalogue and no event
 
     @property
     def num_examples(self) -> int:
+        if self.log is not None:
+            return self.log.num_examples
         return len(self.dataset.example_user)
 
     @property
     def num_rows(self) -> int:
         """Of which batches are made (`Dataset.num_rows`)."""
-        return self.dataset.num_rows
+        return self.dataset.num_rows if self.log is None else self.log.num_examples
 
     def fingerprint(self) -> str:
         """SHA-256 of the events, their order and their split, the raw ids, and where
         there are any, weights, labels, exposures, searches, ages and features."""
+        if self.log is not None:
+            return self.log.manifest["sha256"]
         digest = hashlib.sha256(features.dump_vocabularies(self.vocabularies).encode())
         arrays = [self.items, self.offsets, self.train_stop]
         data = self.dataset
@@ -117,8 +126,8 @@ def prepare(
         offsets=flat.offsets,
         train_stop=np.concatenate([[0], flat.valid]),
         popularity=_count(flat.items[ranges(flat.start, flat.valid)], items),
-        valid=_part(flat.valid, flat.test),
-        test=_part(flat.test, flat.offsets[2:]),
+        valid=part(flat.valid, flat.test),
+        test=part(flat.test, flat.offsets[2:]),
         protocol=split.protocol,
         source=log.source,
         repeats=_has_repeats(log),
@@ -180,7 +189,7 @@ def _on_device(
     span: int,
     config: interactions.Config,
 ) -> Dataset:
-    """What steps gather from, of a log that was laid out."""
+    """What steps gather from, of a log that was laid out; on every device."""
     users, items, flat, found = laid.users, laid.items, laid.flat, laid.found
     positive = found.position[: found.num_positive]
     fields: dict[str, Any] = {}
@@ -198,7 +207,7 @@ def _on_device(
         "item_columns": items.columns,
         "age": laid.age,
     }
-    return Dataset(
+    made = Dataset(
         items=jnp.asarray(flat.items),
         offsets=jnp.asarray(flat.offsets, jnp.int32),
         example_user=jnp.asarray(found.user),
@@ -214,6 +223,7 @@ def _on_device(
         tokens_length=config.tokens_length,
         **jax.tree.map(jnp.asarray, fields),
     )
+    return sharding.on_each(made)
 
 
 def _offsets(sorted_ids: np.ndarray, *, num: int) -> np.ndarray:
@@ -272,7 +282,8 @@ def _count(items: np.ndarray, side: _Side) -> np.ndarray:
     return np.bincount(items, minlength=len(side.codes) + 1)
 
 
-def _part(start: np.ndarray, stop: np.ndarray) -> Part:
+def part(start: np.ndarray, stop: np.ndarray) -> Part:
+    """The users who have events start[j]:stop[j], j + 1 their catalogue ids."""
     some = stop > start
     user = np.arange(1, len(some) + 1, dtype=np.int32)
     return Part(user[some], start[some], stop[some])
@@ -284,21 +295,37 @@ def _has_repeats(log: interactions.Interactions) -> bool:
     return bool((np.unique(pairs, return_counts=True)[1] > 1).any())
 
 
+def schema_of(
+    vocabularies: dict[str, features.Vocabulary],
+    *,
+    user: Sequence[features.Column],
+    item: Sequence[features.Column],
+    history_length: int,
+    more: Sequence[features.Column] = (),
+) -> features.Schema:
+    """The columns of each side: ids, the history, `more` of the query's, features."""
+    ids = {side: vocabularies[side].rows for side in ("user", "item")}
+    own = {side: features.Column(side, side, rows, 0) for side, rows in ids.items()}
+    if length := history_length:
+        kept = features.Column("history", "item", ids["item"], length, "sequence")
+        more = (kept, *more)
+    return features.Schema(query=(own["user"], *more, *user), item=(own["item"], *item))
+
+
 def _schema(laid: _Laid, dataset: Dataset) -> features.Schema:
     users, items, searched = laid.users, laid.items, laid.searched
-    user = features.Column("user", "user", users.vocabularies["user"].rows, 0)
-    item = features.Column("item", "item", items.vocabularies["item"].rows, 0)
     more = []
-    if length := dataset.history_length:
-        history = features.Column("history", "item", item.rows, length, "sequence")
-        more.append(history)
     if searched is not None:
         rows, length = searched.vocabulary.rows, dataset.tokens_length
         more.append(features.Column("searched", "searched", rows, length, "sequence"))
     if dataset.age is not None:
         more.append(features.Column("example_age", "", 0, 0, "age"))
-    return features.Schema(
-        query=(user, *more, *users.schema), item=(item, *items.schema)
+    return schema_of(
+        {**users.vocabularies, **items.vocabularies},
+        user=users.schema,
+        item=items.schema,
+        history_length=dataset.history_length,
+        more=more,
     )
 
 

@@ -10,7 +10,7 @@ from conftest import make_log
 from flax import nnx
 
 from experiments import figures, training
-from recall_jax import evaluate, fit, negatives, train
+from recall_jax import evaluate, fit, negatives, sharding, train
 from recall_jax.config import Experiment
 from recall_jax.data import dataset, interactions
 from recall_jax.data.interactions import Entities, Interactions
@@ -89,28 +89,32 @@ def test_a_row_costs_what_its_examples_cost_one_by_one(config, loss):
     drawn = train.draw(
         built.state, source, example, graph=built.graph, objective=built.objective
     )
+    looked = train.look_up(built.state, drawn.columns, graph=built.graph)
     got, _ = train.mean_loss(
-        (drawn.looked.rows, built.state.dense, built.state.loss),
+        (looked.rows, built.state.dense, built.state.loss),
         drawn=drawn,
+        columns=looked.columns,
         statistics=built.state.statistics,
         graph=built.graph,
         objective=built.objective,
         source=source,
         hypers=hypers,
     )
-    model = built.graph.model(
-        drawn.looked.rows, built.state.dense, built.state.statistics
-    )
-    query = jnp.concatenate([model.query(drawn.query)[:, j] for j in range(H)])
+    model = built.graph.model(looked.rows, built.state.dense, built.state.statistics)
+    columns = looked.columns
+    rows = model.query({name: columns[name] for name in drawn.batch.query})
+    query = jnp.concatenate([rows[:, j] for j in range(H)])
     # By position, then row: another order of the very same examples.
     order = jnp.arange(4 * H).reshape(4, H).T.ravel()
     turned = jax.tree.map(lambda x: x[order], drawn.batch._replace(query={}))
-    sample, ids = drawn.sample, drawn.sample.ids
-    item = model.item(drawn.item)
+    sample = drawn.sample
+    item = model.item({name: columns[name] for name in drawn.item})
     if config.kind != "full":
-        ids = jnp.concatenate([ids[order], ids[4 * H :]])
-        item = jnp.concatenate([item[order], item[4 * H :]])
-    sample = sample._replace(ids=ids, weight=sample.weight[order])
+        sizes = [4 * H] if sample.drawn is None else [4 * H, len(sample.drawn)]
+        groups = sharding.shared_groups(*sizes)
+        first, *rest = sharding.cut(item, sizes, groups=groups)
+        item = sharding.join([first[order], *rest], groups=groups)
+    sample = sample._replace(weight=sample.weight[order])
     wanted, _ = built.objective.total(
         query,
         item,
@@ -167,27 +171,15 @@ def test_it_learns_the_order_in_which_items_follow(tmp_path):
     assert rows["baselines"]["popularity"]["hr@1"] < 0.2
 
 
-def test_rows_begin_elsewhere_in_each_epoch_and_meet_no_example_twice(tmp_path):
+def test_rows_begin_elsewhere_in_each_epoch_and_meet_no_example_twice():
     data = prepare()
     config = fit.TrainConfig(batch_size=4)
     plan = fit.make_plan(config, num_rows=data.num_rows)
-    source = negatives.make_source(data, NEGATIVES[0])
-    loop = fit.Loop(
-        step=None,
-        source=source,
-        num_rows=data.num_rows,
-        span=data.dataset.span,
-        hypers={},
-        plan=plan,
-        config=config,
-        order_key=jax.random.key(3),
-        validate=None,
-        select_by="",
-        workdir=tmp_path,
-    )
+    rows, span = data.num_rows, data.dataset.span
     shifts = set()
     for epoch in range(6):
-        first = fit._epoch_order(loop, epoch=epoch).ravel()
+        key = jax.random.key(epoch)
+        first = fit.epoch_order(key, num_rows=rows, span=span, plan=plan).ravel()
         assert len(set(first.tolist())) == len(first) == plan.steps_per_epoch * 4
         assert len(set((first % H).tolist())) == 1
         assert first.min() >= 0 and first.max() + H <= data.num_examples

@@ -1,0 +1,162 @@
+"""Parquet shards a slice at a time, raw ids made codes, written to one file of records.
+
+The first of two passes of `partition`: what it keeps in memory are the distinct ids.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from recall_jax.data import logs, shards
+from recall_jax.types import InputError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+SLICE = 1 << 22  # rows read, and records worked on, at a time
+
+
+class Coded(NamedTuple):
+    """Positives in file order; codes count raw ids by first appearance in the files."""
+
+    records: np.ndarray  # [n], mapped; user, item int32, and time, weight where asked
+    users: "pl.Series"  # raw ids by code
+    items: "pl.Series"
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        for start in range(0, len(self.records), SLICE):
+            yield np.asarray(self.records[start : start + SLICE])
+
+
+def code(config: logs.Config, path: pathlib.Path) -> Coded:
+    """The positives of a config's shards, as records written to `path`."""
+    kind = record_type(config)
+    users, items = Codes(), Codes()
+    met = Met(config.actions)
+    with open(path, "wb") as file:
+        for source in slices(config):
+            with shards.plain_errors(config.path):
+                records = np.empty(len(source.rows), kind)
+                records["user"] = users.encode(source, column=config.user)
+                records["item"] = items.encode(source, column=config.item)
+                if config.time:
+                    form = config.time_format
+                    records["time"] = logs.parse_time(
+                        source, column=config.time, form=form
+                    )
+                if config.weight:
+                    records["weight"] = logs.parse_weight(source, column=config.weight)
+                records[positives(source, records, config=config, met=met)].tofile(file)
+    met.check()
+    if not path.stat().st_size:
+        raise InputError(
+            f"{config.path}: no events are left after the filters; lower a bound of "
+            "data.min_rating, data.min_weight, data.min_dwell, or name other actions"
+        )
+    return Coded(np.memmap(path, kind, "r"), users.ids, items.ids)
+
+
+def record_type(config: logs.Config) -> np.dtype:
+    fields = [("user", np.int32), ("item", np.int32)]
+    fields += [("time", np.int64)] if config.time else []
+    return np.dtype(fields + ([("weight", np.float32)] if config.weight else []))
+
+
+def slices(config: logs.Config) -> Iterator[shards.Source]:
+    """The columns that are asked for, SLICE rows of one shard at a time."""
+    polars = shards.import_polars()
+    roles = ("user", "item", "time", "weight", "action", "rating", "dwell")
+    asked = {role: getattr(config, role) for role in roles if getattr(config, role)}
+    found = shards.find_shards(config.path)
+    for path in found:
+        header = shards.read_header(path, separator=config.separator)
+        shards.check_columns(asked, there=header, path=str(path))
+    for path in found:
+        with shards.plain_errors(path):
+            scan = polars.scan_parquet(path, glob=False).select(set(asked.values()))
+            total = scan.select(polars.len()).collect().item()
+        for start in range(0, total, SLICE):
+            with shards.plain_errors(path):
+                rows = scan.slice(start, SLICE).collect()
+            name = f"{path} from row {start:,}" if start else str(path)
+            yield shards.Source(rows, ((name, len(rows)),), is_text=False)
+
+
+class Codes:
+    """Codes of raw ids by first appearance, slice after slice."""
+
+    def __init__(self):
+        self.known: pl.DataFrame | None = None
+
+    @property
+    def ids(self) -> "pl.Series":
+        return self.known["id"]
+
+    def encode(self, source: shards.Source, *, column: str) -> np.ndarray:
+        """Codes int32 of a slice's ids."""
+        ids = logs.parse_ids(source, column=column).alias("id")
+        if ids.dtype.is_integer():
+            ids = ids.cast(int)
+        if self.known is None:
+            self.known = self._numbered(ids.head(0), first=0)
+        elif self.known["id"].dtype != ids.dtype:
+            raise InputError(
+                f"{source.where(0)}: column {column!r} holds {ids.dtype}, and shards "
+                f"before it hold {self.known['id'].dtype}; write one kind in all"
+            )
+        distinct = ids.unique(maintain_order=True).to_frame()
+        fresh = distinct.join(self.known, on="id", how="anti", maintain_order="left")
+        added = self._numbered(fresh["id"], first=len(self.known))
+        self.known = self.known.vstack(added)
+        asked = ids.to_frame()
+        codes = asked.join(self.known, on="id", how="left", maintain_order="left")
+        return codes["code"].to_numpy()
+
+    @staticmethod
+    def _numbered(ids: "pl.Series", *, first: int) -> "pl.DataFrame":
+        codes = np.arange(first, first + len(ids), dtype=np.int32)
+        return ids.to_frame("id").with_columns(
+            shards.import_polars().Series("code", codes)
+        )
+
+
+@dataclasses.dataclass
+class Met:
+    """Which of the actions that were asked for some event has."""
+
+    actions: tuple[str, ...]
+    seen: set[str] = dataclasses.field(default_factory=set)
+    others: set[str] = dataclasses.field(default_factory=set)
+
+    def among(self, column: np.ndarray) -> np.ndarray:
+        """Mask of the events that have one of them."""
+        there = set(np.unique(column).tolist())
+        self.seen |= there & set(self.actions)
+        self.others |= set(sorted(there)[:20])
+        return np.isin(column, self.actions)
+
+    def check(self) -> None:
+        """Raise InputError where one is nobody's: it is most often a typo."""
+        for name in self.actions:
+            if name not in self.seen:
+                there = ", ".join(sorted(self.others)[:20])
+                raise InputError(f"no event has the action {name!r}; there are {there}")
+
+
+def positives(
+    source: shards.Source, records: np.ndarray, *, config: logs.Config, met: Met
+) -> np.ndarray:
+    """Mask of the events that pass the filters, as `logs.Config.load` has them."""
+    keep = np.ones(len(records), bool)
+    if config.actions:
+        keep &= met.among(shards.as_strings(source.rows[config.action]))
+    for role in ("rating", "dwell"):
+        if (least := getattr(config, f"min_{role}")) and getattr(config, role):
+            values = logs.parse_numbers(source, column=getattr(config, role))
+            keep &= values.to_numpy() >= least
+    if config.min_weight:
+        keep &= records["weight"] >= config.min_weight
+    return keep

@@ -1,0 +1,329 @@
+"""A log larger than memory as a folder of flat arrays, equal to what `dataset.prepare`
+makes of it in memory.
+
+Two passes over the events: the first gives raw ids codes (`coded`), from which users are
+counted and put in order; the second cuts the events into buckets of consecutive users,
+each sorted on its own, so that everything is read and written from front to back. In
+memory are the ids, a few numbers a user and an item, and one bucket.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import pathlib
+import shutil
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from recall_jax import features
+from recall_jax.data import coded as coded_lib
+from recall_jax.data import columns as columns_lib
+from recall_jax.data import logs
+from recall_jax.data.coded import SLICE, Coded
+from recall_jax.types import InputError
+
+
+class Cuts(NamedTuple):
+    """How many events of each user, by code, train and come before the test."""
+
+    count: np.ndarray  # [U] all events
+    train: np.ndarray  # [U]
+    before_test: np.ndarray  # [U]
+    told: str  # the protocol, to be filled with `ties`
+
+
+class Side(NamedTuple):
+    """Users or items in catalogue order."""
+
+    codes: np.ndarray  # [V]
+    ids: np.ndarray  # [U] catalogue id of each code; 0: it has no event
+    known: int  # of them with training events, which come first
+
+
+@dataclasses.dataclass
+class Found:
+    """What the second pass counts, by item code."""
+
+    events: np.ndarray  # [I] all events of each item
+    trained: np.ndarray  # [I] training events
+    examples: np.ndarray  # [I] training examples
+    repeats: bool = False  # some user met some item twice
+    last: int = 0  # last events of users who have another one
+    tied: int = 0  # those that share their second with it
+
+    def add(
+        self, records: np.ndarray, *, trains: np.ndarray, examples: np.ndarray
+    ) -> None:
+        """Events of whole users, sorted, and masks of those that train."""
+        user, item, num = records["user"], records["item"], len(self.events)
+        self.events += np.bincount(item, minlength=num)
+        self.trained += np.bincount(item[trains], minlength=num)
+        self.examples += np.bincount(item[examples], minlength=num)
+        pairs = np.sort(user.astype(np.int64) * num + item)
+        self.repeats |= bool((pairs[1:] == pairs[:-1]).any())
+        if "time" in records.dtype.names:
+            time, same = records["time"], user[1:] == user[:-1]
+            last = np.flatnonzero(same & np.append(~same[1:], True)) + 1
+            self.last += len(last)
+            self.tied += int((time[last] == time[last - 1]).sum())
+
+
+class Spans(NamedTuple):
+    """Where each user's events begin, and his parts end, by catalogue id."""
+
+    offsets: np.ndarray  # [U + 2]
+    train_stop: np.ndarray  # [U + 1]
+    test_start: np.ndarray  # [U], of ids from 1
+
+
+def write(config: logs.Config, folder: pathlib.Path, *, min_history: int) -> dict:
+    """The arrays of a log in `folder`, which is there and empty; returns what
+    `stream.Log` needs to know beside them."""
+    scratch = folder / "scratch"
+    scratch.mkdir()
+    coded = coded_lib.code(config, scratch / "coded.bin")
+    kind, cuts = coded.records.dtype, cut(coded, config=config)
+    check(cuts, config=config)
+    users = number(cuts.train, cuts.count)
+    spans = spans_of(cuts, users)
+    buckets = partition(coded, scratch, users=users, offsets=spans.offsets)
+    (scratch / "coded.bin").unlink()
+    found = sort(
+        buckets,
+        scratch,
+        kind=kind,
+        spans=spans,
+        num_items=len(coded.items),
+        min_history=min_history,
+    )
+    items = number(found.trained, found.events)
+    as_npy(scratch / "item.bin", folder / "items.npy", kind=np.int32, ids=items.ids)
+    if "weight" in kind.names:
+        as_npy(scratch / "weight.bin", folder / "weights.npy", kind=np.float32)
+    shutil.rmtree(scratch)
+    popularity, count = (
+        np.append(0, x[items.codes]) for x in (found.trained, found.examples)
+    )
+    arrays = {**spans._asdict(), "popularity": popularity, "item_count": count}
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array, allow_pickle=False)
+    write_catalogue(
+        config, folder, coded, users=users, items=items, cuts=cuts, found=found
+    )
+    return {
+        "events": int(spans.offsets[-1]),
+        "protocol": cuts.told.format(ties=f"{found.tied / max(found.last, 1):.0%}"),
+        "repeats": found.repeats,
+        "known_users": users.known,
+        "known_items": items.known,
+        "sha256": digest(folder),
+    }
+
+
+def check(cuts: Cuts, *, config: logs.Config) -> None:
+    if np.count_nonzero(cuts.count) < 2:
+        raise InputError(
+            f"all {cuts.count.sum():,} events of {config.path} are one user's: is the "
+            "user column the right one?"
+        )
+    if not cuts.train.any():
+        raise InputError(f"{config.path}: the training part is empty")
+
+
+def spans_of(cuts: Cuts, users: Side) -> Spans:
+    count, train, before = (x[users.codes] for x in cuts[:3])
+    offsets = np.concatenate([[0, 0], np.cumsum(count)])
+    start = offsets[1:-1]
+    return Spans(offsets, np.append(0, start + train), start + before)
+
+
+def digest(folder: pathlib.Path) -> str:
+    """SHA-256 of the files that say which events there are, in which order, and how
+    they are split and described."""
+    found = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+        found.update(path.name.encode())
+        with open(path, "rb") as file:
+            while block := file.read(1 << 24):
+                found.update(block)
+    return found.hexdigest()
+
+
+# Protocols: how many events of each user train.
+
+
+def cut(coded: Coded, *, config: logs.Config) -> Cuts:
+    count = count_users(coded, lambda block: np.ones(len(block), bool))
+    if config.protocol == "leave_one_out":
+        return leave_one_out(count, config=config)
+    shares = [1 - config.test_share - config.valid_share, 1 - config.test_share]
+    times = [quantile(coded, share) for share in shares]
+    train, before = (
+        count_users(coded, lambda block, time=time: block["time"] < time)
+        for time in times
+    )
+    told = ", ".join(str(np.datetime64(int(time), "s")) for time in times)
+    return Cuts(count, train, before, f"temporal, cut at {told}")
+
+
+def leave_one_out(count: np.ndarray, *, config: logs.Config) -> Cuts:
+    long = count >= 3
+    if not long.any():
+        raise InputError(
+            "no user has three events, and leave_one_out needs one to train, one to "
+            "validate, one to test; bring a longer log"
+        )
+    told = (
+        "ties in file order ({ties} of test items share their time with the event before)"
+        if config.time
+        else "without times, in file order"
+    )
+    return Cuts(count, count - 2 * long, count - long, f"leave_one_out, {told}")
+
+
+def count_users(coded: Coded, chosen: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    count = np.zeros(len(coded.users), np.int64)
+    for block in coded.blocks():
+        count += np.bincount(block["user"][chosen(block)], minlength=len(count))
+    return count
+
+
+def quantile(coded: Coded, share: float) -> int:
+    """As np.quantile(times, share, method="higher"), by counting in ever finer bins."""
+    rank = int(np.ceil((len(coded.records) - 1) * share))
+    spans = [(b["time"].min(), b["time"].max()) for b in coded.blocks()]
+    low, high = int(min(s[0] for s in spans)), int(max(s[1] for s in spans))
+    while low < high:
+        width = max(1, -(-(high - low + 1) // (1 << 16)))
+        count = np.zeros(-(-(high - low + 1) // width), np.int64)
+        for block in coded.blocks():
+            time = block["time"]
+            bins = (time[(time >= low) & (time <= high)] - low) // width
+            count += np.bincount(bins, minlength=len(count))
+        before = np.cumsum(count)
+        chosen = int(np.searchsorted(before, rank, side="right"))
+        rank -= int(before[chosen] - count[chosen])
+        low, high = low + chosen * width, min(high, low + (chosen + 1) * width - 1)
+    return low
+
+
+def number(trained: np.ndarray, events: np.ndarray) -> Side:
+    """Catalogue ids by falling training frequency, ties by code; those without events
+    have none."""
+    order = np.argsort(-trained, kind="stable")
+    codes = order[events[order] > 0]
+    ids = columns_lib.inverse(codes, num=len(events))
+    return Side(codes, ids, int(np.count_nonzero(trained)))
+
+
+# The second pass: buckets of consecutive users, each sorted on its own.
+
+
+def partition(
+    coded: Coded, scratch: pathlib.Path, *, users: Side, offsets: np.ndarray
+) -> list[pathlib.Path]:
+    """The events, users by catalogue id, in files of about SLICE, file order kept."""
+    of_user = np.append(0, offsets[1:-1] // SLICE)
+    paths = [scratch / f"bucket-{j}.bin" for j in range(int(of_user[-1]) + 1)]
+    for path in paths:
+        path.touch()
+    for block in coded.blocks():
+        block = block.copy()
+        block["user"] = users.ids[block["user"]]
+        bucket = of_user[block["user"]]
+        block = block[np.argsort(bucket, kind="stable")]
+        count = np.bincount(bucket, minlength=len(paths))
+        stop = np.cumsum(count)
+        for j in np.flatnonzero(count):
+            with open(paths[j], "ab") as file:
+                block[stop[j] - count[j] : stop[j]].tofile(file)
+    return paths
+
+
+def sort(
+    buckets: list[pathlib.Path],
+    scratch: pathlib.Path,
+    *,
+    kind: np.dtype,
+    spans: Spans,
+    num_items: int,
+    min_history: int,
+) -> Found:
+    """Each bucket by user, then time: its item codes, and weights where there are any,
+    go to files of bare numbers. Buckets are removed."""
+    found, done = Found(*np.zeros((3, num_items), np.int64)), 0
+    columns = [name for name in ("item", "weight") if name in kind.names]
+    first = spans.offsets[:-1] + min_history
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(open(scratch / f"{c}.bin", "wb")) for c in columns]
+        for path in buckets:
+            records = np.fromfile(path, kind)
+            path.unlink()
+            keys = [records[name] for name in ("time",) if name in kind.names]
+            records = records[np.lexsort((*keys, records["user"]))]
+            user, at = records["user"], done + np.arange(len(records))
+            trains = at < spans.train_stop[user]
+            found.add(records, trains=trains, examples=trains & (at >= first[user]))
+            for column, file in zip(columns, files, strict=True):
+                records[column].tofile(file)
+            done += len(records)
+    return found
+
+
+def as_npy(
+    source: pathlib.Path,
+    target: pathlib.Path,
+    *,
+    kind: type,
+    ids: np.ndarray | None = None,
+) -> None:
+    """A file of bare numbers as an .npy file, a block at a time; with `ids` the numbers
+    are codes, of which those are kept."""
+    number = source.stat().st_size // np.dtype(kind).itemsize
+    header = {
+        "descr": np.lib.format.dtype_to_descr(np.dtype(kind)),
+        "fortran_order": False,
+        "shape": (number,),
+    }
+    with open(source, "rb") as values, open(target, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for _ in range(0, number, SLICE):
+            block = np.fromfile(values, kind, SLICE)
+            (block if ids is None else ids[block]).astype(kind).tofile(file)
+
+
+# The catalogue: vocabularies and features.
+
+
+def write_catalogue(
+    config: logs.Config,
+    folder: pathlib.Path,
+    coded: Coded,
+    *,
+    users: Side,
+    items: Side,
+    cuts: Cuts,
+    found: Found,
+) -> None:
+    """vocabularies.json, schema.json, and the columns of features by catalogue id."""
+    vocabularies: dict[str, features.Vocabulary] = {}
+    schema: dict[str, list] = {}
+    for name, ids, side, weight in (
+        ("user", coded.users, users, cuts.train),
+        ("item", coded.items, items, found.trained),
+    ):
+        entities = logs.read_entities(ids, side=name, config=config)
+        columns, described, more = columns_lib.feature_columns(
+            entities, codes=side.codes, weight=weight, text_buckets=config.text_buckets
+        )
+        own = features.Vocabulary(entities.id[side.codes], side.known)
+        vocabularies |= {name: own} | more
+        schema[name] = [list(column) for column in described]
+        np.savez(folder / f"{name}_columns.npz", **columns)
+    (folder / "schema.json").write_text(json.dumps(schema), "utf-8")
+    (folder / "vocabularies.json").write_text(
+        features.dump_vocabularies(vocabularies), "utf-8"
+    )
