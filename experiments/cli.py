@@ -49,7 +49,8 @@ def load_config(name: str) -> Experiment:
     """The experiment of a config's file, or of the config.json that a run wrote."""
     path = config_path(name)
     try:
-        config = _read_json(path) if path.suffix == ".json" else _read_python(path)
+        as_json = path.suffix == ".json"
+        config = _read_json(path) if as_json else _read_python(path)
     except InputError:
         raise
     except Exception as problem:  # a config is a program: anything can go wrong in it
@@ -80,6 +81,15 @@ def read_module(path: pathlib.Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def load_sweep(name: str) -> list[str]:
+    """What `get_sweep()` of a config's file names, each as --over takes it; nothing
+    where it has none."""
+    path = config_path(name)
+    if path.suffix != ".py" or not hasattr(module := read_module(path), "get_sweep"):
+        return []
+    return list(module.get_sweep())
 
 
 class Entry(NamedTuple):
@@ -139,6 +149,28 @@ def parse_many(argv: list[str]) -> list[str]:
         raise InputError("--configs is empty; list configs, as in --configs=mf_ml1m")
     flags.FLAGS.configs = entries
     return argv
+
+
+def parse_entry(argv: list[str]) -> list[str]:
+    """As `parse`, of a command that defined the string flag --config: flags.FLAGS.config
+    becomes an `Entry` without overrides of its own."""
+    name, shared, rest = split_overrides(argv)
+    name = DEFAULT if name is None else name
+    app.define_help_flags()
+    try:
+        argv = flags.FLAGS(rest)
+    except flags.Error as problem:
+        raise InputError(str(problem)) from problem
+    config = _overridden(load_config(name), shared)
+    flags.FLAGS.config = Entry(name, {}, shared, config)
+    return argv
+
+
+def with_own(entry: Entry, own: dict[str, str]) -> Entry:
+    """The entry with overrides of its own, which win."""
+    overrides = entry.overrides | own
+    config = _overridden(load_config(entry.name), overrides)
+    return Entry(entry.name, own, overrides, config)
 
 
 def parse_plain(argv: list[str]) -> list[str]:

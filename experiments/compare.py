@@ -42,6 +42,7 @@ class Cell:
     results: dict[str, Any] | None = None  # results.json
     data: dict[str, Any] | None = None  # data.json
     problem: Exception | None = None  # what ended it
+    stopped: str = ""  # why a sweep gave it up
 
     @property
     def seed(self) -> int:
@@ -58,7 +59,7 @@ class Cell:
         if self.problem:
             numbers = isinstance(self.problem, (Diverged, FloatingPointError))
             return "diverged" if numbers else "failed"
-        return self.state
+        return "stopped" if self.stopped else self.state
 
     @property
     def command(self) -> str:
@@ -205,7 +206,9 @@ def make_row(
         row["command"] = cells[0].command
         row["outcomes"] = {str(cell.seed): cell.outcome for cell in cells}
         row["problems"] = {
-            str(cell.seed): cli.told(cell.problem) for cell in cells if cell.problem
+            str(cell.seed): cell.stopped or cli.told(cell.problem)
+            for cell in cells
+            if cell.problem or cell.stopped
         }
     return row
 

@@ -25,14 +25,20 @@ CURVE = (1, 2, 5, 10, 20, 50)  # the k of curves, up to the largest of the metri
 CURVE_KINDS = ("hr", "recall", "ndcg")
 
 
+Compared = tuple[dict[str, Result], float | None]
+"""Test figures of the baselines by name, and EASE's l2 where it is among them."""
+
+
 def measure_rows(
     config: Experiment,
     prepared: training.Prepared,
     encoder: evaluate.Encoder,
     params: Any,
+    *,
+    compared: Compared | None = None,
 ) -> dict[str, Any]:
     """Validation and test figures of the model and of the baselines beside it, as
-    results.json has them."""
+    results.json has them; the baselines are measured unless given."""
     data, settings = prepared.data, config.evaluate
     size = settings.batch_size
     valid = evaluate.measure_model(
@@ -46,8 +52,8 @@ def measure_rows(
     )
     searched = through_indexes(vectors, data=data, config=settings)
     chosen = searched[settings.index]
-    compared, ease_l2 = measure_baselines(config, data)
-    rows = {"test": chosen.result, **compared}
+    baseline_rows, ease_l2 = compared or measure_baselines(config, data)
+    rows = {"test": chosen.result, **baseline_rows}
     beside = {
         name: through.result
         for name, through in searched.items()
@@ -273,7 +279,7 @@ def _once(measure: Callable) -> Callable:
 @_once
 def measure_baselines(
     config: Experiment, data: Data, *, ease_l2: float | None = None
-) -> tuple[dict[str, Result], float | None]:
+) -> Compared:
     """Test figures of the baselines by name, and EASE's l2."""
     rows, ease_l2 = _baselines(config, data, ease_l2=ease_l2)
     found = {

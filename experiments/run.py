@@ -4,10 +4,12 @@
     python -m experiments.run --config=dssm_ml1m --config.loss.temperature=0.1
         --workdir=runs/dssm_ml1m_t01 --seed=1
 
-A run folder with the same config resumes; one with another config is refused.
+A run folder with the same config resumes; one with another config is refused. With
+--distributed several processes train as one (experiments/distributed.py).
 """
 
 import collections
+import contextlib
 import dataclasses
 import pathlib
 import time
@@ -17,7 +19,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import cli, figures, summary, training
+from experiments import cli, distributed, figures, summary, training
 from experiments import results as results_lib
 from recall_jax import (
     checkpoint,
@@ -27,6 +29,7 @@ from recall_jax import (
     item_item,
     negatives,
     pairs,
+    processes,
     sharding,
     train,
 )
@@ -44,20 +47,28 @@ def main(argv: list[str]) -> None:
     if flags.FLAGS.seed is not None:
         config.seed = flags.FLAGS.seed
     workdir = pathlib.Path(flags.FLAGS.workdir or f"runs/{config.name}")
-    with sharding.use(mesh_of(flags.FLAGS.devices)):
+    with distributed.joined(), sharding.use(mesh_of(flags.FLAGS.devices)):
         run(config, workdir)
 
 
-def mesh_of(num: int) -> jax.sharding.Mesh | None:
-    """The first `num` devices, all for 0; None for one. Raises InputError where there
-    are not so many, or they cannot share the tables."""
+def mesh_of(num: int | None) -> jax.sharding.Mesh | None:
+    """The first `num` devices, all for 0; None for one, which is what is not asked. Of
+    several processes always all of theirs. Raises InputError where there are not so
+    many, or they cannot share the tables."""
     there = jax.devices()
-    if not 0 <= num <= len(there):
+    if processes.count() > 1:
+        if num:
+            raise InputError(
+                f"--devices={num} with --distributed, which takes all devices of all "
+                "processes; leave --devices out"
+            )
+        return sharding.make_mesh(there)
+    num = 1 if num is None else num or len(there)
+    if not 1 <= num <= len(there):
         raise InputError(
             f"--devices={num}, but there are {len(there)} x {there[0].device_kind}; "
             f"give 1 to {len(there)}, or 0 for all"
         )
-    num = num or len(there)
     return sharding.make_mesh(there[:num]) if num > 1 else None
 
 
@@ -69,18 +80,29 @@ def run(config: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
     the old ones into training, so the first model's weights say nothing about it.
     """
     config_lib.check(config)
-    with checkpoint.lock(workdir):
-        refuse_another(config, workdir)
+    check_same_everywhere(config)
+    with contextlib.ExitStack() as held:
+        lock = checkpoint.lock(workdir)
+        processes.of_first(lambda: held.enter_context(lock))
+        processes.check_shared(workdir)
+        processes.of_first(lambda: refuse_another(config, workdir))
         print("\n".join(config_lib.as_flags(config)))
         done = workdir / "results.json"
-        if done.exists():
+        if processes.of_first(done.exists):
             results = results_lib.upgraded(training.read_json(done))
             print(f"{workdir} is finished; these are its results.")
         else:
             results = _train_and_evaluate(config, workdir)
-            training.write_json(done, results)
+            processes.of_first(lambda: training.write_json(done, results))
     summary.show(results, workdir)
     return results
+
+
+def check_same_everywhere(config: Experiment) -> None:
+    """Raise InputError, in all processes, where one was given another config."""
+    ours = config_lib.as_dict(config)
+    differing = _differences(processes.agreed(ours), ours)
+    processes.check_alike("config", "; ".join(list(differing)[:5]))
 
 
 def refuse_another(config: Experiment, workdir: pathlib.Path) -> None:
@@ -122,12 +144,28 @@ def _train_and_evaluate(config: Experiment, workdir: pathlib.Path) -> dict[str, 
     for part in filter(None, prepared):
         evaluate.check(config.evaluate, part)
     seconds = collections.Counter(data=time.perf_counter() - start, train=0)
-    _describe(config, data)
+    describe(config, data)
     encoder, fitted = training.train_model(config, data, workdir)
     seconds.update(fitted.seconds)
+    return measure(config, prepared, workdir, encoder, fitted, seconds=seconds)
+
+
+def measure(
+    config: Experiment,
+    prepared: training.Prepared,
+    workdir: pathlib.Path,
+    encoder: evaluate.Encoder,
+    fitted: fit.Fitted,
+    *,
+    seconds: collections.Counter,
+    compared: figures.Compared | None = None,
+) -> dict[str, Any]:
+    """results.json of a trained model; with data.ties=both and train.refit=all the
+    second model is trained too. `compared` are the baselines where they are known."""
+    data = prepared.data
     start = time.perf_counter()
     params = evaluate.params_of(fitted.state)
-    rows = figures.measure_rows(config, prepared, encoder, params)
+    rows = figures.measure_rows(config, prepared, encoder, params, compared=compared)
     rows |= _measure_links(config, data, encoder, params)
     converted = _measure_conversions(config, data, encoder, params)
     seconds["evaluate"] += time.perf_counter() - start
@@ -240,7 +278,8 @@ def _measure_conversions(
     return conversions.measure(vectors, data, made_by)
 
 
-def _describe(config: Experiment, data: Data) -> None:
+def describe(config: Experiment, data: Data) -> None:
+    """Tell what a run trains on and how it is measured."""
     users, items = (data.vocabularies[name] for name in ("user", "item"))
     seen = "removed" if evaluate.removes_seen(config.evaluate, data) else "kept"
     print(f"devices    {sharding.described()}")
@@ -304,7 +343,8 @@ def _measure_links(
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "run folder; default runs/NAME")
     flags.DEFINE_integer("seed", None, "overrides the config's seed")
-    flags.DEFINE_integer("devices", 1, "how many share the work; 0: all there are")
+    flags.DEFINE_integer("devices", None, "that share the work; 0: all; default 1")
+    distributed.define_flags()
 
 
 if __name__ == "__main__":

@@ -88,11 +88,11 @@ def _cell(entry: cli.Entry, config, workdir: pathlib.Path) -> Cell:
     run.refuse_another(config, workdir)
     cell = Cell(entry, config, workdir)
     if (workdir / "results.json").exists():
-        _read(cell)
+        read(cell)
     return cell
 
 
-def _read(cell: Cell) -> None:
+def read(cell: Cell) -> None:
     cell.results = read_results(cell.workdir / "results.json")
     cell.data = training.read_json(cell.workdir / "data.json")
 
@@ -140,7 +140,7 @@ def _run_missing(cells: Sequence[Cell], *, after_each: Callable[[], None]) -> No
         print(f"\n{told}: run {number} of {len(todo)}, {cell.state}")
         try:
             run.run(cell.config, cell.workdir)
-            _read(cell)
+            read(cell)
         except Exception as problem:
             # A disk that is full, or a mistake of ours, is not of this config alone.
             if isinstance(problem, OSError) or cli.told(problem) is None:

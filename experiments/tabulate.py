@@ -10,6 +10,8 @@ from experiments import results as results_lib
 from experiments.compare import Cell
 from recall_jax import logs
 
+ENDS = ("diverged", "failed", "stopped")  # of runs without figures
+
 
 def as_text(groups: Iterable[dict[str, Any]]) -> str:
     """Every group's table in Markdown, how to read it, and what failed."""
@@ -107,7 +109,7 @@ def _seeds(row: dict[str, Any]) -> str:
     outcomes = list(row.get("outcomes", {}).values())
     if done == len(outcomes) or not outcomes:
         return str(done)
-    counts = {name: outcomes.count(name) for name in ("diverged", "failed")}
+    counts = {name: outcomes.count(name) for name in ENDS}
     told = [f"{count} {name}" for name, count in counts.items() if count]
     return ", ".join([f"{done} of {len(outcomes)}", *told])
 

@@ -23,6 +23,7 @@ from recall_jax import (
     objective,
     pair_step,
     pairs,
+    processes,
     sharding,
     train,
 )
@@ -107,6 +108,22 @@ def train_model(
     With `epochs` exactly these many, by the schedule of the config's, and nothing is
     validated or chosen.
     """
+    ready = make_loop(config, data, workdir, epochs=epochs)
+    return ready.encoder, fit.fit(ready.loop, ready.state)
+
+
+class Ready(NamedTuple):
+    """All that training needs."""
+
+    encoder: evaluate.Encoder
+    loop: fit.Loop
+    state: train.TrainState  # before the first step
+
+
+def make_loop(
+    config: Experiment, data: Data, workdir: pathlib.Path, *, epochs: int | None = None
+) -> Ready:
+    """The loop of `train_model`; writes what the run folder says of its model."""
     on = make_corpus(config, data)
     if on_pairs(config):
         print(f"pairs      {on.described}")
@@ -145,7 +162,8 @@ def train_model(
         )
         return state._replace(candidates=state.candidates._replace(index=vectors))
 
-    _write_description(config, data, workdir)
+    check_same_everywhere(data)
+    processes.of_first(lambda: write_description(config, data, workdir))
     loop = fit.Loop(
         step=make_step(config, built),
         feed=feed,
@@ -159,7 +177,15 @@ def train_model(
         refresh=refresh,
         refresh_every=built.objective.refresh_every,
     )
-    return encoder, fit.fit(loop, built.state)
+    return Ready(encoder, loop, built.state)
+
+
+def check_same_everywhere(data: Data) -> None:
+    """Raise InputError, in all processes, where one has read other data than the first."""
+    ours = data.fingerprint()
+    first = processes.agreed(ours)
+    other = "" if ours == first else f"SHA-256 {ours[:8]}, not {first[:8]}"
+    processes.check_alike("data set", other)
 
 
 class Restored(NamedTuple):
@@ -368,7 +394,7 @@ def check_same_data(data: Data, workdir: pathlib.Path) -> None:
         )
 
 
-def _write_description(config: Experiment, data: Data, workdir: pathlib.Path) -> None:
+def write_description(config: Experiment, data: Data, workdir: pathlib.Path) -> None:
     """What a model is trained by and on, before the first step: config.json,
     vocabularies.json, data.json. A run does not go on with other data."""
     check_same_data(data, workdir)

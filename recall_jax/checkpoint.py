@@ -28,8 +28,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
+from recall_jax import processes
 from recall_jax.types import InputError
 
 KEPT = {"latest": 2, "best": 1}
@@ -50,24 +50,37 @@ def save(folder: Path, state: Any, *, kind: str, step: int, progress: dict) -> N
     parent, leaves = _parent(folder, kind), _leaves(state)
     record = {"step": int(step), "progress": progress, "leaves": _described(leaves)}
     json.dumps(record)  # what JSON cannot hold fails here, before anything is written
-    building, first = parent / f".building-{step}", jax.process_index() == 0
+    building = parent / f".building-{step}"
+    for stage in (
+        functools.partial(_begin, folder, building),
+        functools.partial(_write_arrays, building / "state", leaves),
+        functools.partial(_join_arrays, building / "state"),
+        functools.partial(_publish, building, record),
+    ):
+        _in_all(stage, building, step=step)
+
+
+def _in_all(stage: Callable[[], None], building: Path, *, step: int) -> None:
+    """A part of a save in every process; where it fails in one, it fails in all."""
+    reason, cause = None, None
     try:
-        if first:
-            clear_leftovers(folder)
-            building.mkdir(parents=True)
-        _write_arrays(building / "state", leaves)
-        if first:
-            _publish(building, record)
-        multihost_utils.sync_global_devices("checkpoint published")
+        stage()
     except (OSError, ValueError) as problem:  # TensorStore's full disk is a ValueError
-        shutil.rmtree(building, ignore_errors=True)
-        code = re.search(r"os_error_code='(\d+)'", str(problem))
-        plain = getattr(problem, "strerror", None) or problem
-        reason = os.strerror(int(code[1])) if code else plain
+        reason, cause = _reason(problem), problem
+    reasons = [said for said in processes.gathered(reason) if said]
+    if reasons:
+        if processes.is_first():
+            shutil.rmtree(building, ignore_errors=True)
         raise SaveError(
-            f"step {step} could not be saved: {reason}. The checkpoints in {parent} are "
-            "intact: make room, then start again to resume"
-        ) from problem
+            f"step {step} could not be saved: {reasons[0]}. The checkpoints in "
+            f"{building.parent} are intact: make room, then start again to resume"
+        ) from cause
+
+
+def _reason(problem: Exception) -> str:
+    code = re.search(r"os_error_code='(\d+)'", str(problem))
+    plain = getattr(problem, "strerror", None) or str(problem)
+    return os.strerror(int(code[1])) if code else plain
 
 
 def restore(folder: Path, like: Any, *, kind: str) -> tuple[Any, dict] | None:
@@ -78,27 +91,18 @@ def restore(folder: Path, like: Any, *, kind: str) -> tuple[Any, dict] | None:
     A damaged checkpoint is passed over with a warning. Raises InputError if a leaf's
     shape or type differs, or if there are checkpoints and all are damaged.
     """
-    parent, damage = _parent(folder, kind), None
-    for path in _newest_first(parent):
-        try:
-            record = _verified_record(path)
-        except (OSError, ValueError) as problem:
-            damage = f"{path} is damaged ({problem})"
-            warnings.warn(f"{damage}; trying the checkpoint before it", stacklevel=2)
-            continue
-        _check_same_leaves(record["leaves"], _described(_leaves(like)), path)
-        return _read_arrays(path / "state", like), record["progress"]
-    if damage:
-        raise InputError(
-            f"no checkpoint in {parent} is whole: {damage}; bring a copy back, or remove "
-            "the folder to begin again"
-        )
-    return None
+    parent = _parent(folder, kind)
+    leaves = _described(_leaves(like))
+    found = processes.of_first(lambda: _newest_whole(parent, leaves))
+    if found is None:
+        return None
+    name, progress = found
+    return _read_arrays(parent / name / "state", like), progress
 
 
 def there(folder: Path, *, kind: str) -> bool:
     """Whether there are checkpoints, damaged ones among them."""
-    return bool(_newest_first(_parent(folder, kind)))
+    return processes.of_first(lambda: bool(_newest_first(_parent(folder, kind))))
 
 
 def outline(array: jax.Array) -> jax.ShapeDtypeStruct:
@@ -164,11 +168,39 @@ def _newest_first(parent: Path) -> list[Path]:
     return sorted(parent.glob("[0-9]*-step-*[0-9]"), reverse=True)
 
 
+def _newest_whole(parent: Path, leaves: dict[str, str]) -> tuple[str, dict] | None:
+    """Name and progress of the newest good checkpoint, which must hold these leaves."""
+    damage = None
+    for path in _newest_first(parent):
+        try:
+            record = _verified_record(path)
+        except (OSError, ValueError) as problem:
+            damage = f"{path} is damaged ({problem})"
+            warnings.warn(f"{damage}; trying the checkpoint before it", stacklevel=5)
+            continue
+        _check_same_leaves(record["leaves"], leaves, path)
+        return path.name, record["progress"]
+    if damage:
+        raise InputError(
+            f"no checkpoint in {parent} is whole: {damage}; bring a copy back, or remove "
+            "the folder to begin again"
+        )
+    return None
+
+
 def _step(path: Path) -> int:
     return int(path.name.split("-")[-1])
 
 
+def _begin(folder: Path, building: Path) -> None:
+    if processes.is_first():
+        clear_leftovers(folder)
+        (building / "state").mkdir(parents=True)
+
+
 def _publish(building: Path, record: dict) -> None:
+    if not processes.is_first():
+        return
     parent, step = building.parent, record["step"]
     hashes = {}
     for path in building.rglob("*"):
@@ -214,22 +246,38 @@ def _check_same_leaves(saved: dict, asked: dict, path: Path) -> None:
 
 
 def _write_arrays(path: Path, leaves: dict[str, Any]) -> None:
-    ocp, checkpointer = _orbax()
+    """The parts of the arrays that this process has."""
+    ocp, epath, handler = _orbax()
     # Orbax refuses arrays without elements; their shape in the record is all of them.
     arrays = {name: leaf for name, leaf in leaves.items() if leaf.size}
-    checkpointer.save(path, args=ocp.args.PyTreeSave(arrays))
+    handler.save(epath.Path(path), args=ocp.args.PyTreeSave(arrays))
+
+
+def _join_arrays(path: Path) -> None:
+    """Make one store of the parts of all processes."""
+    if processes.is_first():
+        _, epath, handler = _orbax()
+        handler.finalize(epath.Path(path))
 
 
 def _read_arrays(path: Path, like: Any) -> Any:
-    ocp, checkpointer = _orbax()
+    ocp, epath, handler = _orbax()
     leaves = _leaves(like)
     how = {name: _restore_args(x, ocp) for name, x in leaves.items() if x.size}
     args = ocp.args.PyTreeRestore(item=dict.fromkeys(how, 0), restore_args=how)
-    found = checkpointer.restore(path, args=args)
+    found = handler.restore(epath.Path(path), args=args)
     for name in leaves.keys() - found.keys():
         found[name] = np.zeros(leaves[name].shape, leaves[name].dtype)
-    placed = [jax.device_put(found[name], _sharding(x)) for name, x in leaves.items()]
+    placed = [_placed(found[name], _sharding(x)) for name, x in leaves.items()]
     return jax.tree.unflatten(jax.tree.structure(like), placed)
+
+
+def _placed(value: Any, sharding: jax.sharding.Sharding | None) -> jax.Array:
+    if isinstance(value, jax.Array):
+        return value
+    if sharding is None:
+        return jax.device_put(value)
+    return processes.placed(value, sharding)
 
 
 def _restore_args(leaf: Any, ocp: Any) -> Any:
@@ -243,20 +291,23 @@ def _sharding(leaf: Any) -> jax.sharding.Sharding | None:
 
 
 @functools.cache
-def _orbax() -> tuple[Any, Any]:
-    """Orbax and a checkpointer, its log dropped: what matters comes as an exception."""
+def _orbax() -> tuple[Any, Any, Any]:
+    """Orbax, its kind of path, and its writer of trees, its log dropped: what matters is
+    raised. Not its Checkpointer, where others would wait for a process that failed."""
     import absl.logging  # before anyone asks for its logger: it makes its own kind
     import orbax.checkpoint as ocp
+    from etils import epath  # Orbax's own
 
     for logger in absl.logging.get_absl_logger(), logging.getLogger("asyncio"):
         logger.addFilter(_not_from_orbax)
     sys.unraisablehook = functools.partial(_quiet_hook, sys.unraisablehook)
     # Float tables shrink by 7 % when compressed, and take four times as long.
-    return ocp, ocp.Checkpointer(ocp.PyTreeCheckpointHandler(use_compression=False))
+    return ocp, epath, ocp.PyTreeCheckpointHandler(use_compression=False)
 
 
 def _not_from_orbax(record: logging.LogRecord) -> bool:
-    return "/orbax/" not in record.pathname and ".orbax-" not in str(record.msg)
+    said = f"{record.pathname} {record.msg}"
+    return "/orbax/" not in said and "ocdbt" not in said
 
 
 def _quiet_hook(hook: Callable, problem: Any) -> None:

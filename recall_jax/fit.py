@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from recall_jax import checkpoint, logs, sharding
+from recall_jax import checkpoint, logs, processes, sharding
 from recall_jax.train import Step, TrainState, scan_steps
 from recall_jax.types import Hypers, InputError, Key
 
@@ -178,11 +178,8 @@ def fit(loop: Loop, state: TrainState) -> Fitted:
     step = int(state.step)
     run, plan = _compile(loop, state, clock=clock), loop.plan
     size = plan.size * loop.span  # examples a step
-    bar = logs.progress(plan.num_steps * size, initial=step * size, description="train")
-    after = step if step else -1
     fed = contextlib.closing(loop.feed.portions(step))
-    run_log = logs.RunLog(loop.workdir, after=after)
-    with bar as advance, run_log as log, fed as portions:
+    with _reports(loop, step=step) as (advance, write), fed as portions:
         while step < plan.num_steps and progress.since_best < loop.config.patience:
             with clock.of("train"):
                 source, rows = next(portions)
@@ -202,21 +199,40 @@ def fit(loop: Loop, state: TrainState) -> Fitted:
                 progress = progress._replace(best_step=step)
                 if step == plan.num_steps:
                     _save(loop, state, progress=progress, clock=clock, kind="best")
-            elif _validates(loop, step=step):
+            elif validates(loop, step=step):
                 with clock.of("evaluate"):
-                    measured = loop.validate(state)
+                    # One rounding apart, two processes would save different steps.
+                    measured = processes.agreed(loop.validate(state))
                 progress = progress.after(measured[loop.select_by], step=step)
                 values |= {f"valid_{name}": value for name, value in measured.items()}
                 if progress.best_step == step:
                     _save(loop, state, progress=progress, clock=clock, kind="best")
-            log.write(step, values)
-            if _saves(loop, step=step):
+            write(step, values)
+            if saves(loop, step=step):
                 _save(loop, state, progress=progress, clock=clock, kind="latest")
     best, *_ = _restore(loop, state, kind="best")
     speed = step * size / clock.seconds["train"]
     epoch = progress.best_step // plan.steps_per_epoch
     epochs = step / plan.steps_per_epoch
     return Fitted(best, progress, step, speed, dict(clock.seconds), epoch, epochs)
+
+
+@contextlib.contextmanager
+def _reports(loop: Loop, *, step: int) -> Iterator[tuple[Callable, Callable]]:
+    """What tells how far it is, `advance`, and what keeps it, `write`; both do nothing in
+    all processes but the first."""
+    if not processes.is_first():
+        yield _silent, _silent
+        return
+    size, after = loop.plan.size * loop.span, step if step else -1
+    total, initial = loop.plan.num_steps * size, step * size
+    bar = logs.progress(total, initial=initial, description="train")
+    with bar as advance, logs.RunLog(loop.workdir, after=after) as log:
+        yield advance, log.write
+
+
+def _silent(*told: Any, loss: Any = None) -> None:
+    pass
 
 
 class _Clock:
@@ -237,7 +253,9 @@ def _compile(loop: Loop, state: TrainState, *, clock: _Clock):
     shape = sharding.on_each_shape((loop.plan.scan, loop.plan.size), np.int32)
     with clock.of("compile"):
         lowered = scan_steps(loop.step).lower(state, loop.hypers, loop.feed.like, shape)
-        return lowered.compile()
+        compiled = lowered.compile()
+    processes.gathered("compiled")  # a collective on CPUs waits for 30 seconds only
+    return compiled
 
 
 def _dispatch(
@@ -275,13 +293,15 @@ def _diverged(loop: Loop, metrics, *, at: int, step: int) -> str:
     )
 
 
-def _validates(loop: Loop, *, step: int) -> bool:
+def validates(loop: Loop, *, step: int) -> bool:
+    """Whether validation is due after this many steps."""
     epoch, rest = divmod(step, loop.plan.steps_per_epoch)
     due = epoch % loop.config.eval_every == 0 or epoch == loop.plan.epochs
     return rest == 0 and due
 
 
-def _saves(loop: Loop, *, step: int) -> bool:
+def saves(loop: Loop, *, step: int) -> bool:
+    """Whether a checkpoint to resume from is due after this many steps."""
     every = loop.config.checkpoint_every
     dispatch = step // loop.plan.scan
     return step % loop.plan.steps_per_epoch == 0 or (

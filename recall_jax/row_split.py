@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from recall_jax import sharding
+from recall_jax import processes, sharding
 
 
 class Rows(NamedTuple):
@@ -34,8 +34,7 @@ class Rows(NamedTuple):
 
     def on_host(self) -> Float[np.ndarray, "num d"]:
         """The array [num, d] on the host."""
-        here = self.array.is_fully_addressable
-        return np.asarray(self.array if here else self.everywhere())[: self.num]
+        return processes.to_host(self.array)[: self.num]
 
 
 @functools.partial(jax.jit, static_argnames="num")

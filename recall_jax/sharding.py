@@ -23,6 +23,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
+from recall_jax import processes
 from recall_jax.types import InputError, Key
 
 SHARDS = 64
@@ -196,13 +197,22 @@ def made_by_block(
 
 
 def on_each(tree: Any) -> Any:
-    """Arrays of the host, or of one device, on every device."""
-    return jax.device_put(tree) if num_devices() == 1 else jax.device_put(tree, WHOLE)
+    """Arrays of the host, or of one device, on every device; equal in all processes."""
+    return _put(tree, WHOLE)
 
 
 def share(tree: Any) -> Any:
-    """Arrays whose rows the devices can share alike, to each device its own."""
-    return jax.device_put(tree) if num_devices() == 1 else jax.device_put(tree, SPLIT)
+    """The same, of as many rows for each device, to each its own."""
+    return _put(tree, SPLIT)
+
+
+def _put(tree: Any, spec: P) -> Any:
+    if num_devices() == 1:
+        return jax.device_put(tree)
+    if processes.count() == 1:
+        return jax.device_put(tree, spec)
+    where = NamedSharding(jax.sharding.get_mesh(), spec)
+    return jax.tree.map(lambda value: processes.placed(value, where), tree)
 
 
 def on_each_shape(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:

@@ -394,7 +394,8 @@ def _move(
     table, state = jax.tree.map(
         lambda leaf: leaf.reshape(*stored.shape[:2], *leaf.shape[1:]), moved
     )
-    return exchange.Moved(table, state, slot, jnp.sum(gradient**2))
+    square = jnp.sum(gradient[1:] ** 2)  # of padding nothing moves
+    return exchange.Moved(table, state, slot, square)
 
 
 def make_hypers(optim: OptimConfig, loss, negatives, *, num_steps: int) -> Hypers:

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt
 
-from recall_jax import sharding
 from recall_jax.data.graph import Graph
 from recall_jax.types import InputError, Key
 
@@ -149,17 +148,17 @@ def _follow(
     rows, cells = jnp.asarray(graph.rows), jnp.asarray(graph.cells)
     first, degree = rows.at[node].get(mode="clip").T
     # A cell below the degree, each alike to within degree / 2^32.
-    cell = _high_product(bits[0], degree.astype(jnp.uint32))
+    cell = high_product(bits[0], degree.astype(jnp.uint32))
     row = cells.at[first + cell.astype(jnp.int32)].get(mode="clip")
     keep = jax.lax.bitcast_convert_type(row[:, 0], jnp.float32)
     taken = jnp.where(_unit(bits[1]) < keep, row[:, 1], row[:, 2])
     return jnp.where(degree > 0, taken, 0)
 
 
-def _high_product(a: UInt[Array, "w"], b: UInt[Array, "w"]) -> UInt[Array, "w"]:
+def high_product(a: UInt[Array, "w"], b: UInt[Array, "w"]) -> UInt[Array, "w"]:
     """a b / 2^32, rounded down. Over devices by halves: XLA cannot compile `mulhi` for
-    more than one (jax 0.10)."""
-    if sharding.num_devices() == 1:
+    more than one (jax 0.10), whatever is split over them."""
+    if jax.sharding.get_abstract_mesh().size <= 1:
         return jax.lax.mulhi(a, b)
     low = jnp.uint32(0xFFFF)
     a_low, a_high, b_low, b_high = a & low, a >> 16, b & low, b >> 16

@@ -295,6 +295,8 @@ def feed(
     def finish(number: int, part: Read) -> Portions:
         rng = np.random.default_rng((*seed, *divmod(number, cut.windows)))
         made = lay_out(share.gather(part), cut, num_users=log.num_users, rng=rng)
+        if share.processes > 1:
+            made = sharding.on_each(made)
         order = rng.permutation(cut.slots).astype(np.int32)
         order = order.reshape(-1, cut.plan.scan, cut.plan.size)
         return Portions(_with_events(base, jax.device_put(made, where)), order)

@@ -9,7 +9,8 @@ from conftest import make_data
 from flax import nnx
 from test_fit import LOSS, MODEL, NEGATIVES
 
-from experiments.bench import in_batch, skipgram, tables, train, unique, walks
+from experiments import cli, over, table
+from experiments.bench import in_batch, skipgram, sweep, tables, train, unique, walks
 from recall_jax import negatives as negatives_lib
 from recall_jax import objective
 from recall_jax import train as training
@@ -101,3 +102,14 @@ def test_skipgram_learns_its_sequences_and_is_timed_at_two_sizes():
     assert row["quality"] > 0.6, "0.5 is chance"
     found = skipgram.growth(SKIPGRAM, (50, 500))
     assert len(found) == 2 and min(found.values()) > 0
+
+
+def test_a_sweep_is_timed_against_its_settings_alone(tmp_path):
+    entry = cli.Entry("dssm_synthetic", {}, {}, cli.load_config("dssm_synthetic"))
+    entry = cli.with_own(entry, sweep.SMOKE)
+    settings = over.make_settings(
+        entry, ["loss.temperature=0.1,0.2"], samples=0, seed=0
+    )
+    cells = table.make_cells(settings, num_seeds=sweep.SEEDS, folder=tmp_path)
+    found = sweep.time_training(cells, rounds=1, mode="auto")
+    assert set(found) == {"together", "alone"} and min(found.values()) > 0

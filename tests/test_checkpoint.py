@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -314,43 +313,6 @@ def small_disk(tmp_path):
 
 def test_a_full_disk_stops_a_save_and_loses_nothing(small_disk):
     check_a_failed_save(small_disk, how="fill", reason="No space left on device")
-
-
-TOGETHER = """
-import sys
-import jax
-import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
-from recall_jax import checkpoint
-
-folder, port, process = sys.argv[1:]
-jax.config.update("jax_cpu_collectives_implementation", "gloo")
-jax.distributed.initialize(f"localhost:{port}", 2, int(process))
-mesh = jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
-rows = NamedSharding(mesh, PartitionSpec("x"))
-table = np.arange(32.0, dtype=np.float32).reshape(8, 4)
-state = {"table": jax.make_array_from_callback((8, 4), rows, lambda at: table[at])}
-for step in (1, 2, 3):
-    checkpoint.save(folder, state, kind="latest", step=step, progress={"step": step})
-    found, progress = checkpoint.restore(folder, state, kind="latest")
-    assert progress == {"step": step}
-    for shard in found["table"].addressable_shards:
-        np.testing.assert_array_equal(shard.data, table[shard.index])
-"""
-
-
-def test_two_processes_save_what_one_restores(tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    pair = [start(TOGETHER, tmp_path, port, process) for process in (0, 1)]
-    for process in pair:
-        _, errors = process.communicate(timeout=60)
-        assert process.returncode == 0, errors
-    like = {"table": jnp.zeros((8, 4))}
-    state, progress = checkpoint.restore(tmp_path, like, kind="latest")
-    np.testing.assert_array_equal(state["table"], np.arange(32.0).reshape(8, 4))
-    assert progress == {"step": 3} and steps(tmp_path) == [2, 3]
 
 
 def test_a_text_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

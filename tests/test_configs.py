@@ -86,7 +86,7 @@ def as_shards(log: Interactions, folder: pathlib.Path) -> str:
 def with_columns(entities: Entities, names) -> Entities:
     rng, columns = np.random.default_rng(0), dict(entities.columns)
     there = {"user", "item", "history", "example_age", "", *entities.text}
-    for name in set(names) - there:
+    for name in sorted(set(names) - there):  # the same columns in every process
         columns.setdefault(name, rng.integers(5, size=len(entities)))
     if "genres" in columns:
         columns["genres"] = columns["tags"]

@@ -28,10 +28,13 @@ def close(one, other):
 
 
 def small(name: str, **optim):
-    """A config on the tiny log, and its data."""
+    """A config on the tiny log, and its data. Its vectors are not small: of some that
+    are, l2_normalize and Adam make the most of every rounding, step after step."""
     config = shrunk(cli.load_config(name))
     config = dataclasses.replace(
-        config, optim=dataclasses.replace(config.optim, **optim)
+        config,
+        model=dataclasses.replace(config.model, init_scale=0.5),
+        optim=dataclasses.replace(config.optim, **optim),
     )
     log = tiny_log(config) if not isinstance(config.data, synthetic.Config) else None
     return config, training.lay_out(config, log or config.data.load())

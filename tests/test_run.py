@@ -101,13 +101,19 @@ def files(folder) -> dict[str, bytes]:
     }
 
 
-def parameters(workdir) -> dict[str, np.ndarray]:
-    """Every array of the newest checkpoints, both kinds."""
+def parameters(workdir, *, kinds=("latest", "best")) -> dict[str, np.ndarray]:
+    """Every array of the newest checkpoints of these kinds."""
     arrays = {}
-    for kind in ("latest", "best"):
+    for kind in kinds:
         newest = max((workdir / "checkpoints" / kind).iterdir())
+        leaves = json.loads((newest / "record.json").read_text())["leaves"]
+        names = [name for name, kind in leaves.items() if not re.search(r"\b0\b", kind)]
+        plain = ocp.RestoreArgs(restore_type=np.ndarray)  # on whatever device it was
+        wanted = ocp.args.PyTreeRestore(
+            item=dict.fromkeys(names, 0), restore_args=dict.fromkeys(names, plain)
+        )
         handler = ocp.PyTreeCheckpointHandler(use_compression=False)
-        found = ocp.Checkpointer(handler).restore(newest / "state")
+        found = ocp.Checkpointer(handler).restore(newest / "state", args=wanted)
         step = newest.name.split("-")[-1]
         arrays |= {f"{kind} {step} {name}": value for name, value in found.items()}
     return arrays

@@ -246,3 +246,19 @@ def test_what_cannot_walk_is_refused(given, message):
     with pytest.raises(InputError, match=message):
         given = {"length": 3} | given
         walks.walk(make_graph(), jax.random.key(0), start_of(4), **given)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_high_product_is_the_upper_half_of_the_whole_product(devices):
+    rng = np.random.default_rng(0)
+    some = rng.integers(0, 2**32, 1001, dtype=np.uint64)
+    ends = np.array([0, 1, 0xFFFF, 0x10000, 2**32 - 2, 2**32 - 1], np.uint64)
+    a, b = (x.ravel() for x in np.meshgrid(ends, np.concatenate([ends, some])))
+    halves = [jnp.asarray(x, jnp.uint32) for x in (a, b)]
+    multiply = walks.high_product
+    if devices > 1:  # split over them in any way, not only as a step is
+        mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("settings",))
+        split = jax.sharding.PartitionSpec("settings")
+        multiply = jax.shard_map(multiply, mesh=mesh, in_specs=split, out_specs=split)
+    found = jax.jit(multiply)(*halves)
+    np.testing.assert_array_equal(found, (a * b) >> np.uint64(32))

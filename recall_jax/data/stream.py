@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from recall_jax import checkpoint, features, sharding
+from recall_jax import checkpoint, features, processes, sharding
 from recall_jax.data import dataset, logs, partition, shards
 from recall_jax.data.arrays import CONTEXTS, Dataset
 from recall_jax.data.interactions import Interactions
@@ -170,8 +170,17 @@ def prepared(config: Config, *, min_history: int) -> pathlib.Path:
     It is made anew where the shards have changed: another name, size or time of writing
     of any file, as a build tool has it. Their content is not read to find out, which
     would take as long as the preparation; a copy that keeps the times keeps the folder.
+    Of several processes the first writes it.
     """
     check(config)
+    made = processes.of_first(lambda: str(_prepared(config, min_history=min_history)))
+    folder = pathlib.Path(made)
+    there = (folder / "manifest.json").exists()
+    processes.check_alike("file system", "" if there else f"{folder} is not on it")
+    return folder
+
+
+def _prepared(config: Config, *, min_history: int) -> pathlib.Path:
     place = _place(config)
     wanted = {"format": FORMAT, "settings": _settings(config, min_history=min_history)}
     key = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:16]

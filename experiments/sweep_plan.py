@@ -1,0 +1,204 @@
+"""What a sweep will do: which settings train in one program, and what that takes."""
+
+import itertools
+import json
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments import training
+from experiments.compare import Cell
+from recall_jax import checkpoint, fit, logs
+from recall_jax import config as config_lib
+from recall_jax.config import Experiment
+from recall_jax.types import InputError
+
+TRACED = (
+    "seed",
+    "optim.learning_rate",
+    "optim.tables_lr_scale",
+    "optim.weight_decay",
+    "loss.temperature",
+    "loss.margin",
+    "loss.negative_weight",
+    "loss.calibration",
+    "negatives.strength",
+    "negatives.alpha",
+    "model.pairs.alpha",
+)
+"""Fields that change neither shapes nor code: settings that differ in nothing else train
+in one program."""
+COPIES = 3  # of a state: itself, its gradients and what a step makes of it, about
+
+
+def make_groups(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """Runs that one program can train, in the order of their first."""
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        training.check_pairs(cell.config)
+        groups.setdefault(_code(cell.config), []).append(cell)
+    return list(groups.values())
+
+
+def _code(config: Experiment) -> str:
+    """All of a config but what is traced."""
+    content = config_lib.as_dict(config)
+    for path in TRACED:
+        *parents, name = path.split(".")
+        holder = content
+        for parent in parents:
+            holder = holder.get(parent, {})
+        holder.pop(name, None)
+    return json.dumps(content)
+
+
+def data_of(config: Experiment) -> str:
+    """What decides how the data are laid out and what baselines reach."""
+    content, model = config_lib.as_dict(config), config.model
+    laid = [model.history_length, model.min_history, training.span_of(model)]
+    return json.dumps([content["data"], content["evaluate"], *laid])
+
+
+class Size(NamedTuple):
+    """Of one run of a group."""
+
+    state_bytes: int  # what it keeps on the device
+    plan: fit.Plan
+    num_rows: int
+
+
+def measure(config: Experiment, data: Any) -> Size:
+    """By shapes alone: nothing is trained."""
+    on = training.make_corpus(config, data)
+    plan = fit.make_plan(config.train, num_rows=on.num_rows)
+
+    def state():
+        return training.build(config, data, batch_size=plan.size * on.span).state
+
+    leaves = jax.tree.leaves(jax.eval_shape(state))
+    kept = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    return Size(kept, plan, on.num_rows)
+
+
+def device_bytes(memory_gb: float, devices: Sequence[jax.Device]) -> float:
+    """What the programs of a sweep may use of each device: `memory_gb`, or unless given
+    nine tenths of an accelerator's memory, half of the host's shared by its devices."""
+    if memory_gb:
+        return memory_gb * 2**30
+    if devices[0].platform != "cpu":
+        told = (devices[0].memory_stats() or {}).get("bytes_limit")
+        return 0.9 * told if told else float("inf")
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return whole / 2 / len(devices)
+
+
+def portions(
+    group: list[Cell], *, state_bytes: int, limit: float, num_devices: int
+) -> list[list[Cell]]:
+    """A group as few equal parts that fit `limit` bytes of each device."""
+    fitting = int(limit // (COPIES * state_bytes)) * num_devices
+    if not fitting:
+        raise InputError(
+            f"one run keeps {state_bytes / 2**30:.2f} GiB, which {limit / 2**30:.2f} GiB "
+            "do not hold three times, as training may; raise --memory_gb, or lower "
+            "model.id_width"
+        )
+    parts = -(-len(group) // fitting)
+    return [list(part) for part in _split(group, parts)]
+
+
+def _split(cells: list[Cell], parts: int) -> list[list[Cell]]:
+    bounds = np.linspace(0, len(cells), parts + 1).astype(int)
+    return [cells[a:b] for a, b in itertools.pairwise(bounds)]
+
+
+def rungs(halving: int, *, num: int, epochs: int) -> list[int]:
+    """Epochs at which only every `halving`-th setting goes on, and the last one: as many
+    rungs as `num` settings and `epochs` allow (Jamieson and Talwalkar 2016).
+
+    >>> rungs(3, num=9, epochs=9), rungs(3, num=4, epochs=8), rungs(0, num=9, epochs=9)
+    ([1, 3, 9], [1, 3, 8], [9])
+    """
+    made, left = [epochs], num
+    while halving and left > 1 and made[0] > 1:
+        made.insert(0, -(-made[0] // halving))
+        left = -(-left // halving)
+    return made
+
+
+def told(
+    parts: Sequence[tuple[list[Cell], Size]],
+    *,
+    marks: Sequence[int],
+    mode: str,
+    seconds: float | None,
+    left: int,
+) -> str:
+    """The plan as a table: portions of groups, and what they take. `seconds` a run, by
+    those that are finished; `left` are not."""
+    rows = [
+        {
+            "program": number,
+            "runs": len(part),
+            "settings": len({cell.entry.label for cell in part}),
+            "state GiB": f"{len(part) * size.state_bytes / 2**30:.3f}",
+            "GiB, about": f"{COPIES * len(part) * size.state_bytes / 2**30:.3f}",
+            "steps a run": size.plan.num_steps,
+            "fixed": _fixed(part[0], [cell for other, _ in parts for cell in other]),
+        }
+        for number, (part, size) in enumerate(parts, start=1)
+    ]
+    compilations = len(parts) * len(marks)
+    lines = [
+        logs.table(rows, list(rows[0])) if rows else "",
+        f"{compilations} compilations of a step at most"
+        + (f": of each program one a rung, epochs {marks}" if len(marks) > 1 else ""),
+        f"on {jax.device_count()} {jax.devices()[0].device_kind} devices, mode {mode}",
+    ]
+    if seconds is None:
+        lines.append(
+            f"{left} runs to go, of unknown length: none is finished, here or in runs/"
+        )
+    else:
+        lines.append(
+            f"{left} runs to go, about {left * seconds / 60:,.1f} minutes by those that "
+            "are finished" + (", less what halving saves" if len(marks) > 1 else "")
+        )
+    return "\n".join(lines)
+
+
+def _fixed(cell: Cell, cells: Sequence[Cell]) -> str:
+    """What of its own overrides a group holds fixed and others have otherwise."""
+    fields = [name for name in cell.entry.own if name not in TRACED]
+    varied = [f for f in fields if len({c.entry.own.get(f) for c in cells}) > 1]
+    return ":".join(f"{name}={cell.entry.own[name]}" for name in varied)
+
+
+def known_seconds(cells: Sequence[Cell], lone: pathlib.Path) -> float | None:
+    """Seconds of a run: the mean of the finished ones, or of a lone one elsewhere."""
+    spent = [sum(c.results["seconds"].values()) for c in cells if c.results]
+    path = lone / "results.json"
+    if not spent and path.exists():
+        spent = [sum(training.read_json(path)["seconds"].values())]
+    return float(np.mean(spent)) if spent else None
+
+
+def refuse_another(folder: pathlib.Path, asked: dict[str, Any]) -> None:
+    """Note what a sweep was asked in its folder; InputError where that holds another."""
+    path = folder / "plan.json"
+    there = training.read_json(path) if path.exists() else asked
+    differing = [
+        f"{name}: {there.get(name)!r} there, {asked.get(name)!r} asked"
+        for name in {**there, **asked}
+        if there.get(name) != asked.get(name)
+    ]
+    if differing:
+        raise InputError(
+            f"{folder} holds another sweep ({'; '.join(differing)}); name another folder "
+            "with --runs"
+        )
+    checkpoint.write_atomically(path, json.dumps(asked, indent=1) + "\n")
