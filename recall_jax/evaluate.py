@@ -285,8 +285,7 @@ def encode_items(encoder: Encoder, params, *, data: Data, batch_size: int):
 def encode_queries(
     encoder: Encoder, params, *, data: Data, part: Part, batch_size: int
 ):
-    """Vectors float32 [q, d] of a part's users, as of where their history ends, on every
-    device."""
+    """Vectors float32 [q, d] of a part's users where their histories end, the same."""
     if data.log is not None:
         return blocks.encode_streamed(
             encoder.columns, params, data=data, part=part, batch_size=batch_size

@@ -14,7 +14,7 @@ from test_configs import shrunk
 from test_run import SYNTHETIC, TIMES, command, finish, log_csv, own_log  # noqa: F401
 
 from experiments import cli, run, training
-from recall_jax import checkpoint, evaluate, fit, sharding
+from recall_jax import blocks, checkpoint, evaluate, fit, sharding
 from recall_jax.negatives import NegativesConfig
 
 pytestmark = [
@@ -42,6 +42,19 @@ def encoded(name: str, *, batch_size: int) -> evaluate.Vectors:
     return evaluate.encode(
         encoder, params, data=data, part=data.valid, batch_size=batch_size
     )
+
+
+def test_a_block_is_shared_out():
+    shares = []
+
+    def encode(ids):
+        shares.append({len(part.data) for part in ids.addressable_shards})
+        return ids[:, None] / 2
+
+    with sharding.use(mesh_of(8)):
+        rows = blocks.in_batches(encode, np.arange(33, dtype=np.int32), batch_size=16)
+    assert shares == [{2}] * 3
+    np.testing.assert_array_equal(rows.on_host()[:, 0], np.arange(33) / 2)
 
 
 @pytest.mark.parametrize("name", ["dssm_synthetic", "sequence_synthetic"])
