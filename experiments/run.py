@@ -30,6 +30,8 @@ from recall_jax import (
     negatives,
     pairs,
     processes,
+    sharding,
+    train,
 )
 from recall_jax import config as config_lib
 from recall_jax.config import Experiment
@@ -45,8 +47,29 @@ def main(argv: list[str]) -> None:
     if flags.FLAGS.seed is not None:
         config.seed = flags.FLAGS.seed
     workdir = pathlib.Path(flags.FLAGS.workdir or f"runs/{config.name}")
-    with distributed.joined():
+    with distributed.joined(), sharding.use(mesh_of(flags.FLAGS.devices)):
         run(config, workdir)
+
+
+def mesh_of(num: int | None) -> jax.sharding.Mesh | None:
+    """The first `num` devices, all for 0; None for one, which is what is not asked. Of
+    several processes always all of theirs. Raises InputError where there are not so
+    many, or they cannot share the tables."""
+    there = jax.devices()
+    if processes.count() > 1:
+        if num:
+            raise InputError(
+                f"--devices={num} with --distributed, which takes all devices of all "
+                "processes; leave --devices out"
+            )
+        return sharding.make_mesh(there)
+    num = 1 if num is None else num or len(there)
+    if not 1 <= num <= len(there):
+        raise InputError(
+            f"--devices={num}, but there are {len(there)} x {there[0].device_kind}; "
+            f"give 1 to {len(there)}, or 0 for all"
+        )
+    return sharding.make_mesh(there[:num]) if num > 1 else None
 
 
 def run(config: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
@@ -174,11 +197,15 @@ def measure(
         "examples_per_second": fitted.examples_per_second,
         "seconds": dict(seconds),
         "epoch_seconds": fitted.seconds["train"] / fitted.epochs,
-        "num_params": sum(
-            leaf.size for leaf in jax.tree.leaves(evaluate.params_of(fitted.state))
-        ),
-        "device": str(jax.devices()[0].device_kind),
+        "num_params": _num_params(encoder.graph, params),
+        "device": sharding.described(),
     }
+
+
+def _num_params(graph: train.Graph, params: Any) -> int:
+    """Numbers that a model is made of, without what fills up its stored tables."""
+    in_tables = sum(table.rows * table.width for table in graph.tables)
+    return in_tables + sum(leaf.size for leaf in jax.tree.leaves(params[1:]))
 
 
 def _measure_shuffled(
@@ -255,6 +282,7 @@ def describe(config: Experiment, data: Data) -> None:
     """Tell what a run trains on and how it is measured."""
     users, items = (data.vocabularies[name] for name in ("user", "item"))
     seen = "removed" if evaluate.removes_seen(config.evaluate, data) else "kept"
+    print(f"devices    {sharding.described()}")
     print(f"data       {data.source}")
     print(
         f"counts     {len(users.ids):,} users, {len(items.ids):,} items, "
@@ -315,6 +343,7 @@ def _measure_links(
 def define_flags() -> None:
     flags.DEFINE_string("workdir", None, "run folder; default runs/NAME")
     flags.DEFINE_integer("seed", None, "overrides the config's seed")
+    flags.DEFINE_integer("devices", None, "that share the work; 0: all; default 1")
     distributed.define_flags()
 
 

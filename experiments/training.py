@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -103,15 +104,13 @@ def with_ties(config: Experiment, ties: str) -> Experiment:
 def train_model(
     config: Experiment, data: Data, workdir: pathlib.Path, *, epochs: int | None = None
 ) -> tuple[evaluate.Encoder, fit.Fitted]:
-    """Train, or go on training, the model of an experiment; of several processes on all
-    devices that they have.
+    """Train, or go on training, the model of an experiment.
 
     With `epochs` exactly these many, by the schedule of the config's, and nothing is
     validated or chosen.
     """
-    with sharding.use(sharding.make_mesh() if processes.count() > 1 else None):
-        ready = make_loop(config, data, workdir, epochs=epochs)
-        return ready.encoder, fit.fit(ready.loop, ready.state)
+    ready = make_loop(config, data, workdir, epochs=epochs)
+    return ready.encoder, fit.fit(ready.loop, ready.state)
 
 
 class Ready(NamedTuple):
@@ -162,7 +161,6 @@ def make_loop(
             data=data,
             batch_size=config.evaluate.batch_size,
         )
-        vectors = sharding.on_each(vectors)
         return state._replace(candidates=state.candidates._replace(index=vectors))
 
     check_same_everywhere(data)
@@ -215,17 +213,15 @@ def restore_chosen(config: Experiment, data: Data, workdir: pathlib.Path) -> Res
         raise InputError(f"{workdir} holds no run: it has no data.json")
     check_same_data(data, workdir)
     size = config.train.batch_size * data.dataset.span
-    built = build(config, data, batch_size=size)
+    built = build(config, data, batch_size=size, made=sharding.outlined)
     like = built.state._replace(slots={})
     found = checkpoint.restore(workdir / "checkpoints", like, kind="best")
     if found is None:
         raise InputError(
             f"{workdir} has no model yet; one is there after the first validation"
         )
-    state = found[0]
-    return Restored(
-        make_encoder(config, built), evaluate.params_of(state), int(state.step)
-    )
+    encoder, state = make_encoder(config, built), found[0]
+    return Restored(encoder, evaluate.params_of(state), int(state.step))
 
 
 def make_encoder(config: Experiment, built: "Built") -> evaluate.Encoder:
@@ -294,8 +290,10 @@ class Built(NamedTuple):
     order_key: jax.Array
 
 
-def build(config: Experiment, data: Data, *, batch_size: int) -> Built:
-    """Everything that a config decides about a step."""
+def build(
+    config: Experiment, data: Data, *, batch_size: int, made: Callable = sharding.made
+) -> Built:
+    """Everything that a config decides about a step, the state by `made`."""
     goal = objective.make_objective(config.loss, config.negatives)
     objective.check_labels(config.loss, data.dataset.example_label)
     optimizer = train.make_optimizer(config.optim)
@@ -321,9 +319,8 @@ def build(config: Experiment, data: Data, *, batch_size: int) -> Built:
         graphs.append(graph)  # but for its random state it is no array
         return state, graph.random
 
-    state, random = sharding.made(make, keys[0], keys[1])
-    graph = graphs[-1]._replace(random=random)
-    return Built(graph, goal, optimizer, state, keys[2])
+    state, random = made(make, keys[0], keys[1])
+    return Built(graphs[-1]._replace(random=random), goal, optimizer, state, keys[2])
 
 
 def check_devices(config: Experiment, plan: fit.Plan) -> None:

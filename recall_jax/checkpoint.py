@@ -100,6 +100,16 @@ def restore(folder: Path, like: Any, *, kind: str) -> tuple[Any, dict] | None:
     return _read_arrays(parent / name / "state", like), progress
 
 
+def there(folder: Path, *, kind: str) -> bool:
+    """Whether there are checkpoints, damaged ones among them."""
+    return processes.of_first(lambda: bool(_newest_first(_parent(folder, kind))))
+
+
+def outline(array: jax.Array) -> jax.ShapeDtypeStruct:
+    """What `restore` needs to know of an array."""
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=_sharding(array))
+
+
 def latest_step(folder: Path) -> int | None:
     """Step of the newest `latest` checkpoint, read off its name; None without one."""
     return next(map(_step, _newest_first(_parent(folder, "latest"))), None)

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from recall_jax import blocks, indexes, metrics, retrieval, sampled
+from recall_jax import blocks, indexes, metrics, retrieval, sampled, sharding
 from recall_jax.data.arrays import Dataset
 from recall_jax.data.dataset import Data, Part
 from recall_jax.data.interactions import ranges
+from recall_jax.row_split import Rows
 from recall_jax.train import Graph, TrainState
 from recall_jax.types import Columns, InputError
 
@@ -242,7 +243,8 @@ def make_encoder(graph: Graph, *, complete: Complete | None = None) -> Encoder:
         model = graph.model(*params)
         columns = dataset.item(ids)
         served = hasattr(model, "item_vector")
-        return model.item_vector(columns) if served else model.item(columns)
+        tower = model.item_vector if served else model.item
+        return sharding.split(tower(columns))
 
     @jax.jit
     @jax.default_matmul_precision("highest")
@@ -255,12 +257,15 @@ def make_encoder(graph: Graph, *, complete: Complete | None = None) -> Encoder:
 def _query_vectors(model, dataset: Dataset, columns: Columns) -> jax.Array:
     if hasattr(model, "user_vector"):
         ids = columns["history"]
-        return model.user_vector(model.item_vector(dataset.item(ids)), ids != 0)
+        items = model.item_vector(dataset.item(ids))
+        return sharding.split(model.user_vector(items, ids != 0))
     if "history" in columns:
         known = jnp.minimum(columns["history"], dataset.known_items + 1)
         columns = columns | {"history": known}
     vectors = model.query(columns)
-    return vectors[:, -1] if vectors.ndim == 3 else vectors  # the last position's
+    if vectors.ndim == 3:
+        vectors = vectors[:, -1]  # the last position's
+    return sharding.split(vectors)
 
 
 def params_of(state: TrainState) -> tuple[Any, Any, Any]:
@@ -269,45 +274,49 @@ def params_of(state: TrainState) -> tuple[Any, Any, Any]:
 
 
 def encode_items(encoder: Encoder, params, *, data: Data, batch_size: int):
-    """Vectors float32 [V, d] of catalogue ids 1..V."""
-    ids = np.arange(1, data.dataset.num_items + 1, dtype=np.int32)
-    vectors = blocks.in_batches(
-        lambda ids: encoder.item(params, data.dataset, ids), ids, batch_size=batch_size
+    """Vectors float32 [V, d] of catalogue ids 1..V, on every device."""
+    rows = blocks.encode_catalogue(
+        encoder.item, params, data=data, batch_size=batch_size
     )
+    vectors = rows.everywhere()
     return vectors if encoder.complete is None else encoder.complete(vectors, data)
 
 
 def encode_queries(
     encoder: Encoder, params, *, data: Data, part: Part, batch_size: int
 ):
-    """Vectors float32 [q, d] of a part's users, as of where their history ends."""
+    """Vectors float32 [q, d] of a part's users where their histories end, the same."""
     if data.log is not None:
         return blocks.encode_streamed(
             encoder.columns, params, data=data, part=part, batch_size=batch_size
         )
-    return blocks.in_batches(
+    rows = blocks.in_batches(
         lambda user, position: encoder.query(params, data.dataset, user, position),
         part.user,
         part.start.astype(np.int32),
         batch_size=batch_size,
     )
+    return rows.everywhere()
 
 
 class Vectors(NamedTuple):
     """What an index holds, and what it is asked: [V, d] and [q, d] float32."""
 
-    items: jax.Array
+    items: Rows | jax.Array
     queries: jax.Array
 
 
 def encode(
     encoder: Encoder, params, *, data: Data, part: Part, batch_size: int
 ) -> Vectors:
-    """The vectors of the catalogue and of a part's users, computed when it returns."""
-    items = encode_items(encoder, params, data=data, batch_size=batch_size)
-    queries = encode_queries(
-        encoder, params, data=data, part=part, batch_size=batch_size
-    )
+    """The vectors of the catalogue, to each device its own, and of a part's users,
+    computed when it returns."""
+    known = {"data": data, "batch_size": batch_size}
+    if encoder.complete is None:
+        items = blocks.encode_catalogue(encoder.item, params, **known)
+    else:
+        items = encode_items(encoder, params, **known)
+    queries = encode_queries(encoder, params, part=part, **known)
     return jax.block_until_ready(Vectors(items, queries))
 
 

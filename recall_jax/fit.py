@@ -325,11 +325,20 @@ def _save(
 def _restore(
     loop: Loop, state: TrainState, *, kind: str = "latest"
 ) -> tuple[TrainState, Progress, _Clock]:
-    """What a checkpoint holds, or the beginning where there is none."""
+    """What a checkpoint holds, in place of `state`, or `state` where there is none."""
     clock = _Clock()
-    restored = checkpoint.restore(loop.folder, state._replace(slots={}), kind=kind)
-    if restored is None:
+    if not checkpoint.there(loop.folder, kind=kind):
         return state, Progress(), clock
-    saved, progress = restored
+    like = _emptied(state._replace(slots={}))
+    saved, progress = checkpoint.restore(loop.folder, like, kind=kind)
     clock.seconds.update(progress.pop("seconds"))
     return saved._replace(slots=state.slots), Progress(**progress), clock
+
+
+def _emptied(state: TrainState) -> TrainState:
+    """The shapes of a state whose memory is free again: it would be held beside the one
+    that is restored."""
+    like = jax.tree.map(checkpoint.outline, state)
+    for leaf in jax.tree.leaves(state):
+        leaf.delete()
+    return like

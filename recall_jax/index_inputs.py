@@ -1,14 +1,16 @@
 """What an index is given, checked and as it is read: vectors, ids, queries, filters."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int
 
+from recall_jax import row_split
 from recall_jax.types import InputError
 
 SIMILARITIES = ("inner_product", "cosine")
 
-Vectors = Float[Array | np.ndarray, "n d"]
+Vectors = Float[Array | np.ndarray, "n d"] | row_split.Rows
 Queries = Float[Array | np.ndarray, "q d"]
 Allowed = Bool[np.ndarray, "any"] | Int[np.ndarray, "some"]
 """The only rows that may be returned, of every query: a mask, or rows in any order."""
@@ -25,11 +27,32 @@ def prepared(
     if similarity not in SIMILARITIES:
         known = ", ".join(SIMILARITIES)
         raise InputError(f"unknown similarity {similarity!r}; there are: {known}")
+    if isinstance(vectors, row_split.Rows):
+        vectors = vectors.on_host()
     if vectors.ndim != 2 or 0 in vectors.shape:
         got = list(vectors.shape)
         raise InputError(f"expected vectors [n, d], neither 0; got {got}")
     finite = _finite(vectors, what="vectors")
     return _scaled(finite, similarity), _checked_ids(ids, num_items=len(finite))
+
+
+def spread(
+    vectors: Vectors, *, ids: np.ndarray | None, similarity: str
+) -> tuple[row_split.Rows, np.ndarray | None]:
+    """As `prepared`, over the devices there are."""
+    if not isinstance(vectors, row_split.Rows) or similarity != "inner_product":
+        vectors, ids = prepared(vectors, ids=ids, similarity=similarity)
+        return row_split.split(vectors), ids
+    # They stay where they are.
+    finite = vectors._replace(array=_finite_rows(vectors.array)).on_host()
+    refuse_nan(~finite[:, 0], what="vectors")
+    vectors = vectors._replace(array=vectors.array.astype(jnp.float32))
+    return vectors, _checked_ids(ids, num_items=vectors.num)
+
+
+@jax.jit
+def _finite_rows(vectors: Float[Array, "n d"]) -> Bool[Array, "n 1"]:
+    return jnp.isfinite(vectors).all(axis=1, keepdims=True)
 
 
 def as_asked(

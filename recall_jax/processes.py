@@ -212,7 +212,9 @@ def replicated(tree: Any, mesh: Mesh) -> Any:
 
 def placed(value: Any, sharding: jax.sharding.Sharding) -> jax.Array:
     """A value that every process holds whole as one global array; each process keeps
-    what its devices need, and none asks another."""
+    what its devices need, and none asks another. What stands there already stays."""
+    if isinstance(value, jax.Array) and value.sharding == sharding:
+        return value
     value = np.asarray(value)
     return jax.make_array_from_callback(value.shape, sharding, lambda at: value[at])
 

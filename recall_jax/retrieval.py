@@ -3,7 +3,8 @@
 `Exact` and `Approx` here and `Scann` in `scann_index` share one interface: `build` from
 vectors and, if wanted, their ids; `search(queries, k, exclude, allowed)`, which gives
 `Found`; `save(folder)` and `load(folder)`. The order is by inner product or by cosine;
-the Euclidean one agrees with both where the vectors are normalised.
+the Euclidean one agrees with both where the vectors are normalised. Built under a mesh
+(`sharding.use`), `Exact` and `Approx` split the vectors over its devices, and all search.
 """
 
 import dataclasses
@@ -14,11 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int32, Int64
 
-from recall_jax import index_files, index_inputs, topk
+from recall_jax import index_files, index_inputs, row_split, sharding, topk
 from recall_jax.types import InputError
 
 BLOCK_BYTES = 8 << 20  # of scores at a time: larger blocks leave a CPU's cache
@@ -107,40 +107,10 @@ def blocked_top_k(
     mask = jax.device_put(index_inputs.allowed_mask(allowed, num_items=num_items))
 
     def program(block, pairs):
+        block, pairs = jax.device_put((block, pairs))
         return topk.search_scores(
             block, pairs, operands, mask, score=score, k=k, select=select
         )
-
-    size = max(BLOCK_ROWS, BLOCK_BYTES // (4 * num_items))
-    return _in_blocks(
-        program, queries, k=k, num_items=num_items, exclude=exclude, size=size
-    )
-
-
-def _top_k(
-    queries: Float[np.ndarray, "q d"],
-    vectors: Float[Array, "n d"],
-    *,
-    k: int,
-    exclude: Exclude | None,
-    allowed: index_inputs.Allowed | None,
-) -> Found:
-    """The k largest inner products, of a large catalogue by tiles."""
-    num_items = len(vectors)
-    if not TILES.pay(num_items, k=k):
-        return blocked_top_k(
-            topk.inner_product,
-            queries,
-            operands=vectors,
-            k=k,
-            num_items=num_items,
-            exclude=exclude,
-            allowed=allowed,
-        )
-    mask = jax.device_put(index_inputs.allowed_mask(allowed, num_items=num_items))
-
-    def program(block, pairs):
-        return topk.search_vectors(block, pairs, vectors, mask, k=k, tiles=TILES)
 
     return _in_blocks(
         program,
@@ -148,8 +118,67 @@ def _top_k(
         k=k,
         num_items=num_items,
         exclude=exclude,
-        size=TILES.queries,
+        size=_block_size(num_items),
     )
+
+
+def _block_size(num_items: int) -> int:
+    return max(BLOCK_ROWS, BLOCK_BYTES // (4 * num_items))
+
+
+def _top_k(
+    queries: Float[np.ndarray, "q d"],
+    vectors: row_split.Rows,
+    *,
+    k: int,
+    exclude: Exclude | None,
+    allowed: index_inputs.Allowed | None,
+    select: Callable = jax.lax.top_k,
+) -> Found:
+    """The k largest inner products, by `select` or, of a large catalogue, by tiles."""
+    with sharding.use(vectors.mesh):
+        devices = 1 if vectors.mesh is None else sharding.num_devices()
+        own = len(vectors.array) // devices
+        tiled = select is jax.lax.top_k and TILES.pay(own, k=min(k, own))
+        search = _by_tiles(TILES) if tiled else _by_scores(select)
+        mask = index_inputs.allowed_mask(allowed, num_items=vectors.num)
+        if padding := len(vectors.array) - vectors.num:
+            mask = np.ones(vectors.num, bool) if mask is None else mask
+            mask = np.pad(mask, (0, padding))
+        mask = jax.device_put(mask) if devices == 1 else sharding.share(mask)
+
+        def program(block, pairs):
+            if devices == 1:
+                block, pairs = jax.device_put((block, pairs))
+                return search(block, pairs, vectors.array, mask, k=k)
+            block, pairs = sharding.on_each((block, pairs))
+            return topk.search_devices(
+                block, pairs, vectors.array, mask, search=search, k=k
+            )
+
+        return _in_blocks(
+            program,
+            queries,
+            k=k,
+            num_items=vectors.num,
+            exclude=exclude,
+            size=TILES.queries if tiled else _block_size(own),
+        )
+
+
+# One object for the same search, because another would compile once more.
+
+
+@functools.cache
+def _by_scores(select):
+    return functools.partial(
+        topk.search_scores, score=topk.inner_product, select=select
+    )
+
+
+@functools.cache
+def _by_tiles(tiles):
+    return functools.partial(topk.search_vectors, tiles=tiles)
 
 
 def _in_blocks(program, queries, *, k, num_items, exclude, size):
@@ -163,8 +192,7 @@ def _in_blocks(program, queries, *, k, num_items, exclude, size):
     blocks = []
     for start, pairs in zip(starts, _padded_pairs(exclude, starts=starts, size=size)):
         rows = operator.itemgetter(slice(start, start + size))
-        block, pairs = jax.device_put((jax.tree.map(rows, queries), pairs))
-        blocks.append(program(block, pairs))
+        blocks.append(program(jax.tree.map(rows, queries), pairs))
     return _joined(jax.device_get(blocks), starts=starts, shape=(total, k))
 
 
@@ -198,7 +226,7 @@ def _joined(blocks, *, starts, shape):
 class Exact:
     """Every inner product, and the k largest; of equals the lower rows."""
 
-    vectors: Float[Array, "n d"]
+    vectors: row_split.Rows  # [n, d]
     similarity: str = "inner_product"
     ids: np.ndarray | None = None
 
@@ -210,8 +238,8 @@ class Exact:
         ids: np.ndarray | None = None,
         similarity: str = "inner_product",
     ) -> "Exact":
-        vectors, ids = index_inputs.prepared(vectors, ids=ids, similarity=similarity)
-        return cls(jnp.asarray(vectors), similarity, ids)
+        rows, ids = index_inputs.spread(vectors, ids=ids, similarity=similarity)
+        return cls(rows, similarity, ids)
 
     def search(
         self,
@@ -220,7 +248,7 @@ class Exact:
         exclude: Exclude | None = None,
         allowed: index_inputs.Allowed | None = None,
     ) -> Found:
-        width = self.vectors.shape[1]
+        width = self.vectors.array.shape[1]
         queries = index_inputs.as_asked(
             queries, width=width, similarity=self.similarity
         )
@@ -229,13 +257,13 @@ class Exact:
     def save(self, folder: Path) -> None:
         """Take the place of an index in `folder`, at one moment."""
         record = {"kind": "exact", "similarity": self.similarity}
-        arrays = {"vectors": np.asarray(self.vectors), "ids": self.ids}
+        arrays = {"vectors": self.vectors.on_host(), "ids": self.ids}
         index_files.save(folder, record, arrays=arrays)
 
     @classmethod
     def load(cls, folder: Path) -> "Exact":
         saved = index_files.read(folder, kind="exact")
-        vectors = jnp.asarray(saved.array("vectors"))
+        vectors = row_split.split(saved.array("vectors"))
         return cls(vectors, saved.record["similarity"], saved.ids())
 
 
@@ -247,7 +275,7 @@ class Approx:
     exact and no faster. (Chern et al., TPU-KNN, 2022)
     """
 
-    vectors: Float[Array, "n d"]
+    vectors: row_split.Rows  # [n, d]
     similarity: str = "inner_product"
     ids: np.ndarray | None = None
     recall_target: float = 0.95
@@ -262,8 +290,8 @@ class Approx:
         recall_target: float = 0.95,
     ) -> "Approx":
         index_inputs.check_recall(recall_target)
-        vectors, ids = index_inputs.prepared(vectors, ids=ids, similarity=similarity)
-        return cls(jnp.asarray(vectors), similarity, ids, recall_target)
+        rows, ids = index_inputs.spread(vectors, ids=ids, similarity=similarity)
+        return cls(rows, similarity, ids, recall_target)
 
     def search(
         self,
@@ -272,13 +300,11 @@ class Approx:
         exclude: Exclude | None = None,
         allowed: index_inputs.Allowed | None = None,
     ) -> Found:
-        width = self.vectors.shape[1]
-        return blocked_top_k(
-            topk.inner_product,
+        width = self.vectors.array.shape[1]
+        return _top_k(
             index_inputs.as_asked(queries, width=width, similarity=self.similarity),
-            operands=self.vectors,
+            self.vectors,
             k=k,
-            num_items=len(self.vectors),
             exclude=exclude,
             allowed=allowed,
             select=_approx_max_k(self.recall_target),
@@ -287,19 +313,19 @@ class Approx:
     def save(self, folder: Path) -> None:
         """Take the place of an index in `folder`, at one moment."""
         record = {"similarity": self.similarity, "recall_target": self.recall_target}
-        arrays = {"vectors": np.asarray(self.vectors), "ids": self.ids}
+        arrays = {"vectors": self.vectors.on_host(), "ids": self.ids}
         index_files.save(folder, {"kind": "approx"} | record, arrays=arrays)
 
     @classmethod
     def load(cls, folder: Path) -> "Approx":
         saved = index_files.read(folder, kind="approx")
         similarity, recall = (saved.record[x] for x in ("similarity", "recall_target"))
-        return cls(jnp.asarray(saved.array("vectors")), similarity, saved.ids(), recall)
+        vectors = row_split.split(saved.array("vectors"))
+        return cls(vectors, similarity, saved.ids(), recall)
 
 
 @functools.cache
 def _approx_max_k(recall_target):
-    """One object a target, because another object would compile once more."""
     return functools.partial(jax.lax.approx_max_k, recall_target=recall_target)
 
 

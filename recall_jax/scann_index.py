@@ -143,7 +143,7 @@ class Scann:
         if leaves == every:
             return self
         rows = np.random.default_rng(0).permutation(num_items)[:SAMPLE]
-        best = retrieval.Exact(jnp.asarray(self.vectors)).search(self.vectors[rows], 11)
+        best = retrieval.Exact.build(self.vectors).search(self.vectors[rows], 11)
         while True:
             settings = self.settings._replace(leaves_to_search=leaves)
             index = dataclasses.replace(self, settings=settings)

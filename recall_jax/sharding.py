@@ -95,6 +95,15 @@ def use(mesh: Mesh | None) -> contextlib.AbstractContextManager:
     return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
 
 
+def described() -> str:
+    """The devices for people: "cpu", "8 x cpu"."""
+    device = jax.devices()[0]
+    if num_devices() > 1:
+        device = jax.sharding.get_mesh().devices.flat[0]
+    many = f"{num_devices()} x " if num_devices() > 1 else ""
+    return f"{many}{device.device_kind}"
+
+
 def num_devices() -> int:
     """Devices of the mesh that `jax.set_mesh` has set; 1 without one."""
     return dict(jax.sharding.get_abstract_mesh().shape).get(AXIS, 1)
@@ -150,6 +159,17 @@ def made(make: Callable, *args: Any) -> Any:
     return jax.jit(make, out_shardings=(specs(state), WHOLE))(*args)
 
 
+def outlined(make: Callable, *args: Any) -> Any:
+    """As `made`, but of the state shapes alone, and where each leaf would be placed."""
+    state, _ = jax.eval_shape(make, *args)
+    if num_devices() > 1:
+        state = jax.tree.map(
+            lambda x, at: _placed(x.shape, x.dtype, at), state, specs(state)
+        )
+    rest = jax.jit(lambda *args: make(*args)[1])  # the compiler drops the state
+    return state, on_each(rest(*args))
+
+
 def made_by_block(
     make: Callable, key: Key, *, rows: int, width: int
 ) -> Float[Array, "64 rows d"]:
@@ -178,16 +198,32 @@ def made_by_block(
 
 def on_each(tree: Any) -> Any:
     """Arrays of the host, or of one device, on every device; equal in all processes."""
-    if processes.count() > 1 and num_devices() > 1:
-        return processes.replicated(tree, jax.sharding.get_mesh())
-    return jax.device_put(tree) if num_devices() == 1 else jax.device_put(tree, WHOLE)
+    return _put(tree, WHOLE)
+
+
+def share(tree: Any) -> Any:
+    """The same, of as many rows for each device, to each its own."""
+    return _put(tree, SPLIT)
+
+
+def _put(tree: Any, spec: P) -> Any:
+    if num_devices() == 1:
+        return jax.device_put(tree)
+    if processes.count() == 1:
+        return jax.device_put(tree, spec)
+    where = NamedSharding(jax.sharding.get_mesh(), spec)
+    return jax.tree.map(lambda value: processes.placed(value, where), tree)
 
 
 def on_each_shape(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
     """What `on_each` gives of an array, for compilation."""
     if num_devices() == 1:
         return jax.ShapeDtypeStruct(shape, dtype)
-    where = NamedSharding(jax.sharding.get_mesh(), WHOLE)
+    return _placed(shape, dtype, WHOLE)
+
+
+def _placed(shape: tuple[int, ...], dtype: Any, spec: P) -> jax.ShapeDtypeStruct:
+    where = NamedSharding(jax.sharding.get_mesh(), spec)
     return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
 
 

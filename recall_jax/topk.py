@@ -5,7 +5,8 @@
 CPU's cache. It scores a tile of rows at a time and keeps only the largest score of each
 group of neighbouring rows. The k best rows lie in the k groups that come first by their
 largest score, then by row: a row outside of them has k rows before it, one of each group.
-Only those groups are scored again.
+Only those groups are scored again. `search_devices` does either on each device's rows of a
+catalogue that is split over them.
 """
 
 import functools
@@ -14,6 +15,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from recall_jax import sharding
+from recall_jax.sharding import AXIS, SPLIT, WHOLE
 
 PAIRS = 256  # excluded at a time; a power of two
 
@@ -78,6 +82,36 @@ def search_vectors(queries, pairs, vectors, allowed, *, k, tiles):
     values, best = jax.lax.top_k(scores, k)
     ids = jnp.take_along_axis(rows, best, axis=1)
     return *_ordered(values, ids), jnp.isnan(maxima).any(axis=1)
+
+
+@functools.partial(jax.jit, static_argnames=("search", "k"))
+def search_devices(queries, pairs, vectors, allowed, *, search, k):
+    """As `search(queries, pairs, vectors, allowed, k=k)` of vectors that are split over
+    the devices by rows: the k best of what is best on each."""
+    found = sharding.spread(
+        functools.partial(_search_mine, search=search, k=k),
+        in_specs=(WHOLE, WHOLE, SPLIT, SPLIT),
+        out_specs=WHOLE,
+    )
+    return found(queries, pairs, vectors, allowed)
+
+
+def _search_mine(queries, pairs, vectors, allowed, *, search, k):
+    """On one device. Rows rise with the devices, so that the first of equals among what
+    all have found is the lowest row."""
+    size = len(vectors)
+    first = jax.lax.axis_index(AXIS) * size
+    rows, columns = pairs[0], pairs[1] - first
+    mine = (columns >= 0) & (columns < size)
+    pairs = jnp.where(mine, rows, len(queries)), jnp.where(mine, columns, size)
+    ids, scores, is_nan = search(queries, pairs, vectors, allowed, k=min(k, size))
+    ids = jnp.where(ids < 0, -1, ids + first)
+    ids, scores = (
+        jax.lax.all_gather(x, AXIS, axis=1, tiled=True) for x in (ids, scores)
+    )
+    values, best = jax.lax.top_k(scores, k)
+    found = _ordered(values, jnp.take_along_axis(ids, best, axis=1))
+    return *found, jax.lax.psum(is_nan.astype(jnp.int32), AXIS) > 0
 
 
 def _group_maxima(queries, pairs, vectors, allowed, *, tiles):

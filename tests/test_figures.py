@@ -30,7 +30,7 @@ class HalfBlind:
         exact = retrieval.Exact.build(vectors)
 
         def search(queries, k, exclude=None):
-            ids, scores = exact.search(queries, len(vectors), exclude)
+            ids, scores = exact.search(queries, exact.vectors.num, exclude)
             gone = ids % 2 == 1
             order = np.argsort(gone, axis=1, kind="stable")[:, :k]
             ids = np.where(gone, -1, ids)

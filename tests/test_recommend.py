@@ -11,7 +11,7 @@ import pytest
 from test_configs import shrunk
 
 from experiments import cli, recommend, restored, run, similar
-from recall_jax import evaluate, features, retrieval, serving
+from recall_jax import evaluate, features, retrieval, serving, sharding
 from recall_jax.data import synthetic
 
 HISTORY_MODELS = ("dssm", "youtubednn", "sequence", "fm", "item2vec", "eges", "airbnb")
@@ -132,7 +132,9 @@ def test_mf_knows_users_by_their_ids_alone(trained):
 def with_unknown_user(loaded: similar.Run) -> similar.Run:
     """The run with an unknown user's row other than that of padding, which is zero."""
     tables, dense, statistics = loaded.restored.params
-    tables = tables | {"user": tables["user"].at[-1].set(0.3)}
+    unknown = loaded.data.vocabularies["user"].rows - 1
+    at = unknown % sharding.SHARDS, unknown // sharding.SHARDS
+    tables = tables | {"user": tables["user"].at[at].set(0.3)}
     chosen = loaded.restored._replace(params=(tables, dense, statistics))
     return loaded._replace(restored=chosen)
 

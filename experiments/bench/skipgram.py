@@ -28,7 +28,7 @@ import numpy as np
 from absl import app, flags
 from flax import nnx
 
-from recall_jax import features, fit, pairs, sampling, train
+from recall_jax import features, fit, pairs, sampling, sharding, train
 from recall_jax import pair_step as pair_step_lib
 from recall_jax.data import sequences
 from recall_jax.data.arrays import Dataset
@@ -147,8 +147,9 @@ class Ours:
 
     def vectors(self) -> tuple[np.ndarray, np.ndarray]:
         """h and z by item, row 0 unused."""
-        tables = jax.device_get(self.state.tables)
-        return tables["item"][:-1], tables["context"][:-1]
+        rows = self.tables[0].rows - 1  # without the unknown one
+        h, z = (sharding.whole(self.state.tables[x]) for x in ("item", "context"))
+        return np.asarray(h[:rows]), np.asarray(z[:rows])
 
 
 def _dataset(num_items: int) -> Dataset:

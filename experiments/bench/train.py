@@ -32,10 +32,11 @@ def total(tree) -> jax.Array:
 def stages(graph: train.Graph, goal: objective.Objective, optimizer) -> dict:
     """The step cut off after each stage, as functions like `train.Step`."""
 
-    def loss_of(params, drawn, hypers, source, statistics):
+    def loss_of(params, drawn, columns, hypers, source, statistics):
         loss, _ = train.mean_loss(
             params,
             drawn=drawn,
+            columns=columns,
             statistics=statistics,
             graph=graph,
             objective=goal,
@@ -46,17 +47,17 @@ def stages(graph: train.Graph, goal: objective.Objective, optimizer) -> dict:
 
     def cut(state, hypers, source, example, *, stage):
         drawn = train.draw(state, source, example, graph=graph, objective=goal)
-        params = (drawn.looked.rows, state.dense, state.loss)
+        looked = train.look_up(state, drawn.columns, graph=graph)
+        params = (looked.rows, state.dense, state.loss)
+        known = drawn, looked.columns, hypers, source, state.statistics
         if stage == "batch and rows":
-            out = total((drawn.query, drawn.item, drawn.looked.rows, drawn.batch))
+            out = total((looked.columns, looked.rows, drawn.batch))
         elif stage == "forward":
-            out = loss_of(params, drawn, hypers, source, state.statistics)
+            out = loss_of(params, *known)
         else:
-            gradient = jax.grad(loss_of)
-            out = total(gradient(params, drawn, hypers, source, state.statistics))
-        return state._replace(step=state.step + 1, slots=drawn.looked.slots), {
-            "loss": out
-        }
+            out = total(jax.grad(loss_of)(params, *known))
+        state = state._replace(step=state.step + 1, slots=looked.slots)
+        return state, {"loss": out}
 
     cuts = {stage: functools.partial(cut, stage=stage) for stage in STAGES[:-1]}
     return cuts | {

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from recall_jax import features
+from recall_jax import features, sharding
 from recall_jax.data import columns as columns_lib
 from recall_jax.data import examples, interactions, tokens
 from recall_jax.data.arrays import CONTEXTS, Dataset
@@ -35,7 +35,7 @@ class Part(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """A prepared data set: the device's arrays, and what the host keeps beside them."""
+    """A prepared data set: arrays of every device, and what the host keeps beside them."""
 
     dataset: Dataset
     schema: features.Schema
@@ -189,7 +189,7 @@ def _on_device(
     span: int,
     config: interactions.Config,
 ) -> Dataset:
-    """What steps gather from, of a log that was laid out."""
+    """What steps gather from, of a log that was laid out; on every device."""
     users, items, flat, found = laid.users, laid.items, laid.flat, laid.found
     positive = found.position[: found.num_positive]
     fields: dict[str, Any] = {}
@@ -207,7 +207,7 @@ def _on_device(
         "item_columns": items.columns,
         "age": laid.age,
     }
-    return Dataset(
+    made = Dataset(
         items=jnp.asarray(flat.items),
         offsets=jnp.asarray(flat.offsets, jnp.int32),
         example_user=jnp.asarray(found.user),
@@ -223,6 +223,7 @@ def _on_device(
         tokens_length=config.tokens_length,
         **jax.tree.map(jnp.asarray, fields),
     )
+    return sharding.on_each(made)
 
 
 def _offsets(sorted_ids: np.ndarray, *, num: int) -> np.ndarray:

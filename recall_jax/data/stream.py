@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from recall_jax import checkpoint, features, processes
+from recall_jax import checkpoint, features, processes, sharding
 from recall_jax.data import dataset, logs, partition, shards
 from recall_jax.data.arrays import CONTEXTS, Dataset
 from recall_jax.data.interactions import Interactions
@@ -322,7 +322,7 @@ def open_log(folder: pathlib.Path, *, min_history: int) -> Log:
 def _catalogue(log: Log, *, history_length: int, context: str) -> Dataset:
     known = {name: log.manifest[name] for name in ("known_items", "known_users")}
     none = jnp.zeros(0, jnp.int32)
-    return Dataset(
+    made = Dataset(
         items=jnp.zeros(1, jnp.int32),
         weights=None,
         offsets=jnp.zeros(2, jnp.int32),
@@ -336,6 +336,7 @@ def _catalogue(log: Log, *, history_length: int, context: str) -> Dataset:
         context=context,
         **known,
     )
+    return sharding.on_each(made)
 
 
 def _mapped(path: pathlib.Path) -> np.ndarray:
