@@ -12,7 +12,6 @@ from flax import nnx
 
 from experiments import cli, run_files, streaming
 from recall_jax import (
-    candidates,
     checkpoint,
     evaluate,
     exchange,
@@ -23,6 +22,7 @@ from recall_jax import (
     pair_step,
     pairs,
     processes,
+    remembered,
     sharding,
     train,
 )
@@ -299,7 +299,7 @@ def build(
 
     def make(model_key, state_key):
         model, tables = config.model.make(data.schema, nnx.Rngs(model_key))
-        memory = candidates.init_state(
+        memory = remembered.init_state(
             config.negatives,
             batch_size=batch_size,
             num_items=data.dataset.num_items,

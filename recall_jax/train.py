@@ -11,7 +11,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from recall_jax import candidates, lookups, sharding
+from recall_jax import candidates, lookups, remembered, sharding
 from recall_jax import objective as objective_lib
 from recall_jax import tables as tables_lib
 from recall_jax.features import Table
@@ -47,7 +47,7 @@ class TrainState(NamedTuple):
     statistics: Any  # of batch norm: running means and variances
     loss: dict[str, Array]  # the loss's own: a learned log temperature
     dense_state: optax.OptState  # of both
-    candidates: candidates.State  # frequency estimator, queue, hard index
+    candidates: remembered.State  # frequency estimator, queue, hard index
 
 
 class Graph(NamedTuple):
@@ -143,10 +143,10 @@ def init_state(
     optimizer: Optimizer,
     key: Key,
     loss: dict[str, Array] | None = None,
-    memory: candidates.State | None = None,
+    memory: remembered.State | None = None,
 ) -> tuple[Graph, TrainState]:
     """The graph and the state before the first step; `loss` and `memory` are what the
-    objective trains and remembers (`Objective.init_loss`, `candidates.init_state`)."""
+    objective trains and remembers (`Objective.init_loss`, `remembered.init_state`)."""
     graph, rows, dense, statistics = make_graph(model, tables)
     loss = loss or {}
     state = TrainState(
@@ -161,7 +161,7 @@ def init_state(
         statistics=statistics,
         loss=loss,
         dense_state=optimizer.dense.init((dense, loss)),
-        candidates=memory or candidates.State(),
+        candidates=memory or remembered.State(),
     )
     return graph, state
 
@@ -224,7 +224,7 @@ class Drawn(NamedTuple):
 
     batch: Batch
     sample: candidates.Sample
-    memory: candidates.State
+    memory: remembered.State
     item: Columns
     key: Key  # for dropout
 

@@ -34,6 +34,7 @@ from recall_jax import (
     lookups,
     negatives,
     objective,
+    remembered,
     sharding,
     train,
 )
@@ -121,7 +122,7 @@ def looked_up(setting: Setting, examples: np.ndarray) -> dict[str, np.ndarray]:
     state = train.TrainState(
         step=jnp.int32(0),
         key=jax.random.key_data(jax.random.key(0)),
-        candidates=train.candidates.State(),
+        candidates=remembered.State(),
         **dict.fromkeys(
             [
                 "tables",
