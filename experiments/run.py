@@ -56,13 +56,13 @@ def mesh_of(num: int | None) -> jax.sharding.Mesh | None:
     several processes always all of theirs. Raises InputError where there are not so
     many, or they cannot share the tables."""
     there = jax.devices()
-    if processes.count() > 1:
+    if flags.FLAGS.distributed:
         if num:
             raise InputError(
                 f"--devices={num} with --distributed, which takes all devices of all "
                 "processes; leave --devices out"
             )
-        return sharding.make_mesh(there)
+        return sharding.make_mesh(there) if len(there) > 1 else None
     num = 1 if num is None else num or len(there)
     if not 1 <= num <= len(there):
         raise InputError(

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from recall_jax import fit, pairs, sharding, windows
+from recall_jax import fit, pairs, processes, sharding, windows
 from recall_jax.config import Experiment
 from recall_jax.data import stream
 from recall_jax.data.dataset import Data
@@ -63,17 +63,18 @@ def make_feed(
 
 def _share() -> windows.Share:
     """Of the processes of a run, which exchange what they have read."""
-    if jax.process_count() == 1:
+    if processes.count() == 1:
         return windows.ALONE
 
     def gather(part: windows.Read) -> list[windows.Read]:
+        processes.gathered("window")  # a collective on CPUs waits for 30 seconds only
         stacked = multihost_utils.process_allgather(part)
         return [
             jax.tree.map(operator.itemgetter(process), stacked)
-            for process in range(jax.process_count())
+            for process in range(processes.count())
         ]
 
-    return windows.Share(jax.process_index(), jax.process_count(), gather)
+    return windows.Share(processes.index(), processes.count(), gather)
 
 
 def some_rows(on: pairs.Corpus, data: Data, feed: fit.Feed) -> tuple[Any, int]:

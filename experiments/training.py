@@ -122,6 +122,8 @@ def make_loop(
     config: Experiment, data: Data, workdir: pathlib.Path, *, epochs: int | None = None
 ) -> Ready:
     """The loop of `train_model`; writes what the run folder says of its model."""
+    # Processes meet here, whoever has read its data first.
+    check_same_everywhere(data)
     on = make_corpus(config, data)
     if on_pairs(config):
         print(f"pairs      {on.described}")
@@ -160,7 +162,6 @@ def make_loop(
         )
         return state._replace(candidates=state.candidates._replace(index=vectors))
 
-    check_same_everywhere(data)
     processes.of_first(lambda: run_files.write_description(config, data, workdir))
     loop = fit.Loop(
         step=make_step(config, built),
@@ -356,18 +357,19 @@ def with_capacity(
     read, tables = make_reader(config, built), built.graph.tables
 
     @jax.jit
-    def most(state, source, examples):
-        columns = read(state, source, examples)
+    def most(state, source, examples, step):
+        columns = read(state._replace(step=step), source, examples)
         return {
             table.name: exchange.measure(lookups.ids_of(columns, table=table))
             for table in tables
         }
 
-    rows = np.random.default_rng(0).integers(0, num_rows, (MEASURED, size))
-    found = [
-        jax.device_get(most(built.state, source, sharding.on_each(examples)))
-        for examples in (rows * source.dataset.span).astype(np.int32)
-    ]
+    processes.gathered("measures")
+    rng, found = np.random.default_rng(0), []
+    for step in range(MEASURED):
+        rows = rng.permutation(num_rows)[:size] * source.dataset.span
+        args = sharding.on_each((rows.astype(np.int32), np.int32(step)))
+        found.append(jax.device_get(most(built.state, source, *args)))
     capacity = {
         table.name: exchange.capacity_of(max(int(x[table.name]) for x in found))
         for table in tables

@@ -136,8 +136,8 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def lock(workdir: Path):
-    """Hold a run folder for this process; the kernel lets go when the process dies.
+def lock(workdir: Path, *, what: str = "run folder"):
+    """Hold a run folder, or what else it is, for this process; the kernel lets go when the process dies.
 
     Raises InputError, naming the holder, if another process has it. Advisory: it keeps
     out only those who ask. In a multi-process run process 0 asks.
@@ -150,7 +150,7 @@ def lock(workdir: Path):
         except BlockingIOError:
             file.seek(0)
             raise InputError(
-                f"run folder {workdir} is in use by process {file.read() or '?'}; wait "
+                f"{what} {workdir} is in use by process {file.read() or '?'}; wait "
                 "for it, stop it, or choose another folder"
             ) from None
         file.truncate(0)

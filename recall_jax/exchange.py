@@ -51,7 +51,10 @@ def fetch(
     table: Float[Array, "64 rows d"], ids: Int[Array, "n"], *, capacity: int
 ) -> tuple[Float[Array, "r d"], Int[Array, "n"], Asked]:
     """The rows that each device's `ids` touch, one device's below the other's, and the
-    ids that point into them; row 0 of each is padding."""
+    ids that point into them; row 0 of each is padding. Raises ValueError for a capacity
+    below the shards of a device, with which no number of rounds would do."""
+    if capacity < SHARDS // sharding.num_devices():
+        raise ValueError(f"capacity {capacity} is below the shards of a device")
     found = sharding.spread(
         functools.partial(_fetch_local, capacity=capacity),
         in_specs=(SPLIT, SPLIT),

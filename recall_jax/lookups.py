@@ -64,6 +64,15 @@ def _compact(stored, ids, *, slot):
     return rows, ids, touched, used.reshape(slot.shape)
 
 
+def rounds(looked: LookedUp) -> dict[str, Int[Array, ""]]:
+    """A metric of a step over devices: the most rounds that an exchange took; none on
+    one device."""
+    if sharding.num_devices() == 1:
+        return {}
+    asked = [table.rounds for table in looked.touched.values()]
+    return {"exchange_rounds": functools.reduce(jnp.maximum, asked)}
+
+
 def move(
     stored: Float[Array, "64 rows d"],
     gradient: Float[Array, "r d"],

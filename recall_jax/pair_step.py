@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from recall_jax import lookups, sharding, skipgram, train
 from recall_jax import pairs as pairs_lib
-from recall_jax import sharding, skipgram, train
 from recall_jax.pairs import Block, PairsConfig, Source
 from recall_jax.train import Graph, Optimizer, TrainState
 from recall_jax.types import Columns, Hypers
@@ -47,7 +47,8 @@ def make_step(graph: Graph, *, config: PairsConfig, optimizer: Optimizer) -> Ste
             optimizer=optimizer,
             graph=graph,
         )
-        return state, {"loss": loss, "gradient_norm": norm}
+        metrics = {"loss": loss, "gradient_norm": norm}
+        return state, metrics | lookups.rounds(looked)
 
     return step
 

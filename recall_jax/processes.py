@@ -158,7 +158,7 @@ def check_shared(folder: Path) -> None:
         return
     mark = Path(folder) / f".shared-{agreed(uuid.uuid4().hex)}"
     of_first(lambda: mark.touch())
-    saw = gathered(_appears(mark))
+    saw = gathered(appears(mark))
     of_first(lambda: mark.unlink())
     blind = [process for process, seen in enumerate(saw) if not seen]
     if blind:
@@ -168,7 +168,8 @@ def check_shared(folder: Path) -> None:
         )
 
 
-def _appears(path: Path) -> bool:
+def appears(path: Path) -> bool:
+    """Whether a file that another process has written is there, or comes soon."""
     end = time.monotonic() + FOLDER_SECONDS
     while not path.exists():
         if time.monotonic() > end:
@@ -252,7 +253,7 @@ def together(told: Callable[[BaseException], str | None]) -> Iterator[None]:
     try:
         yield
         gathered("done")  # nobody leaves, and takes the service along, before
-    except (Exception, KeyboardInterrupt) as problem:
+    except (Exception, KeyboardInterrupt, SystemExit) as problem:
         _fail(problem, told)
         raise  # not reached
     finally:

@@ -43,10 +43,10 @@ def place(ids: Int[Array, "..."], *, rows: int) -> Int[Array, "..."]:
     return ids % SHARDS * rows + ids // SHARDS
 
 
-def stored(whole: Float[Array, "V d"]) -> Float[Array, "64 rows d"]:
+def stored(table: Float[Array, "V d"]) -> Float[Array, "64 rows d"]:
     """[V, d] as it is stored; what fills up the last rows is zero."""
-    rows = -(-len(whole) // SHARDS)
-    padded = jnp.pad(whole, ((0, rows * SHARDS - len(whole)), (0, 0)))
+    rows = -(-len(table) // SHARDS)
+    padded = jnp.pad(table, ((0, rows * SHARDS - len(table)), (0, 0)))
     return padded.reshape(rows, SHARDS, -1).swapaxes(0, 1)
 
 
@@ -83,7 +83,7 @@ def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
     if SHARDS % len(devices):
         raise InputError(
             f"{len(devices)} devices cannot share tables of {SHARDS} parts alike; train "
-            f"on 1, 2, 4, 8, 16, 32 or 64 of them, with --devices=N"
+            "on 1, 2, 4, 8, 16, 32 or 64, with --devices=N or as many processes"
         )
     return jax.make_mesh(
         (len(devices),), (AXIS,), devices=devices, axis_types=(AxisType.Auto,)

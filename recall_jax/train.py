@@ -193,6 +193,7 @@ def make_step(graph: Graph, *, objective: Objective, optimizer: Optimizer) -> St
         value_and_grad = jax.value_and_grad(loss_of, has_aux=True)
         (loss, (vectors, statistics)), gradients = value_and_grad(params)
         metrics = {"loss": loss} | objective_lib.with_learned({}, state.loss)
+        metrics |= lookups.rounds(looked)
         state, metrics["gradient_norm"] = apply_gradients(
             state,
             gradients,

@@ -68,10 +68,16 @@ def make_cut(
 
     All windows take the same number of equal dispatches. What is left of the last ones
     is filled up with examples of the window that are drawn again and have weight 0: they
-    are met as other examples' negatives, once more than they would, and train nothing.
+    are met as other examples' negatives, once more than they would, and their rows by
+    whatever a rule does without a gradient (decay, lazy Adam's momentum).
     """
     fit.make_plan(config, num_rows=log.num_examples)  # checks
     size = config.batch_size
+    if window < size:
+        raise InputError(
+            f"data.window_examples {window:,} is less than train.batch_size {size:,}, so "
+            "that most of a batch would be filled up; make windows of many batches"
+        )
     windows = max(1, round(log.num_examples / window))
     chunks = max(1, round(log.num_examples / (windows * chunk)))
     largest = math.ceil(log.num_examples / (windows * chunks))
@@ -79,7 +85,7 @@ def make_cut(
     scan, dispatches = _equal(steps, about=config.scan_steps)
     plan = fit.Plan(scan, dispatches * windows, size, config.epochs)
     cut = Cut(plan, windows, chunks, scan * dispatches * size, 0)
-    return cut._replace(events=_most_events(cut, log))
+    return cut._replace(events=_most_events(cut, log, chunks=chunks))
 
 
 def _equal(steps: int, *, about: int) -> tuple[int, int]:
@@ -94,11 +100,11 @@ def _equal(steps: int, *, about: int) -> tuple[int, int]:
     return min(sizes, key=lambda size: (size[0] * size[1], size[1]))
 
 
-def _most_events(cut: Cut, log: stream.Log) -> int:
-    """No window has more: the events of as many chunks, the longest there are."""
+def _most_events(cut: Cut, log: stream.Log, *, chunks: int) -> int:
+    """No `chunks` chunks have more: the events of as many, the longest there are."""
     first, last = _users(log, cut.bounds(log))
     length = np.sort(log.offsets[last + 1] - log.offsets[first])
-    return int(length[-cut.chunks :].sum())
+    return int(length[-chunks:].sum())
 
 
 def _users(log: stream.Log, bounds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -168,12 +174,17 @@ def read(log: stream.Log, bounds: np.ndarray, chunks: np.ndarray) -> Read:
     )
 
 
-def filled_up(part: Read, cut: Cut) -> Read:
-    """The same in the shapes that every process's has."""
-    room = dict.fromkeys(("items", "weights"), cut.events)
+def filled_up(part: Read, log: stream.Log, cut: Cut, *, processes: int) -> Read:
+    """The same in the shapes that every one of so many processes's has."""
+    chunks = -(-cut.chunks // processes)
+    largest = math.ceil(log.num_examples / (cut.windows * cut.chunks))
+    events = _most_events(cut, log, chunks=chunks)
+    room = dict.fromkeys(("items", "weights"), events)
     return Read(
         **{
-            name: x if x is None else np.pad(x, (0, room.get(name, cut.slots) - len(x)))
+            name: x
+            if x is None
+            else np.pad(x, (0, room.get(name, chunks * largest) - len(x)))
             for name, x in part._asdict().items()
         }
     )
@@ -223,8 +234,8 @@ def lay_out(
 
 def _runs(first: np.ndarray, last: np.ndarray) -> np.ndarray:
     """Sorted ranges of users, first and last, those that overlap made one: [r, 2]."""
-    begins = np.append(True, first[1:] > last[:-1])
-    ends = np.append(begins[1:], True)
+    begins = first > np.append(-1, last)[: len(first)]
+    ends = np.append(begins[1:], True)[: len(first)]
     return np.stack([first[begins], last[ends]], axis=1)
 
 
@@ -290,7 +301,9 @@ def feed(
         epoch, window = divmod(number, cut.windows)
         chunks = chunk_order(cut, seed=(*seed, epoch))[window]
         part = read(log, bounds, chunks[share.process :: share.processes])
-        return number, part if share.processes == 1 else filled_up(part, cut)
+        if share.processes > 1:
+            part = filled_up(part, log, cut, processes=share.processes)
+        return number, part
 
     def finish(number: int, part: Read) -> Portions:
         rng = np.random.default_rng((*seed, *divmod(number, cut.windows)))

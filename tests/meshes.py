@@ -31,8 +31,11 @@ def float64(tree: Any) -> Any:
     return jax.tree.map(wide, tree)
 
 
-def run_steps(config, data, *, devices: int, steps: int) -> Ran:
-    """The first steps of an experiment in float64."""
+def run_steps(
+    config, data, *, devices: int, steps: int, capacity: int | None = None
+) -> Ran:
+    """The first steps of an experiment in float64; `capacity` is that of exchanges, as
+    measured where None."""
     with jax.enable_x64(True), sharding.use(mesh_of(devices)):
         on = training.make_corpus(config, data)
         plan = fit.make_plan(config.train, num_rows=on.num_rows)
@@ -45,6 +48,9 @@ def run_steps(config, data, *, devices: int, steps: int) -> Ran:
         built = training.with_capacity(
             config, built, source, num_rows=on.num_rows, size=plan.size
         )
+        if capacity and devices > 1:
+            room = dict.fromkeys(built.graph.capacity, capacity)
+            built = built._replace(graph=built.graph._replace(capacity=room))
         built = built._replace(state=float64(built.state))
         rows = np.random.default_rng(1).integers(0, on.num_rows, (steps, plan.size))
         examples = sharding.on_each((rows * on.span).astype(np.int32))

@@ -54,10 +54,16 @@ def slow_but(quick, names):
     ]
 
 
-def check(config, data, *, steps: int) -> None:
-    one, eight = (run_steps(config, data, devices=n, steps=steps) for n in (1, 8))
+def check(config, data, *, steps: int, capacity: int | None = None) -> int:
+    """The most rounds that an exchange took."""
+    one, eight = (
+        run_steps(config, data, devices=n, steps=steps, capacity=capacity)
+        for n in (1, 8)
+    )
+    rounds = eight.metrics.pop("exchange_rounds")
     close(eight.metrics, one.metrics)
     close(eight.state, one.state)
+    return int(rounds.max())
 
 
 MODELS = ("dssm_synthetic", "sequence_synthetic", "eges_synthetic")
@@ -72,6 +78,18 @@ def test_every_model_trains_on_eight_devices_as_on_one(name, rule):
         model = dataclasses.replace(config.model, pairs=made_by)
         config = dataclasses.replace(config, model=model)
     check(config, data, steps=20)
+
+
+def test_a_step_whose_exchange_overflows_is_the_same_step():
+    config, data = small("dssm_synthetic", learning_rate=1e-4)
+    split = synthetic.Config(num_users=200, num_items=900, num_events=6000)
+    config = dataclasses.replace(config, data=split)
+    config = dataclasses.replace(
+        config, train=dataclasses.replace(config.train, batch_size=128)
+    )
+    data = training.lay_out(config, split.load())
+    assert check(config, data, steps=5) <= 1
+    assert check(config, data, steps=5, capacity=8) > 1
 
 
 def of_kind(config: NegativesConfig, loss: LossConfig) -> Experiment:

@@ -362,14 +362,20 @@ def test_few_places_of_a_window_are_filled_up():
     assert doctest.testmod(windows).attempted and not doctest.testmod(windows).failed
 
 
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("processes", [2, 3, 40])
 def test_a_window_is_the_same_however_many_processes_read_it(streamed, processes):
     """Chunks cut users, whom two processes then both read."""
     cut, log = cut_of(streamed, chunk=7), streamed.log
+    assert cut.chunks < 40, "one process of those reads nothing"
     bounds, shapes = cut.bounds(log), set()
     for chunks in windows.chunk_order(cut, seed=(0,)):
         parts = [
-            windows.filled_up(windows.read(log, bounds, chunks[j::processes]), cut)
+            windows.filled_up(
+                windows.read(log, bounds, chunks[j::processes]),
+                log,
+                cut,
+                processes=processes,
+            )
             for j in range(processes)
         ]
         shapes |= {tuple(x.shape for x in part) for part in parts}

@@ -175,7 +175,7 @@ def prepared(config: Config, *, min_history: int) -> pathlib.Path:
     check(config)
     made = processes.of_first(lambda: str(_prepared(config, min_history=min_history)))
     folder = pathlib.Path(made)
-    there = (folder / "manifest.json").exists()
+    there = processes.appears(folder / "manifest.json")
     processes.check_alike("file system", "" if there else f"{folder} is not on it")
     return folder
 
@@ -187,7 +187,9 @@ def _prepared(config: Config, *, min_history: int) -> pathlib.Path:
     folder, made_of = place / key, _files(config)
     if _manifest(folder).get("files") == made_of:
         return folder
-    with checkpoint.lock(place):
+    with checkpoint.lock(place, what="folder of prepared arrays"):
+        if _manifest(folder).get("files") == made_of:  # by who had the lock before
+            return folder
         if (folder / "manifest.json").exists():
             print(f"prepare    {config.path} has changed since {folder} was made")
         print(f"prepare    {config.path} as mapped arrays in {folder}", flush=True)
@@ -225,9 +227,9 @@ def _place(config: Config) -> pathlib.Path:
 
 def _settings(config: Config, *, min_history: int) -> dict[str, Any]:
     fields = dataclasses.asdict(config)
-    return {k: v for k, v in fields.items() if k not in UNHEEDED} | {
-        "min_history": min_history
-    }
+    heeded = {name: x for name, x in fields.items() if name not in UNHEEDED}
+    path = os.path.abspath(os.path.expanduser(config.path))
+    return heeded | {"path": path, "min_history": min_history}
 
 
 def _files(config: Config) -> list[list]:
