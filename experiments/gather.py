@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from experiments import cli, compare, table, training
+from experiments import cli, compare, run_files, table
 from experiments.compare import Cell
 from recall_jax import config as config_lib
 from recall_jax.config import Experiment
@@ -144,14 +144,14 @@ def read(workdir: pathlib.Path) -> Run:
 def _object(path: pathlib.Path, *, needed: set[str]) -> dict[str, Any] | None:
     if not path.exists():
         return None
-    content = training.read_json(path)
+    content = run_files.read_json(path)
     if not isinstance(content, dict) or needed - content.keys():
         raise InputError(f"{path} should hold {', '.join(sorted(needed))}")
     return content
 
 
 def _config(path: pathlib.Path) -> Experiment:
-    content = training.read_json(path)
+    content = run_files.read_json(path)
     try:
         config = config_lib.from_dict(content)
     except (InputError, ImportError, AttributeError, TypeError) as problem:

@@ -3,7 +3,7 @@
 import pathlib
 from typing import Any
 
-from experiments import ablation, study, training
+from experiments import ablation, run_files, study
 from recall_jax import checkpoint
 
 PATH = "experiments/ABLATIONS.md"
@@ -29,7 +29,7 @@ def _section(name: str, path: pathlib.Path) -> str:
     if not path.exists():
         head = ablation.heading(asked, found="not yet measured")
         return f"## {name}\n\n{head}"
-    summary = training.read_json(path)
+    summary = run_files.read_json(path)
     found = asked.found or "measured below, and not yet told"
     parts = [f"## {name}", ablation.heading(asked, found=found)]
     parts += [_warning(asked, summary), f"```sh\n{summary['command']}\n```"]

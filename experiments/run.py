@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import cli, distributed, figures, summary, training
+from experiments import cli, distributed, figures, run_files, summary, training
 from experiments import results as results_lib
 from recall_jax import (
     checkpoint,
@@ -90,11 +90,11 @@ def run(config: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
         print("\n".join(config_lib.as_flags(config)))
         done = workdir / "results.json"
         if processes.of_first(done.exists):
-            results = results_lib.upgraded(training.read_json(done))
+            results = results_lib.upgraded(run_files.read_json(done))
             print(f"{workdir} is finished; these are its results.")
         else:
             results = _train_and_evaluate(config, workdir)
-            processes.of_first(lambda: training.write_json(done, results))
+            processes.of_first(lambda: run_files.write_json(done, results))
     summary.show(results, workdir)
     return results
 
@@ -121,7 +121,7 @@ def refuse_another(config: Experiment, workdir: pathlib.Path) -> None:
 
 def _config_at(path: pathlib.Path) -> Any:
     """A config.json, what an older version's lacks at its default where it can be."""
-    content = training.read_json(path)
+    content = run_files.read_json(path)
     try:
         return config_lib.as_dict(config_lib.from_dict(content))
     except (InputError, ImportError, AttributeError, TypeError):  # fields may be gone

@@ -36,12 +36,12 @@ from experiments import (
     cli,
     compare,
     over,
+    run_files,
     streaming,
     sweep_plan,
     sweep_runs,
     table,
     tabulate,
-    training,
 )
 from experiments.compare import Cell
 from experiments.sweep_runs import Portion, Shared
@@ -124,7 +124,7 @@ def run_all(cells: Sequence[Cell], folder: pathlib.Path, options: Any) -> None:
             write(cells, folder)
         if mark != marks[-1]:
             _halve(cells, reached, options.halving, epoch=mark)
-            training.write_json(decided, {"epoch": mark})
+            run_files.write_json(decided, {"epoch": mark})
             write(cells, folder)
     write(cells, folder)
     if not any(map(sweep_runs.goes_on, cells)):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import training
+from experiments import run_files, training
 from experiments.compare import Cell
 from recall_jax import checkpoint, fit, logs
 from recall_jax import config as config_lib
@@ -183,14 +183,14 @@ def known_seconds(cells: Sequence[Cell], lone: pathlib.Path) -> float | None:
     spent = [sum(c.results["seconds"].values()) for c in cells if c.results]
     path = lone / "results.json"
     if not spent and path.exists():
-        spent = [sum(training.read_json(path)["seconds"].values())]
+        spent = [sum(run_files.read_json(path)["seconds"].values())]
     return float(np.mean(spent)) if spent else None
 
 
 def refuse_another(folder: pathlib.Path, asked: dict[str, Any]) -> None:
     """Note what a sweep was asked in its folder; InputError where that holds another."""
     path = folder / "plan.json"
-    there = training.read_json(path) if path.exists() else asked
+    there = run_files.read_json(path) if path.exists() else asked
     differing = [
         f"{name}: {there.get(name)!r} there, {asked.get(name)!r} asked"
         for name in {**there, **asked}

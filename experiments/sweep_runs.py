@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments import cli, figures, run, streaming, training
+from experiments import cli, figures, run, run_files, streaming, training
 from experiments.compare import Cell
 from recall_jax import checkpoint, evaluate, fit, pairs, sweep, together, train
 from recall_jax.config import Experiment
@@ -63,7 +63,7 @@ def portion_at(cells: Sequence[Cell], groups: pathlib.Path, *, rung: int) -> Por
     path, going = folder / "lanes.json", [c for c in cells if goes_on(c)]
     if not path.exists():
         return Portion(going, folder)
-    begun = set(training.read_json(path))
+    begun = set(run_files.read_json(path))
     return Portion([c for c in cells if _name(c) in begun], folder)
 
 
@@ -101,7 +101,7 @@ def train_portion(
         stack = stack and stack.select([places[_name(cell)] for cell in cells])
     stack = stack or sweep.begin(states)
     portion.folder.mkdir(parents=True, exist_ok=True)
-    training.write_json(portion.folder / "lanes.json", [_name(c) for c in cells])
+    run_files.write_json(portion.folder / "lanes.json", [_name(c) for c in cells])
     lanes = sweep.fit_together(group, stack, slots=states[0].slots, until=until)
     return Trained(encoder, loops, lanes, states[0])
 
@@ -124,7 +124,7 @@ def make_loops(
         start = config.seed, config.loss.temperature
         if start not in built:
             built[start] = training.build(config, data, batch_size=plan.size * span)
-        training.write_description(config, data, cell.workdir)
+        run_files.write_description(config, data, cell.workdir)
         hypers = train.make_hypers(
             config.optim, config.loss, config.negatives, num_steps=plan.num_steps
         )
@@ -169,7 +169,7 @@ def measure(cells: Sequence[Cell], trained: Trained, shared: Shared) -> None:
                 raise
             note_problem([cell], problem)
             continue
-        training.write_json(cell.workdir / "results.json", results)
+        run_files.write_json(cell.workdir / "results.json", results)
         print(f"measured   {_name(cell)}, in {cell.workdir}")
 
 
@@ -222,7 +222,7 @@ def read_end(cell: Cell) -> None:
     path = cell.workdir / "ended.json"
     if cell.results or not path.exists():
         return
-    found = training.read_json(path)
+    found = run_files.read_json(path)
     if found["outcome"] == "stopped":
         cell.stopped = found["told"]
     elif found["outcome"] == "diverged":

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from experiments import cli, compare, figures, run, tabulate, training
+from experiments import cli, compare, figures, run, run_files, tabulate
 from experiments import results as results_lib
 from experiments.compare import Cell
 from recall_jax import checkpoint, logs
@@ -94,7 +94,7 @@ def _cell(entry: cli.Entry, config, workdir: pathlib.Path) -> Cell:
 
 def read(cell: Cell) -> None:
     cell.results = read_results(cell.workdir / "results.json")
-    cell.data = training.read_json(cell.workdir / "data.json")
+    cell.data = run_files.read_json(cell.workdir / "data.json")
 
 
 def read_results(path: pathlib.Path) -> dict[str, Any] | None:
@@ -102,7 +102,7 @@ def read_results(path: pathlib.Path) -> dict[str, Any] | None:
     for one that lacks what a table needs."""
     if not path.exists():
         return None
-    found = training.read_json(path)
+    found = run_files.read_json(path)
     if not isinstance(found, dict):
         raise InputError(
             f"{path} holds no results; remove it to have them measured again"

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,23 +10,22 @@ import jax
 import numpy as np
 from flax import nnx
 
-from experiments import cli, streaming
+from experiments import cli, run_files, streaming
 from recall_jax import (
-    candidates,
     checkpoint,
     evaluate,
     exchange,
-    features,
     fit,
+    lookups,
     negatives,
     objective,
     pair_step,
     pairs,
     processes,
+    remembered,
     sharding,
     train,
 )
-from recall_jax import config as config_lib
 from recall_jax.config import Experiment
 from recall_jax.data import dataset, interactions, stream
 from recall_jax.data.dataset import Data
@@ -163,7 +161,7 @@ def make_loop(
         return state._replace(candidates=state.candidates._replace(index=vectors))
 
     check_same_everywhere(data)
-    processes.of_first(lambda: write_description(config, data, workdir))
+    processes.of_first(lambda: run_files.write_description(config, data, workdir))
     loop = fit.Loop(
         step=make_step(config, built),
         feed=feed,
@@ -210,7 +208,7 @@ def restore_chosen(config: Experiment, data: Data, workdir: pathlib.Path) -> Res
     """As `restore`, and which checkpoint that is."""
     if not (workdir / "data.json").exists():
         raise InputError(f"{workdir} holds no run: it has no data.json")
-    check_same_data(data, workdir)
+    run_files.check_same_data(data, workdir)
     size = config.train.batch_size * data.dataset.span
     built = build(config, data, batch_size=size, made=sharding.outlined)
     like = built.state._replace(slots={})
@@ -301,7 +299,7 @@ def build(
 
     def make(model_key, state_key):
         model, tables = config.model.make(data.schema, nnx.Rngs(model_key))
-        memory = candidates.init_state(
+        memory = remembered.init_state(
             config.negatives,
             batch_size=batch_size,
             num_items=data.dataset.num_items,
@@ -361,7 +359,7 @@ def with_capacity(
     def most(state, source, examples):
         columns = read(state, source, examples)
         return {
-            table.name: exchange.measure(train.lookups(columns, table=table))
+            table.name: exchange.measure(lookups.ids_of(columns, table=table))
             for table in tables
         }
 
@@ -382,45 +380,3 @@ def model_width(model: nnx.Module, data: Data) -> int:
     model.eval()  # dropout would count its draws inside the trace
     ids = jax.ShapeDtypeStruct((1,), np.int32)
     return jax.eval_shape(lambda ids: model.item(data.dataset.item(ids)), ids).shape[-1]
-
-
-def check_same_data(data: Data, workdir: pathlib.Path) -> None:
-    """Raise InputError where a run was trained on other data."""
-    path = workdir / "data.json"
-    if path.exists() and read_json(path)["sha256"] != data.fingerprint():
-        raise InputError(
-            f"{workdir} was trained on other data than {data.source} holds now; bring "
-            "that back, or train in another folder, with --workdir"
-        )
-
-
-def write_description(config: Experiment, data: Data, workdir: pathlib.Path) -> None:
-    """What a model is trained by and on, before the first step: config.json,
-    vocabularies.json, data.json. A run does not go on with other data."""
-    check_same_data(data, workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_json(workdir / "config.json", config_lib.as_dict(config))
-    checkpoint.write_atomically(
-        workdir / "vocabularies.json", features.dump_vocabularies(data.vocabularies)
-    )
-    described = {
-        "source": data.source,
-        "protocol": data.protocol,
-        "events": len(data.items),
-        "sha256": data.fingerprint(),
-    }
-    write_json(workdir / "data.json", described)
-
-
-def read_json(path: pathlib.Path) -> Any:
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except ValueError as problem:
-        raise InputError(
-            f"{path} is damaged ({problem}); bring a copy back, or remove it to have it "
-            "written again"
-        ) from problem
-
-
-def write_json(path: pathlib.Path, content: Any) -> None:
-    checkpoint.write_atomically(path, json.dumps(content, indent=1) + "\n")

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from recall_jax import blockwise, candidates, losses, negatives, scores, sharding
-from recall_jax.candidates import State
 from recall_jax.negatives import NegativesConfig, Source
+from recall_jax.remembered import State
 from recall_jax.scores import Logits
 from recall_jax.types import Batch, Hypers, InputError, Key
 

@@ -11,10 +11,11 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from recall_jax import candidates, exchange, sharding
+from recall_jax import candidates, lookups, remembered, sharding
 from recall_jax import objective as objective_lib
 from recall_jax import tables as tables_lib
 from recall_jax.features import Table
+from recall_jax.lookups import LookedUp
 from recall_jax.negatives import Source
 from recall_jax.objective import Objective
 from recall_jax.tables import RowState, TableParam
@@ -46,7 +47,7 @@ class TrainState(NamedTuple):
     statistics: Any  # of batch norm: running means and variances
     loss: dict[str, Array]  # the loss's own: a learned log temperature
     dense_state: optax.OptState  # of both
-    candidates: candidates.State  # frequency estimator, queue, hard index
+    candidates: remembered.State  # frequency estimator, queue, hard index
 
 
 class Graph(NamedTuple):
@@ -142,10 +143,10 @@ def init_state(
     optimizer: Optimizer,
     key: Key,
     loss: dict[str, Array] | None = None,
-    memory: candidates.State | None = None,
+    memory: remembered.State | None = None,
 ) -> tuple[Graph, TrainState]:
     """The graph and the state before the first step; `loss` and `memory` are what the
-    objective trains and remembers (`Objective.init_loss`, `candidates.init_state`)."""
+    objective trains and remembers (`Objective.init_loss`, `remembered.init_state`)."""
     graph, rows, dense, statistics = make_graph(model, tables)
     loss = loss or {}
     state = TrainState(
@@ -160,7 +161,7 @@ def init_state(
         statistics=statistics,
         loss=loss,
         dense_state=optimizer.dense.init((dense, loss)),
-        candidates=memory or candidates.State(),
+        candidates=memory or remembered.State(),
     )
     return graph, state
 
@@ -218,21 +219,12 @@ def make_reader(graph: Graph, *, objective: Objective) -> Reader:
     return columns
 
 
-class LookedUp(NamedTuple):
-    """Columns whose look-ups point into `rows`, the rows that they touch."""
-
-    columns: Columns
-    rows: dict[str, Float[Array, "r d"]]  # by table
-    touched: dict[str, tables_lib.Touched | exchange.Asked]
-    slots: dict[str, Array]
-
-
 class Drawn(NamedTuple):
     """What a step computes on: a batch, its candidates, and the columns of both."""
 
     batch: Batch
     sample: candidates.Sample
-    memory: candidates.State
+    memory: remembered.State
     item: Columns
     key: Key  # for dropout
 
@@ -263,35 +255,13 @@ def draw(
 
 def look_up(state: TrainState, columns: Columns, *, graph: Graph) -> LookedUp:
     """The rows of every table that these columns touch, and the columns rewritten."""
-    columns, rows, touched, slots = dict(columns), {}, {}, {}
-    for table in graph.tables:
-        name = table.name
-        read = {column: columns[column] for column in table.reads}
-        ids = lookups(columns, table=table)
-        rows[name], ids, touched[name], slots[name] = _collect(
-            state.tables[name], ids, slot=state.slots[name], table=table, graph=graph
-        )
-        rewrite = functools.partial(tables_lib.rewrite, table=table)
-        columns |= sharding.by_device(rewrite)(read, ids)
-    return LookedUp(columns, rows, touched, slots)
-
-
-def lookups(columns: Columns, *, table: Table) -> Int[Array, "n"]:
-    """All ids with which a batch reads a table, each device's end to end."""
-    read = {column: columns[column] for column in table.reads}
-    return sharding.by_device(functools.partial(tables_lib.lookups_of, table))(read)
-
-
-def _collect(stored, ids, *, slot, table: Table, graph: Graph):
-    """What `tables.compact` or, over many devices, `exchange.fetch` gives."""
-    if sharding.num_devices() > 1:
-        capacity = graph.capacity[table.name]
-        return *exchange.fetch(stored, ids, capacity=capacity), slot
-    placed = sharding.place(ids, rows=stored.shape[1])
-    rows, ids, touched, used = tables_lib.compact(
-        sharding.flat(stored), placed, slot=slot.ravel()
+    return lookups.look_up(
+        state.tables,
+        columns,
+        slots=state.slots,
+        specs=graph.tables,
+        capacity=graph.capacity,
     )
-    return rows, ids, touched, used.reshape(slot.shape)
 
 
 def by_example(query: Float[Array, "... d"]) -> Float[Array, "b d"]:
@@ -344,7 +314,7 @@ def apply_gradients(
     rate = hypers["learning_rate"] * optimizer.schedule(done)
     table_hypers = {**hypers, "learning_rate": rate * hypers["tables_lr_scale"]}
     moved = {
-        name: _move(
+        name: lookups.move(
             state.tables[name],
             gradient,
             state=state.table_states[name],
@@ -378,24 +348,6 @@ def apply_gradients(
         dense_state=dense_state,
     )
     return state, jnp.sqrt(square)
-
-
-def _move(
-    stored, gradient, *, state, slot, touched, rule, hypers, capacity: int
-) -> exchange.Moved:
-    """A table after a step."""
-    known = {"state": state, "rule": rule, "hypers": hypers}
-    if sharding.num_devices() > 1:
-        return exchange.push(
-            stored, gradient, slot=slot, asked=touched, capacity=capacity, **known
-        )
-    known["state"] = jax.tree.map(sharding.flat, state)
-    moved = tables_lib.update(sharding.flat(stored), gradient, touched=touched, **known)
-    table, state = jax.tree.map(
-        lambda leaf: leaf.reshape(*stored.shape[:2], *leaf.shape[1:]), moved
-    )
-    square = jnp.sum(gradient[1:] ** 2)  # of padding nothing moves
-    return exchange.Moved(table, state, slot, square)
 
 
 def make_hypers(optim: OptimConfig, loss, negatives, *, num_steps: int) -> Hypers:

@@ -17,6 +17,7 @@ CHECKED = (
     "attention",
     "blockwise",
     "candidates",
+    "remembered",
     "encoders",
     "frequency",
     "layers",

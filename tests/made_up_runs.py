@@ -5,7 +5,7 @@ import json
 import pathlib
 from typing import Any
 
-from experiments import cli, training
+from experiments import cli, run_files
 from recall_jax import config as config_lib
 from recall_jax.config import Experiment
 
@@ -38,7 +38,7 @@ def write(
     of results.json."""
     begin(folder, config, level=level, protocol=protocol, source=source, epochs=epochs)
     content = results_of(config, level=level, protocol=protocol) | (results or {})
-    training.write_json(folder / "results.json", content)
+    run_files.write_json(folder / "results.json", content)
     return folder
 
 
@@ -53,9 +53,9 @@ def begin(
 ) -> pathlib.Path:
     """A run that is not finished."""
     folder.mkdir(parents=True)
-    training.write_json(folder / "config.json", config_lib.as_dict(config))
+    run_files.write_json(folder / "config.json", config_lib.as_dict(config))
     data = {"source": source, "protocol": protocol, "events": 7000, "sha256": "5a"}
-    training.write_json(folder / "data.json", data)
+    run_files.write_json(folder / "data.json", data)
     lines = []
     for epoch in range(1, epochs + 1):
         valid = {f"valid_{m}": level * (1 - 0.5**epoch) for m in METRICS}

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from recall_jax import candidates, negatives, objective
+from recall_jax import candidates, negatives, objective, remembered
 from recall_jax.data.arrays import Dataset
 from recall_jax.negatives import NegativesConfig
 
-NOTHING = candidates.State()
+NOTHING = remembered.State()
 USERS, ITEMS, WIDTH, EVENTS, TEMPERATURE = 6, 40, 4, 3000, 0.6
 
 
@@ -223,7 +223,7 @@ def test_suppressed_columns_keep_the_full_softmax(error):
 def test_estimated_q_does_as_well_as_the_exact_one(data, params, exact, config):
     """The estimator sees the stream first; its state then corrects the batches."""
     config = dataclasses.replace(config, frequency="sketch", frequency_rate=0.0)
-    state = candidates.init_state(config, batch_size=1000, num_items=ITEMS, width=WIDTH)
+    state = remembered.init_state(config, batch_size=1000, num_items=ITEMS, width=WIDTH)
     estimator = state.estimator.update(data.dataset.items, rate=0.0)
     mean = mean_gradient(
         data,
@@ -243,7 +243,7 @@ def test_a_queues_columns_give_queries_the_full_softmax_and_items_too_little(
     """Filled with the log's items, as batches draw them, and with vectors as they are
     now: the same q corrects it. The pushes of its copies are lost to the items."""
     item, nobody = jnp.asarray(log[1]), jnp.zeros(EVENTS, jnp.int32)
-    queue = candidates.Queue(params["item"][item], item, nobody, jnp.int32(0))
+    queue = remembered.Queue(params["item"][item], item, nobody, jnp.int32(0))
     config = dataclasses.replace(EXCLUDED, kind="queue", num=EVENTS)
     mean = mean_gradient(
         data,
@@ -252,7 +252,7 @@ def test_a_queues_columns_give_queries_the_full_softmax_and_items_too_little(
         batch_size=250,
         strength=1.0,
         batches=120,
-        state=candidates.State(queue=queue),
+        state=remembered.State(queue=queue),
     )
     of_items = params["item"].size  # the parts stand in order of their names
     errors = [

@@ -16,6 +16,7 @@ from recall_jax import (
     fit,
     logs,
     objective,
+    remembered,
     sharding,
     tables,
     train,
@@ -46,7 +47,7 @@ def pieces(
     built, specs = model.make(data.schema, nnx.Rngs(keys[0]))
     optimizer = train.make_optimizer(optim)
     goal = objective.make_objective(loss, negatives)
-    memory = candidates.init_state(
+    memory = remembered.init_state(
         negatives, batch_size=16, num_items=data.dataset.num_items, width=4
     )
     graph, state = train.init_state(
@@ -348,7 +349,7 @@ def test_the_correction_is_the_log_share_of_what_is_drawn_from(data, kind):
     goal = objective.make_objective(LOSS, negatives)
     source = negatives_lib.make_source(data, negatives)
     batch = source.dataset.batch(jnp.arange(12))
-    state = candidates.State()
+    state = remembered.State()
     known = {"batch": batch, "state": state, "source": source}
     sample, _ = goal.draw(
         batch, jax.random.key(0), source=source, state=state, query=None
@@ -392,7 +393,7 @@ def test_items_without_training_events_are_no_negatives():
             batch,
             jax.random.key(0),
             source=source,
-            state=candidates.State(),
+            state=remembered.State(),
             query=None,
         )
         assert sample.ids.max() <= known

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from recall_jax import candidates, frequency, negatives
+from recall_jax import candidates, frequency, negatives, remembered
 from recall_jax.types import Batch
 
 ITEMS, STEPS, BATCH = 1000, 20_000, 64
@@ -311,7 +311,7 @@ def test_drawing_counts_the_batch_and_columns_take_its_log_q(name, zipf):
     config = negatives.NegativesConfig(
         frequency=name, frequency_rate=0.2, num_hashes=2, hash_width=256
     )
-    state = candidates.init_state(config, batch_size=BATCH, num_items=ITEMS, width=4)
+    state = remembered.init_state(config, batch_size=BATCH, num_items=ITEMS, width=4)
     source = negatives.Source(None)
 
     @jax.jit

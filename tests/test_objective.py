@@ -10,7 +10,15 @@ from conftest import make_data
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from test_fit import loop_of, pieces
 
-from recall_jax import candidates, fit, negatives, objective, sharding, train
+from recall_jax import (
+    candidates,
+    fit,
+    negatives,
+    objective,
+    remembered,
+    sharding,
+    train,
+)
 from recall_jax.data import dataset, interactions, synthetic
 from recall_jax.models import mf
 from recall_jax.negatives import NegativesConfig
@@ -90,7 +98,7 @@ def drawn(data, config, *, state=None, key=0, size=32):
     """A sample and the batch it is for."""
     source = negatives.make_source(data, config)
     batch = source.dataset.batch(jnp.arange(size))
-    memory = state or candidates.init_state(
+    memory = state or remembered.init_state(
         config, batch_size=size, num_items=data.dataset.num_items, width=4
     )
     query = lambda: jnp.ones((size, 4))
@@ -137,7 +145,7 @@ def test_semi_hard_candidates_lie_between_the_ranks(shop):
     config = KINDS["semi_hard"]
     rng = np.random.default_rng(0)
     index = rng.normal(size=(shop.dataset.num_items, 4)).astype(np.float32)
-    state = candidates.State(index=jnp.asarray(index))
+    state = remembered.State(index=jnp.asarray(index))
     sample, *_ = drawn(shop, config, state=state)
     score = (index @ np.ones(4))[: shop.dataset.known_items]
     rank = np.argsort(np.argsort(-score))[np.asarray(sample.own) - 1]
@@ -146,7 +154,7 @@ def test_semi_hard_candidates_lie_between_the_ranks(shop):
 
 def test_a_queue_holds_the_last_batches_and_overwrites_the_oldest(shop):
     config = NegativesConfig(kind="queue", num=10)
-    state = candidates.init_state(config, batch_size=4, num_items=40, width=2)
+    state = remembered.init_state(config, batch_size=4, num_items=40, width=2)
     source = negatives.make_source(shop, config)
     seen = []
     for j in range(4):
@@ -189,9 +197,11 @@ def test_masks_keep_a_users_items_out_of_his_negatives(shop):
             sample=sample,
             batch=batch,
             source=source,
-            state=candidates.State(),
+            state=remembered.State(),
         )
         where = np.asarray(candidates.scores.allowed(columns.mask))
+        assert not where[:, data.known_items :].any()  # what fills up
+        where = where[:, : data.known_items]
         for j in range(32):
             user, at = int(batch.user[j]), int(batch.position[j])
             stop = at if mask == "history" else shop.train_stop[user]
@@ -357,7 +367,7 @@ def test_what_the_data_lacks_is_named(config, told):
 def test_a_queue_shorter_than_the_batch_is_refused():
     config = NegativesConfig(kind="queue", num=8)
     with pytest.raises(InputError, match=r"at least train\.batch_size 16"):
-        candidates.init_state(config, batch_size=16, num_items=4, width=2)
+        remembered.init_state(config, batch_size=16, num_items=4, width=2)
 
 
 def test_dropped_columns_do_not_enter_the_queue(shop):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from recall_jax import candidates, negatives, sampling
+from recall_jax import candidates, negatives, remembered, sampling
 from recall_jax.data.arrays import Dataset
 from recall_jax.negatives import NegativesConfig
 from recall_jax.types import Batch
@@ -322,7 +322,7 @@ def draws_of(config: NegativesConfig, *, steps: int, size: int):
             batch_of(item),
             key,
             source=source,
-            state=candidates.State(),
+            state=remembered.State(),
             query=None,
         )
         return sample
@@ -342,7 +342,7 @@ def log_q_of(config: NegativesConfig, source, *, size: int) -> np.ndarray:
         jnp.arange(1, ITEMS + 1),
         batch=batch_of(np.ones(size)),
         source=source,
-        state=candidates.State(),
+        state=remembered.State(),
     )
     return np.asarray(log_q, np.float64)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from test_run import SYNTHETIC
 
-from experiments import cli, run, table, training
+from experiments import cli, run, run_files, table
 from recall_jax import checkpoint
 from recall_jax import config as config_lib
 from recall_jax.fit import Diverged
@@ -90,16 +90,16 @@ def runs(monkeypatch) -> list[tuple[str, int]]:
     def fake(config, workdir):
         asked.append((workdir.parent.name, config.seed))
         workdir.mkdir(parents=True, exist_ok=True)
-        training.write_json(workdir / "config.json", config_lib.as_dict(config))
+        run_files.write_json(workdir / "config.json", config_lib.as_dict(config))
         source = {"source": f"data {getattr(config.data, 'seed', '')}", "events": 7000}
-        training.write_json(workdir / "data.json", source)
+        run_files.write_json(workdir / "data.json", source)
         if config.loss.temperature == 7:
             raise KeyboardInterrupt
         if config.loss.temperature > 9:
             raise InputError("there is no such column")
         if config.loss.temperature > 8:
             raise Diverged("training diverged at step 3")
-        training.write_json(workdir / "results.json", results_of(config))
+        run_files.write_json(workdir / "results.json", results_of(config))
 
     monkeypatch.setattr(run, "run", fake)
     return asked
@@ -112,13 +112,13 @@ def test_rows_of_new_items_stand_in_every_form_of_the_table(
 
     def with_new_items(config, workdir):
         plain(config, workdir)
-        results = training.read_json(workdir / "results.json")
+        results = run_files.read_json(workdir / "results.json")
         metrics = figures(config, config.evaluate.metrics)
         results["new_items"] = {
             "test_new": {name: value / 2 for name, value in metrics.items()},
             "chance_new": dict.fromkeys(metrics, 0.003),
         }
-        training.write_json(workdir / "results.json", results)
+        run_files.write_json(workdir / "results.json", results)
 
     monkeypatch.setattr(run, "run", with_new_items)
     arguments = "--configs=dssm_synthetic,mf_ml1m", f"--runs={tmp_path}"
@@ -141,7 +141,7 @@ def test_rows_of_another_index_are_told(runs, tmp_path, monkeypatch):
 
     def through_approx(config, workdir):
         plain(config, workdir)
-        results = training.read_json(workdir / "results.json")
+        results = run_files.read_json(workdir / "results.json")
         exact = {name: value + 0.25 for name, value in results["test"].items()}
         gap = {"absolute": -0.25, "relative": -0.5, "interval": [-0.3, -0.2]}
         results["index"] = "approx"
@@ -152,7 +152,7 @@ def test_rows_of_another_index_are_told(runs, tmp_path, monkeypatch):
             },
             "exact": {"metrics": exact},
         }
-        training.write_json(workdir / "results.json", results)
+        run_files.write_json(workdir / "results.json", results)
 
     monkeypatch.setattr(run, "run", through_approx)
     command("--configs=dssm_synthetic", "--seeds=1", f"--runs={tmp_path}")

@@ -31,8 +31,10 @@ from recall_jax import (
     features,
     frequency,
     logs,
+    lookups,
     negatives,
     objective,
+    remembered,
     sharding,
     train,
 )
@@ -120,7 +122,7 @@ def looked_up(setting: Setting, examples: np.ndarray) -> dict[str, np.ndarray]:
     state = train.TrainState(
         step=jnp.int32(0),
         key=jax.random.key_data(jax.random.key(0)),
-        candidates=train.candidates.State(),
+        candidates=remembered.State(),
         **dict.fromkeys(
             [
                 "tables",
@@ -138,7 +140,7 @@ def looked_up(setting: Setting, examples: np.ndarray) -> dict[str, np.ndarray]:
     def ids(examples):
         columns = read(state, setting.source, examples)
         return {
-            table.name: train.lookups(columns, table=table)
+            table.name: lookups.ids_of(columns, table=table)
             for table in setting.graph.tables
         }
 

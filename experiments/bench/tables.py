@@ -21,13 +21,13 @@ from absl import app, flags
 from flax import nnx
 
 from recall_jax import (
-    candidates,
     evaluate,
     features,
     frequency,
     logs,
     negatives,
     objective,
+    remembered,
     train,
 )
 from recall_jax.data.arrays import Dataset
@@ -105,7 +105,7 @@ def make_runner(rows: int, *, tables: str, loss: str):
 def dense_adam(graph: train.Graph, state: train.TrainState, goal: objective.Objective):
     """The usual way: gradients of whole tables, optax.adam over all parameters."""
     adam = optax.scale_by_adam()
-    params, memory = evaluate.params_of(state), candidates.State()
+    params, memory = evaluate.params_of(state), remembered.State()
 
     def step(carry, hypers, source, example):
         params, adam_state = carry

@@ -1,0 +1,53 @@
+"""What a run folder says of its model: config.json, vocabularies.json, data.json."""
+
+import json
+import pathlib
+from typing import Any
+
+from recall_jax import checkpoint, features
+from recall_jax import config as config_lib
+from recall_jax.config import Experiment
+from recall_jax.data.dataset import Data
+from recall_jax.types import InputError
+
+
+def check_same_data(data: Data, workdir: pathlib.Path) -> None:
+    """Raise InputError where a run was trained on other data."""
+    path = workdir / "data.json"
+    if path.exists() and read_json(path)["sha256"] != data.fingerprint():
+        raise InputError(
+            f"{workdir} was trained on other data than {data.source} holds now; bring "
+            "that back, or train in another folder, with --workdir"
+        )
+
+
+def write_description(config: Experiment, data: Data, workdir: pathlib.Path) -> None:
+    """What a model is trained by and on, before the first step: config.json,
+    vocabularies.json, data.json. A run does not go on with other data."""
+    check_same_data(data, workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(workdir / "config.json", config_lib.as_dict(config))
+    checkpoint.write_atomically(
+        workdir / "vocabularies.json", features.dump_vocabularies(data.vocabularies)
+    )
+    described = {
+        "source": data.source,
+        "protocol": data.protocol,
+        "events": len(data.items),
+        "sha256": data.fingerprint(),
+    }
+    write_json(workdir / "data.json", described)
+
+
+def read_json(path: pathlib.Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except ValueError as problem:
+        raise InputError(
+            f"{path} is damaged ({problem}); bring a copy back, or remove it to have it "
+            "written again"
+        ) from problem
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+    checkpoint.write_atomically(path, json.dumps(content, indent=1) + "\n")
