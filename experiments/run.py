@@ -4,8 +4,9 @@
     python -m experiments.run --config=dssm_ml1m --config.loss.temperature=0.1
         --workdir=runs/dssm_ml1m_t01 --seed=1
 
-A run folder with the same config resumes; one with another config is refused. With
---distributed several processes train as one (experiments/distributed.py).
+A run folder with the same config resumes, on any number of devices (--devices=8; 0 for
+all there are); one with another config is refused. With --distributed several processes
+train as one, on all that they have (experiments/distributed.py).
 """
 
 import collections

@@ -11,11 +11,21 @@ import test_run_given
 from conftest import make_data
 from meshes import mesh_of
 from test_configs import shrunk
-from test_run import SYNTHETIC, TIMES, command, finish, log_csv, own_log  # noqa: F401
+from test_run import (  # noqa: F401
+    SMALL,
+    SYNTHETIC,
+    TIMES,
+    command,
+    finish,
+    log_csv,
+    own_log,
+)
+from test_stream_prepare import random_rows, write_shards
 
 from experiments import cli, run, training
-from recall_jax import blocks, checkpoint, evaluate, fit, sharding
+from recall_jax import blocks, checkpoint, evaluate, fit, processes, sharding
 from recall_jax.negatives import NegativesConfig
+from recall_jax.types import InputError
 
 pytestmark = [
     pytest.mark.usefixtures("kept_programs"),
@@ -159,6 +169,13 @@ def test_devices_that_there_are_not_are_told_before_any_work(tmp_path, devices, 
     assert not (tmp_path / "run").exists()
 
 
+def test_several_processes_take_all_devices_there_are(monkeypatch):
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    assert dict(run.mesh_of(None).shape) == {"devices": 8}
+    with pytest.raises(InputError, match="--devices=4 with --distributed.*leave"):
+        run.mesh_of(4)
+
+
 def cut_off(*arguments, workdir, monkeypatch) -> None:
     """The command, stopped after its first epoch."""
 
@@ -257,3 +274,21 @@ def test_an_index_renewed_in_training_is_on_every_device(tmp_path):
     config = shrunk(cli.load_config("dssm_synthetic"))
     own = NegativesConfig(own="semi_hard", num_own=2, ranks=(2, 8))
     on_both(dataclasses.replace(config, negatives=own), tmp_path)
+
+
+@pytest.mark.slow
+def test_a_streamed_log_gives_the_same_on_eight(tmp_path):
+    shards = write_shards(tmp_path / "log", random_rows(events=900, users=60, items=40))
+    arguments = (
+        "--config=dssm_stream",
+        f"--config.data.path={shards}",
+        "--config.data.time=ts",
+        "--config.data.window_examples=300",
+        "--config.data.chunk_examples=20",
+        *SMALL[:-1],
+        "--config.train.batch_size=32",
+        "--config.evaluate.indexes=",
+    )
+    one = finish(*arguments, workdir=tmp_path / "one").results
+    eight = finish(*arguments, "--devices=8", workdir=tmp_path / "eight").results
+    assert_close(one, eight)
