@@ -23,7 +23,7 @@ from recall_jax import fit, sharding
 from recall_jax.data import stream
 from recall_jax.data.interactions import ranges
 from recall_jax.negatives import Source
-from recall_jax.types import Key
+from recall_jax.types import InputError, Key
 
 T = TypeVar("T")
 

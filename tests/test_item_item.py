@@ -175,13 +175,13 @@ def test_a_table_has_both_rows_up_to_the_limit_and_a_line_above_it(monkeypatch, 
     monkeypatch.setattr(item_item, "MAX_ITEMS", 20)
     searches, l2 = rows_of(data)
     assert list(searches) == ["popularity", "bigram", "item_knn", "ease"]
-    run._describe(SMALL, data)
+    run.describe(SMALL, data)
     assert l2 in item_item.L2 and "item knn" not in capsys.readouterr().out
     monkeypatch.setattr(item_item, "MAX_ITEMS", 19)
     monkeypatch.setattr(item_item, "cooccurrence", None)  # nothing is computed
     searches, l2 = rows_of(data)
     assert list(searches) == ["popularity", "bigram"] and l2 is None
-    run._describe(SMALL, data)
+    run.describe(SMALL, data)
     (line,) = [x for x in capsys.readouterr().out.splitlines() if "item knn" in x]
     assert "20 are more than 19" in line
 

@@ -380,9 +380,11 @@ def test_a_batch_s_columns_follow_their_log_q_suppressed_or_not(kind, num, thres
     kept = np.ones(items.shape, bool)
     if threshold:
         kept = np.asarray(sample.kept)
-    ids = np.asarray(sample.ids)
-    np.testing.assert_array_equal(ids[:, :1000], items)
-    columns = np.concatenate([items[kept], ids[:, 1000:].ravel()])
+    drawn = np.zeros((len(items), 0), int) if kind == "in_batch" else sample.drawn
+    encoded = np.sort(np.asarray(sample.ids), axis=1)
+    both = np.concatenate([items, drawn], axis=1)
+    np.testing.assert_array_equal(encoded, np.sort(both, axis=1))
+    columns = np.concatenate([items[kept], np.ravel(drawn)])
     assert_follows(np.bincount(columns, minlength=ITEMS + 1)[1:], chance)
     np.testing.assert_array_equal(sample.weight, 2.5)
 

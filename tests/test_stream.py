@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_fit import LOSS, MODEL, assert_same, pieces
 from test_stream_prepare import in_memory, on_disk, random_rows, write_shards
@@ -94,6 +94,7 @@ def source_of(data):
 def test_an_epoch_meets_each_example_once_wherever_it_goes_on(
     streamed, window, chunk, batch, scan, cut_at
 ):
+    assume(window >= batch)
     config = fit.TrainConfig(epochs=2, batch_size=batch, scan_steps=scan)
     cut = cut_of(streamed, window=window, chunk=chunk, config=config)
     base, plan = source_of(streamed), cut.plan
@@ -332,6 +333,7 @@ def test_a_run_on_a_streamed_log_opens_again(config, tmp_path):
         np.testing.assert_allclose(vector, encoded[0][user - 1], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_eight_devices_train_in_windows_as_one_does(config, tmp_path):
     # Adam's first steps know little but signs, which a rounding may turn.
     optim = train.OptimConfig(tables="sgd", learning_rate=1e-3)
@@ -389,3 +391,8 @@ def test_a_window_is_the_same_however_many_processes_read_it(streamed, processes
         )
         assert_same(one, other)
     assert len(shapes) == 1, "collectives need one shape"
+
+
+def test_windows_smaller_than_a_batch_are_refused(streamed):
+    with pytest.raises(InputError, match="window_examples 10 is less than .* 16"):
+        cut_of(streamed, window=10)

@@ -151,6 +151,7 @@ def test_a_diverged_setting_is_a_row_and_harms_no_other(whole, tmp_path):
     assert "runs to epoch" not in again, "it was tried again"
 
 
+@pytest.mark.slow
 def test_a_setting_that_fails_is_a_row_and_the_others_finish(tmp_path):
     status, printed, said = command(
         *TINY,
@@ -180,6 +181,7 @@ def cut_off(*arguments, runs, at: int) -> None:
         assert command(*TINY, *arguments, f"--runs={runs}")[0] == 130
 
 
+@pytest.mark.slow
 def test_cut_off_again_and_again_it_ends_with_the_same_table(whole, tmp_path):
     for at in (1, 3, 6):  # in the first epoch, then in the second
         cut_off(*GRID, runs=tmp_path, at=at)
