@@ -3,7 +3,7 @@
 Dense parameters and the data set are on every device, a batch and the tables are split.
 A table [V, d] is stored as [64, V/64, d], row i at [i mod 64, i div 64], on one device
 too: popular rows, which have small ids, spread over the devices, and a checkpoint fits
-any number of devices that divides 64. `whole` and `stored` translate.
+any number of devices that divides 64. `whole` gives the rows in their order.
 
 Code outside `spread` is written for the whole batch, and the compiler splits it. Inside
 `spread` it is written for one device's rows: `mine` takes them of what all devices
@@ -41,13 +41,6 @@ def place(ids: Int[Array, "..."], *, rows: int) -> Int[Array, "..."]:
     array([0, 3, 1, 4])
     """
     return ids % SHARDS * rows + ids // SHARDS
-
-
-def stored(table: Float[Array, "V d"]) -> Float[Array, "64 rows d"]:
-    """[V, d] as it is stored; what fills up the last rows is zero."""
-    rows = -(-len(table) // SHARDS)
-    padded = jnp.pad(table, ((0, rows * SHARDS - len(table)), (0, 0)))
-    return padded.reshape(rows, SHARDS, -1).swapaxes(0, 1)
 
 
 def whole(table: Float[Array, "64 rows d"]) -> Float[Array, "n d"]:

@@ -22,6 +22,13 @@ def table_of(rows: int, *, seed: int = 0) -> np.ndarray:
     return whole
 
 
+def stored(whole: np.ndarray) -> jax.Array:
+    """[V, d] as it is stored; what fills up the last rows is zero."""
+    rows = -(-len(whole) // sharding.SHARDS)
+    padded = np.pad(whole, ((0, rows * sharding.SHARDS - len(whole)), (0, 0)))
+    return jnp.asarray(padded.reshape(rows, sharding.SHARDS, -1).swapaxes(0, 1))
+
+
 @functools.partial(jax.jit, static_argnames=("rule", "capacity"))
 def step(table, ids, target, *, rule: str, capacity: int):
     """One step in which each look-up pulls its row towards a target of its own."""
@@ -73,7 +80,7 @@ def check(whole, ids, *, devices: int, rule: str, capacity: int) -> int:
     target = np.random.default_rng(1).normal(size=(len(ids), WIDTH)).astype(np.float32)
     wanted, square = expected(whole, ids, target, rule=rule)
     with sharding.use(mesh_of(devices)):
-        table = jax.device_put(sharding.stored(jnp.asarray(whole)), sharding.SPLIT)
+        table = jax.device_put(stored(whole), sharding.SPLIT)
         given = sharding.on_each((jnp.asarray(ids), jnp.asarray(target)))
         found, moved, rounds = step(table, *given, rule=rule, capacity=capacity)
     moved, found = jax.device_get((moved, found))

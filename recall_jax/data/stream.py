@@ -200,13 +200,10 @@ def _prepared(config: Config, *, min_history: int) -> pathlib.Path:
         told = partition.write(config, building, min_history=min_history)
         if _files(config) != made_of:
             raise InputError(
-                f"{config.path} changed while it was read; start again when its files "
-                "are complete"
+                f"{config.path} changed while it was read; start again when it is whole"
             )
-        manifest = {**wanted, "files": made_of, **told}
-        checkpoint.write_atomically(
-            building / "manifest.json", json.dumps(manifest, indent=1)
-        )
+        text = json.dumps({**wanted, "files": made_of, **told}, indent=1)
+        checkpoint.write_atomically(building / "manifest.json", text)
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(building, folder)
