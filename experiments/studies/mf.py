@@ -9,7 +9,7 @@ that the user was shown and passed over against drawn ones.
 from experiments.study import Factor, Study
 
 BASE = "mf_synthetic_exposed:negatives.own=none"
-UNIFORM = f"{BASE}:negatives.kind=uniform:negatives.correction=none"
+UNIFORM = f"{BASE}:negatives.kind=uniform:negatives.num=256:negatives.correction=none"
 OWN = f"{BASE}:negatives.kind=none:negatives.correction=none"
 PRODUCT = "model.normalize=none:loss.temperature=1"
 
@@ -23,7 +23,7 @@ STUDY = Study(
     base=BASE,
     factors=(
         Factor(
-            "loss, uniform negatives, cosine",
+            "loss, 256 uniform negatives, cosine",
             {
                 "logistic (binary cross-entropy)": "loss.name=logistic",
                 "squared": "loss.name=squared:loss.temperature=1:loss.negative_weight=8",
@@ -32,7 +32,7 @@ STUDY = Study(
             base_label="softmax (cross-entropy)",
         ),
         Factor(
-            "loss, uniform negatives, inner product with biases",
+            "loss, 256 uniform negatives, inner product with biases",
             {
                 "logistic (binary cross-entropy)": "loss.name=logistic",
                 "squared": "loss.name=squared:loss.negative_weight=8",

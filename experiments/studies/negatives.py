@@ -28,7 +28,6 @@ STUDY = Study(
             "kind, 1,024 or as said (base: the batch's 1,023)",
             {
                 "popularity^0.75": "negatives.kind=popularity",
-                "log-uniform": "negatives.kind=log_uniform",
                 "mixed": "negatives.kind=mixed",
                 "queue of 4,096": "negatives.kind=queue:negatives.num=4096",
                 "all items": "negatives.kind=full:negatives.correction=none",
@@ -49,10 +48,7 @@ STUDY = Study(
         ),
         Factor(
             "the hardest of 1,024 uniform, uncorrected",
-            {
-                "256": "negatives.hardest=256",
-                "32": "negatives.hardest=32",
-            },
+            {"32": "negatives.hardest=32"},
             base=losses.UNIFORM + ":negatives.mask=[item,positives]",
             base_label="all 1,024, the user's own items masked",
         ),

@@ -9,6 +9,7 @@ other work 64 s (FM), 69 (DSSM), 65 (YoutubeDNN), 77 (sequence tower). The table
 seconds that each took. All take the softmax over the whole catalogue.
 """
 
+from experiments.studies import losses
 from experiments.study import Factor, Study
 
 STUDY = Study(
@@ -27,6 +28,6 @@ STUDY = Study(
             },
         ),
     ),
-    budget="train.epochs=4:evaluate.indexes=[]:evaluate.metrics=[hr@10,ndcg@10,recall@20]",
+    budget=losses.STUDY.budget,
     seconds=90,
 )

@@ -26,7 +26,6 @@ STUDY = Study(
             {
                 "none": "model.hidden=[]",
                 "256, 128": "model.hidden=[256,128]",
-                "512, 256, 128": "model.hidden=[512,256,128]",
             },
         ),
         Factor(
@@ -37,11 +36,10 @@ STUDY = Study(
             },
         ),
         Factor(
-            "history (base: the last 50)",
+            "history (base: the last 20)",
             {
                 "5": "model.history_length=5",
-                "20": "model.history_length=20",
-                "100": "model.history_length=100",
+                "50": "model.history_length=50",
                 "its order dropped": "model.history=[mean]",
                 "table shared with the items": "model.history_table=shared",
             },
@@ -49,10 +47,7 @@ STUDY = Study(
         Factor("age of the example (base: none)", {"read": f"{QUERY},example_age]"}),
         Factor(
             "examples of a user (base: all)",
-            {
-                "at most 50": "data.examples_per_user=50",
-                "at most 150": "data.examples_per_user=150",
-            },
+            {"at most 50": "data.examples_per_user=50"},
         ),
         Factor(
             "an example's history (base: what came before)",
