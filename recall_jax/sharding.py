@@ -13,6 +13,10 @@ what they are given, so that a step reads the same.
 
 import contextlib
 import itertools
+import os
+import pathlib
+import platform
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -89,12 +93,26 @@ def use(mesh: Mesh | None) -> contextlib.AbstractContextManager:
 
 
 def described() -> str:
-    """The devices for people: "cpu", "8 x cpu"."""
+    """The devices for people: "8 x NVIDIA H200", "cpu (AMD EPYC, 2 cores)"."""
     device = jax.devices()[0]
     if num_devices() > 1:
         device = jax.sharding.get_mesh().devices.flat[0]
     many = f"{num_devices()} x " if num_devices() > 1 else ""
-    return f"{many}{device.device_kind}"
+    return f"{many}{device.device_kind}{_processor(device)}"
+
+
+def _processor(device: jax.Device) -> str:
+    """What a CPU is, and how much of it this process may use; "" of other devices."""
+    if device.platform != "cpu":
+        return ""
+    cores = os.cpu_count()
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        cores = len(os.sched_getaffinity(0))
+    told = pathlib.Path("/proc/cpuinfo")
+    lines = told.read_text() if told.exists() else ""
+    named = re.search(r"^model name\s*:\s*(.+)$", lines, re.MULTILINE)
+    model = named[1] if named else platform.processor() or platform.machine()
+    return f" ({model}, {cores} core{'s' * (cores != 1)})"
 
 
 def num_devices() -> int:
