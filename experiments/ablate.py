@@ -14,7 +14,7 @@ told in its row and the others go on; the exit status is then 1.
 
 --config.field=value overrides all settings and wants a folder of its own. --write_page
 makes experiments/ABLATIONS.md of the studies in RUNS and of what their files say was
-found. JAX_COMPILATION_CACHE_DIR=FOLDER in the environment compiles a config once for all
+found, and puts the tables that README.md shows in their place. JAX_COMPILATION_CACHE_DIR=FOLDER in the environment compiles a config once for all
 of its seeds.
 """
 
@@ -37,7 +37,8 @@ def main(argv: list[str]) -> None:
     options = flags.FLAGS
     runs = pathlib.Path(options.runs)
     if options.write_page:
-        print(f"written    {page.write(runs, path=page.PATH)}")
+        written = page.write(runs, path=page.PATH), page.fill(runs, path=page.README)
+        print(f"written    {', '.join(written)}")
         return
     asked = study.load(options.study)
     plan = study.grid if options.full else study.blocks

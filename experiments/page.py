@@ -1,12 +1,16 @@
-"""experiments/ABLATIONS.md: every study, its table where it is measured, what it shows."""
+"""experiments/ABLATIONS.md: every study, its table where it is measured, what it shows;
+and the tables of studies that README.md shows."""
 
 import pathlib
+import re
 from typing import Any
 
 from experiments import ablation, run_files, study
 from recall_jax import checkpoint
 
 PATH = "experiments/ABLATIONS.md"
+README = "README.md"
+SHOWN = re.compile(r"(<!-- study: (\w+) -->\n).*?(<!-- /study -->)", re.DOTALL)
 HEAD = """# Ablations
 
 One thing changed at a time, by `python -m experiments.ablate NAME`; the study files in
@@ -24,6 +28,23 @@ def write(runs: pathlib.Path, *, path: str) -> str:
     return path
 
 
+def fill(runs: pathlib.Path, *, path: str) -> str:
+    """Put what is measured in `runs` between a file's lines `<!-- study: NAME -->` and
+    `<!-- /study -->`; what stands there stays if it is not. Gives back the file's path."""
+
+    def anew(found: re.Match) -> str:
+        begin, name, end = found.groups()
+        measured = runs / name / "ablation.json"
+        if not measured.exists():
+            return found[0]
+        parts = _measured(study.load(name), run_files.read_json(measured))
+        return begin + "\n\n".join(parts) + "\n" + end
+
+    text = pathlib.Path(path).read_text()
+    checkpoint.write_atomically(pathlib.Path(path), SHOWN.sub(anew, text))
+    return path
+
+
 def _section(name: str, path: pathlib.Path) -> str:
     asked = study.load(name)
     if not path.exists():
@@ -32,9 +53,15 @@ def _section(name: str, path: pathlib.Path) -> str:
     summary = run_files.read_json(path)
     found = asked.found or "measured below, and not yet told"
     parts = [f"## {name}", ablation.heading(asked, found=found)]
-    parts += [_warning(asked, summary), f"```sh\n{summary['command']}\n```"]
-    parts += [ablation.as_text(summary), _folded(ablation.commands(summary))]
-    return "\n\n".join(filter(None, parts))
+    parts += [*_measured(asked, summary), _folded(ablation.commands(summary))]
+    return "\n\n".join(parts)
+
+
+def _measured(asked: study.Study, summary: dict[str, Any]) -> list[str]:
+    """The command, and the table that it left."""
+    command = f"```sh\n{summary['command']}\n```"
+    parts = [_warning(asked, summary), command, ablation.as_text(summary)]
+    return list(filter(None, parts))
 
 
 def _warning(asked: study.Study, summary: dict[str, Any]) -> str:

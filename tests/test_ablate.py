@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import re
 
 import commands
 import jax
@@ -325,12 +326,35 @@ def test_a_mistake_is_told_before_any_run(runs, folder, arguments, told):
 
 # The page.
 
+SHOWING = """Before.
+<!-- study: warm -->
+old
+<!-- /study -->
+Between.
+<!-- study: cold -->
+old
+<!-- /study -->
+After.
+"""
+SHOWN_PARTS = re.compile(
+    r"(.*)<!-- study: warm -->\n(.*)<!-- /study -->(.*)<!-- study: cold -->\n(.*)"
+    r"<!-- /study -->(.*)",
+    re.DOTALL,
+)
 
-def test_the_page_has_what_is_measured_found_and_changed(
-    runs, folder, tmp_path, monkeypatch
-):
-    path = tmp_path / "page.md"
+
+@pytest.fixture
+def pages(tmp_path, monkeypatch):
+    """The page that is written, and a README that shows one study."""
+    path, readme = tmp_path / "page.md", tmp_path / "README.md"
+    readme.write_text(SHOWING)
     monkeypatch.setattr(page, "PATH", str(path))
+    monkeypatch.setattr(page, "README", str(readme))
+    return path, readme
+
+
+def test_the_page_has_what_is_measured_found_and_changed(runs, folder, tmp_path, pages):
+    path, _ = pages
     (folder / "cold.py").write_text(STUDY.replace("warm?", "cold?"))
     command("warm", f"--runs={tmp_path}", "--seeds=2")
 
@@ -351,8 +375,27 @@ def test_the_page_has_what_is_measured_found_and_changed(
     assert changed in text()
 
 
-def test_the_page_says_where_runs_are_missing(runs, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(page, "PATH", str(tmp_path / "page.md"))
+def test_the_readme_shows_what_is_measured_and_keeps_the_rest(
+    runs, folder, tmp_path, pages
+):
+    _, readme = pages
+    (folder / "cold.py").write_text(STUDY)
+    command("warm", f"--runs={tmp_path}", "--seeds=2")
+    command("--write_page", f"--runs={tmp_path}")
+    shown = readme.read_text()
+    before, table, between, old, after = SHOWN_PARTS.fullmatch(shown).groups()
+    assert (before, between, old, after) == (
+        "Before.\n",
+        "\nBetween.\n",
+        "old\n",
+        "\nAfter.\n",
+    )
+    assert "experiments.ablate warm" in table and cells_of(table, "warm")[-2] == "2"
+    command("--write_page", f"--runs={tmp_path}")
+    assert readme.read_text() == shown
+
+
+def test_the_page_says_where_runs_are_missing(runs, folder, tmp_path, pages):
     (folder / "warm.py").write_text(STUDY.replace("temperature=0.2", "temperature=7"))
     command("warm", f"--runs={tmp_path}", "--seeds=2")
     command("--write_page", f"--runs={tmp_path}")
