@@ -121,6 +121,9 @@ def parse(argv: list[str]) -> list[str]:
         options.study = others.pop(0)
     if not (options.study or options.write_page):
         raise InputError("which study? There are: " + ", ".join(study.names()))
+    for text in options.shared:
+        if "=" not in text:
+            raise InputError(f"--shared={text}: write --config.FIELD=VALUE")
     if options.shared and pathlib.Path(options.runs) == pathlib.Path(RUNS):
         raise InputError(
             f"{', '.join(options.shared)} makes another study of it, whose table would "

@@ -127,7 +127,11 @@ def as_text(summary: dict[str, Any]) -> str:
         versus = tabulate.versus_column(summary)
         columns = ["", metrics[0], "+-", versus, *metrics[1:], "seconds", "parameters"]
         columns += ["seeds", *(["measured"] if several else [])]
-    rows = [row for part in parts for row in part["rows"]]
+    rows = [
+        row | {"label": f"{part['factor']}: {row['label']}".removeprefix(": ")}
+        for part in parts
+        for row in part["rows"]
+    ]
     lines = [*_legend(summary, several=several), *tabulate.problems(rows)]
     return "\n".join([logs.table(shown, columns), "", *lines]).rstrip()
 

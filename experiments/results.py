@@ -62,6 +62,10 @@ def rows(results: dict[str, Any]) -> dict[str, Row]:
     return whole | segment_rows(results)
 
 
+NOT_OF_LISTS = "link_auc", "market_auc", "booked_"
+"""How the names of what `further` gives begin."""
+
+
 def further(results: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Figures that are not of ranked lists, of the rows test and popularity: the AUC of
     removed links, and of sessions that converted the booked item's mean reciprocal rank,

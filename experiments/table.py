@@ -47,6 +47,7 @@ def main(argv: list[str]) -> None:
     options = flags.FLAGS
     folder = pathlib.Path(options.runs)
     cells = make_cells(options.configs, num_seeds=options.seeds, folder=folder)
+    check_by(options.by, cells)
     if options.dry:
         print(plan(cells))
         return
@@ -78,6 +79,16 @@ def make_cells(
             config = dataclasses.replace(entry.config, seed=seed)
             cells.append(_cell(entry, config, folder / name / f"seed-{seed}"))
     return cells
+
+
+def check_by(by: str, cells: Sequence[Cell]) -> None:
+    """Raise InputError for a metric that none of the runs will have."""
+    listed = dict.fromkeys(m for c in cells for m in c.config.evaluate.metrics)
+    if by and by not in listed and not by.startswith(results_lib.NOT_OF_LISTS):
+        raise InputError(
+            f"--by={by}: no config has it among evaluate.metrics"
+            + config_lib.nearest(by, list(listed))
+        )
 
 
 def _cell(entry: cli.Entry, config, workdir: pathlib.Path) -> Cell:

@@ -268,7 +268,7 @@ def test_a_row_says_that_it_diverged_and_the_others_go_on(runs, folder, tmp_path
     )
     for text in (printed, written(tmp_path / "warm")[0]):
         assert cells_of(text, "warm")[-2] == "0 of 3, 3 diverged"
-        assert "warm, seed 0, 1, 2, diverged: training diverged at step 3" in text
+        assert "(base: 0.1): warm, seed 0, 1, 2, diverged: training div" in text
         assert "3" in cells_of(text, "kept, hot")
 
 
@@ -312,6 +312,7 @@ def test_settings_of_another_config_stay_out_of_the_grid(folder):
         (["warm", "cold"], "what is 'cold'"),
         (["warm", "--seeds=0"], "--seeds=0"),
         (["warm", "--runs=x", "--config.train.epocs=1"], "did you mean 'epochs'"),
+        (["warm", "--runs=x", "--shared=train.epochs"], "write --config.FIELD=VALUE"),
         (["warm", "--runs=x", "--config.seed=3"], "--seeds=N runs"),
         (["warm", "--runs=x", "--config.model.width=0"], "width=0.* at least 1"),
     ],

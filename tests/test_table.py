@@ -390,6 +390,10 @@ def test_a_refit_has_its_row_compared_with_the_firsts(runs, tmp_path):
         (["--configs=mf_ml1m,mf_ml1m"], "lists mf_ml1m twice"),
         (["--configs=mf_ml1m", "--config=mf_ml1m"], "list them with --configs"),
         (["--configs=mf_ml1m", "dssm_ml1m"], "what is 'dssm_ml1m'"),
+        (
+            ["--configs=mf_ml1m", "--by=ndgc@10"],
+            "--by=ndgc@10.* did you mean 'ndcg@10'",
+        ),
     ],
 )
 def test_a_mistake_is_told_before_any_run(runs, tmp_path, arguments, expected):

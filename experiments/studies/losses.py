@@ -53,8 +53,6 @@ STUDY = Study(
                 "gbce": "loss.name=gbce",
                 "logistic": "loss.name=logistic",
                 "squared": "loss.name=squared:loss.temperature=1:loss.negative_weight=8",
-                "cosine contrastive": "loss.name=cosine_contrastive"
-                ":loss.negative_weight=100",
             },
             base=f"{UNIFORM}:negatives.num=256",
             base_label="softmax",

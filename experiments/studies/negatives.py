@@ -20,7 +20,7 @@ STUDY = Study(
     factors=(
         Factor(
             "how many, uniform",
-            {"64": "negatives.num=64", "256": "negatives.num=256"},
+            {"256": "negatives.num=256"},
             base="dssm_ml1m:negatives.kind=uniform",
             base_label="1,024",
         ),
@@ -28,7 +28,7 @@ STUDY = Study(
             "kind, 1,024 or as said (base: the batch's 1,023)",
             {
                 "popularity^0.75": "negatives.kind=popularity",
-                "mixed": "negatives.kind=mixed",
+                "mixed: the batch's and 1,024 uniform": "negatives.kind=mixed",
                 "queue of 4,096": "negatives.kind=queue:negatives.num=4096",
                 "all items": "negatives.kind=full:negatives.correction=none",
             },

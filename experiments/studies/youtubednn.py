@@ -31,7 +31,6 @@ STUDY = Study(
         Factor(
             "width of all vectors (base: 64)",
             {
-                "16": "model.width=16:model.id_width=16",
                 "128": "model.width=128:model.id_width=128",
             },
         ),
