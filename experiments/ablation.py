@@ -139,8 +139,9 @@ def as_text(summary: dict[str, Any]) -> str:
 def _legend(summary: dict[str, Any], *, several: bool) -> list[str]:
     lines = []
     for index, how in enumerate(summary["measured"]):
+        source = how["source"].partition(", /")[0]  # folders are a machine's own
         told = (
-            f"{how['source']}, {how['events']:,} events; {how['protocol']}; "
+            f"{source}, {how['events']:,} events; {how['protocol']}; "
             f"{how['candidates']}, seen items {how['seen']}, ties in score count against "
             "the model"
         )
