@@ -91,13 +91,25 @@ def restore(folder: Path, like: Any, *, kind: str) -> tuple[Any, dict] | None:
     A damaged checkpoint is passed over with a warning. Raises InputError if a leaf's
     shape or type differs, or if there are checkpoints and all are damaged.
     """
+    return _restored(folder, like, kind=kind, place=_placed)
+
+
+def restore_on_host(folder: Path, like: Any, *, kind: str) -> tuple[Any, dict] | None:
+    """As `restore`, of shapes that are tied to no device; each leaf is NumPy's, so that
+    what is larger than one device can be split over several."""
+    return _restored(folder, like, kind=kind, place=lambda value, _: np.asarray(value))
+
+
+def _restored(
+    folder: Path, like: Any, *, kind: str, place: Callable
+) -> tuple[Any, dict] | None:
     parent = _parent(folder, kind)
     leaves = _described(_leaves(like))
     found = processes.of_first(lambda: _newest_whole(parent, leaves))
     if found is None:
         return None
     name, progress = found
-    return _read_arrays(parent / name / "state", like), progress
+    return _read_arrays(parent / name / "state", like, place=place), progress
 
 
 def there(folder: Path, *, kind: str) -> bool:
@@ -260,7 +272,7 @@ def _join_arrays(path: Path) -> None:
         handler.finalize(epath.Path(path))
 
 
-def _read_arrays(path: Path, like: Any) -> Any:
+def _read_arrays(path: Path, like: Any, *, place: Callable) -> Any:
     ocp, epath, handler = _orbax()
     leaves = _leaves(like)
     how = {name: _restore_args(x, ocp) for name, x in leaves.items() if x.size}
@@ -268,7 +280,7 @@ def _read_arrays(path: Path, like: Any) -> Any:
     found = handler.restore(epath.Path(path), args=args)
     for name in leaves.keys() - found.keys():
         found[name] = np.zeros(leaves[name].shape, leaves[name].dtype)
-    placed = [_placed(found[name], _sharding(x)) for name, x in leaves.items()]
+    placed = [place(found[name], _sharding(x)) for name, x in leaves.items()]
     return jax.tree.unflatten(jax.tree.structure(like), placed)
 
 
