@@ -40,7 +40,8 @@ class SaveError(OSError):
 
 
 def save(folder: Path, state: Any, *, kind: str, step: int, progress: dict) -> None:
-    """Write `state` (a tree of arrays) and `progress` (a JSON object) as one checkpoint.
+    """Write `state` (a tree of arrays; of one process, NumPy's too) and `progress` (a
+    JSON object) as one checkpoint.
 
     On return it is complete and on disk; checkpoints of the same step and of later ones
     are gone: they belong to a run that was cut off. Only the holder of the run's `lock`
@@ -234,7 +235,7 @@ def _leaves(state: Any) -> dict[str, Any]:
     pairs, _ = jax.tree_util.tree_flatten_with_path(state)
     leaves = {f"state{jax.tree_util.keystr(path)}": leaf for path, leaf in pairs}
     for name, leaf in leaves.items():
-        array = isinstance(leaf, (jax.Array, jax.ShapeDtypeStruct))
+        array = isinstance(leaf, (jax.Array, np.ndarray, jax.ShapeDtypeStruct))
         if not array or jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             raise InputError(
                 f"{name} is {leaf!r:.60}; it must be a plain jax.Array (jnp.asarray, "

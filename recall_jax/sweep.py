@@ -307,10 +307,7 @@ def _followed(
 
 def _save(group: Group, states: Any, lanes: list[Lane], *, step: int) -> None:
     """All lanes as one checkpoint, without the padding of the last device."""
-    num = group.layout.num
-    states = states._replace(slots={})
-    if group.layout.lanes > num:
-        states = jax.tree.map(lambda leaf: leaf[:num], states)
+    states = together.unpadded(states._replace(slots={}), group.layout)
     told = [lane._asdict() | {"progress": lane.progress._asdict()} for lane in lanes]
     record = {"step": step, "lanes": told}
     checkpoint.save(group.folder, states, kind="latest", step=step, progress=record)

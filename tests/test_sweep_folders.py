@@ -11,7 +11,7 @@ from test_run import SYNTHETIC
 from test_sweep_rungs import make_cells
 
 from experiments import cli, over, run_files, sweep_plan, sweep_runs, table, training
-from recall_jax import checkpoint, remembered, sweep, train
+from recall_jax import checkpoint, remembered, sweep, together, train
 from recall_jax.types import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sharding info not provided")
@@ -112,6 +112,19 @@ def test_a_split_portion_goes_on_from_the_checkpoint_of_the_whole(tmp_path):
     assert sweep_runs._restored(later, sweep.outline(state(0))) is None
 
 
+def test_a_checkpoint_without_padding_is_of_the_host(tmp_path):
+    """Sliced on the devices, which do not divide it, each would have held all of it."""
+    layout = together.make_layout(11, mode="map", devices=jax.devices())
+    assert layout.lanes == 12
+    stack = sweep.begin([state(number) for number in range(11)])
+    placed = together.place(stack.states, layout)
+    made = together.unpadded(placed, layout)
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(made))
+    checkpoint.save(tmp_path, made, kind="latest", step=1, progress={})
+    found, _ = checkpoint.restore_on_host(tmp_path, sweep.outline(made), kind="latest")
+    jax.tree.map(np.testing.assert_array_equal, found, stack.states)
+
+
 def test_what_runs_out_of_memory_is_too_large_unless_it_is_alone():
     full = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
     other = jax.errors.JaxRuntimeError("INTERNAL: something else")
@@ -124,7 +137,9 @@ def test_what_runs_out_of_memory_is_too_large_unless_it_is_alone():
             raise problem
 
 
-@pytest.mark.parametrize("kind, states", [("fixed", 2), ("learned", 4)])
+@pytest.mark.parametrize(
+    "kind, states", [("fixed", 2), pytest.param("learned", 4, marks=pytest.mark.slow)]
+)
 def test_first_states_lie_on_the_host_one_of_each_kind(
     kind, states, tmp_path, monkeypatch
 ):
