@@ -85,11 +85,23 @@ def read_module(path: pathlib.Path) -> ModuleType:
 
 def load_sweep(name: str) -> list[str]:
     """What `get_sweep()` of a config's file names, each as --over takes it; nothing
-    where it has none."""
+    where it has none. Raises InputError where it fails or gives no list of strings."""
     path = config_path(name)
     if path.suffix != ".py" or not hasattr(module := read_module(path), "get_sweep"):
         return []
-    return list(module.get_sweep())
+    try:
+        found = module.get_sweep()
+    except Exception as problem:  # a config is a program: anything can go wrong in it
+        said = f"{type(problem).__name__}: {problem}"
+        raise InputError(f"--config: get_sweep() of {path} failed: {said}") from problem
+    if not (
+        isinstance(found, (list, tuple)) and all(isinstance(x, str) for x in found)
+    ):
+        raise InputError(
+            f"--config: get_sweep() of {path} gives {found!r:.60}; it must give a list of "
+            "strings, each as --over takes it: ['loss.temperature=0.1,0.2']"
+        )
+    return list(found)
 
 
 class Entry(NamedTuple):

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import cli
+from experiments import cli, training
 from recall_jax import config as config_lib
 from recall_jax.types import InputError
 
@@ -31,6 +31,9 @@ FORM = (
     "FIELD=A,B,C or FIELD=log(LOW,HIGH,N), linear(LOW,HIGH,N), and with --samples=N "
     "uniform(LOW,HIGH), loguniform(LOW,HIGH)"
 )
+
+
+MOST = 10_000  # values of an axis
 
 
 class Axis(NamedTuple):
@@ -91,22 +94,25 @@ def _called(text: str, field: str, kind: type, *, name: str, given: str) -> Axis
     """An axis by a function of its bounds."""
     size = 3 if name in SPACED else 2
     try:
-        low, high, *rest = (float(part) for part in given.split(","))
+        numbers = [float(part) for part in given.split(",")]
     except ValueError as problem:
         raise InputError(f"--over={text}: {name} takes numbers; it is {FORM}") from (
             problem
         )
     if kind not in (int, float):
         raise InputError(f"--over={text}: {field} is no number; list its values")
-    if len(rest) + 2 != size or not low < high:
+    if len(numbers) != size or not numbers[0] < numbers[1]:
         raise InputError(f"--over={text}: {name} takes LOW below HIGH; it is {FORM}")
+    low, high, *rest = numbers
+    if not all(map(math.isfinite, [*numbers, high - low])):
+        raise InputError(f"--over={text}: {name} takes finite numbers; it is {FORM}")
     if "log" in name and low <= 0:
         raise InputError(f"--over={text}: {name} takes bounds above 0")
     if name in DRAWN:
         return Axis(field, (), name, low, high)
     num = int(rest[0])
-    if num < 2 or num != rest[0]:
-        raise InputError(f"--over={text}: {name} takes a number of values from 2 on")
+    if not 2 <= num <= MOST or num != rest[0]:
+        raise InputError(f"--over={text}: {name} takes from 2 to {MOST} values")
     values = [as_text(kind, value) for value in SPACED[name](low, high, num)]
     return Axis(field, tuple(dict.fromkeys(values)))
 
@@ -146,6 +152,7 @@ def _setting(entry: cli.Entry, own: dict[str, str]) -> cli.Entry:
     made = cli.with_own(entry, own)
     try:
         config_lib.check(made.config)
+        training.check_pairs(made.config)
     except InputError as problem:
         told = ", ".join(f"{field}={value}" for field, value in own.items())
         raise InputError(f"--over: of the setting {told}: {problem}") from problem

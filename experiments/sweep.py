@@ -12,40 +12,40 @@ uniform(LOW,HIGH), loguniform(LOW,HIGH); without any the config's get_sweep() sa
 Learning rate, temperature, margin, log-q strength, weight decay, sampler exponents and
 seeds train together in one program, compiled once and split over the devices; settings
 that differ in anything else form groups (BUILD_NOTES.md). A run has the folder
-RUNS/SETTING/seed-N, as experiments.run would leave it. RUNS/sweep.md, sweep.csv and
-sweep.json compare them; the best setting is chosen on validation. Cut off, the same
-command goes on. A setting that diverges is a row that says so.
+RUNS/SETTING/seed-N, as experiments.run would leave it, its results.json with "together":
+how many runs have shared the seconds. RUNS/sweep.md, sweep.csv and sweep.json compare
+them; the best setting is chosen on validation, so fields that change what is measured
+are refused: compare those with experiments.table. Cut off, the same command goes on. A
+setting that diverges is a row that says so; one that fails is tried again by the same
+command, but not once --halving has stopped others without it.
 """
 
 import collections
-import json
-import math
 import os
 import pathlib
-import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from absl import flags
 
 from experiments import (
     cli,
-    compare,
+    figures,
     over,
+    ranking,
     run_files,
     streaming,
     sweep_plan,
+    sweep_rungs,
     sweep_runs,
     table,
-    tabulate,
 )
 from experiments.compare import Cell
-from experiments.sweep_runs import Portion, Shared
-from recall_jax import checkpoint, logs, sweep
+from experiments.sweep_runs import Shared
+from recall_jax import checkpoint, sweep
 from recall_jax.types import InputError
 
 
@@ -61,13 +61,8 @@ def main(argv: list[str]) -> None:
     settings = over.make_settings(
         entry, overs, samples=options.samples, seed=options.sample_seed
     )
-    if options.halving == 1 or (
-        options.halving and any("train.epochs" in each.own for each in settings)
-    ):
-        raise InputError(
-            "--halving=N keeps one of N settings at a rung, N at least 2, and its rungs "
-            "are epochs that all settings have; do not sweep over train.epochs"
-        )
+    sweep_plan.check(settings, memory_gb=options.memory_gb)
+    sweep_rungs.check(settings, options.halving)
     folder = pathlib.Path(options.runs or f"runs/sweep_{entry.config.name}")
     cells = table.make_cells(settings, num_seeds=options.seeds, folder=folder)
     for cell in cells:
@@ -85,8 +80,10 @@ def main(argv: list[str]) -> None:
     }
     with checkpoint.lock(folder):
         sweep_plan.refuse_another(folder, asked)
-        run_all(cells, folder, options)
-    print(f"\n{as_text(cells)}\n")
+        with sweep_runs.locked(cells), figures.baselines_kept():
+            sweep_plan.note(folder, asked)
+            run_all(cells, folder, options)
+    print(f"\n{ranking.as_text(cells)}\n")
     print(f"written    {folder}/sweep.md, sweep.csv, sweep.json")
     if failed := [cell for cell in cells if cell.outcome == "failed"]:
         told = f"error: {len(failed)} of {len(cells)} runs failed; see above"
@@ -95,47 +92,71 @@ def main(argv: list[str]) -> None:
 
 
 def run_all(cells: Sequence[Cell], folder: pathlib.Path, options: Any) -> None:
-    """Train, rung by rung, and measure what is missing; writes the table after each
-    portion."""
-    marks = _marks(cells, options.halving)
-    groups = folder / "groups"
-    held: dict[str, Shared] = {}
-    parts: list[list[Cell]] = []
+    """Train, rung by rung, and measure what is missing; writes the tables after each
+    portion. What training needs to go on is kept while a run is left that failed."""
+    groups, held = folder / "groups", {}
+    for path in sorted(groups.glob("decided-*.json")):
+        sweep_rungs.follow(cells, run_files.read_json(path))
+    parts = []
     if any(map(sweep_runs.goes_on, cells)):
-        for group in sweep_plan.make_groups(cells):
-            parts += _portions(group, held, options)
-    for rung, mark in enumerate(marks):
+        parts = _parts(cells, groups, held, options)
+    for rung, mark in enumerate(sweep_rungs.marks(cells, options.halving)):
         decided = groups / f"decided-{rung}.json"
         if decided.exists():
             continue
-        reached, queue = {}, list(parts)
-        while queue:
-            part = queue.pop(0)
-            try:
-                found = _train(part, groups, held, options, rung=rung, until=mark)
-            except sweep.TooLarge as problem:
-                print(f"{problem}: they train in two portions")
-                halves = [part[: len(part) // 2], part[len(part) // 2 :]]
-                at = parts.index(part)
-                parts[at : at + 1] = halves
-                queue = halves + queue
-                continue
-            reached |= found
-            write(cells, folder)
-        if mark != marks[-1]:
-            _halve(cells, reached, options.halving, epoch=mark)
-            run_files.write_json(decided, {"epoch": mark})
-            write(cells, folder)
-    write(cells, folder)
-    if not any(map(sweep_runs.goes_on, cells)):
+        reached = collections.defaultdict(list)
+        for found in _trained(parts, groups, held, options, rung=rung, until=mark):
+            for label, values in found.items():
+                reached[label] += values
+            ranking.write(cells, folder)
+        if mark is None or not reached:  # where all have failed, nothing is decided
+            break
+        content = sweep_rungs.decide(
+            cells, reached, halving=options.halving, epoch=mark
+        )
+        run_files.write_json(decided, content)
+        sweep_rungs.follow(cells, content)
+    ranking.write(cells, folder)
+    if not any(map(sweep_runs.left, cells)):
         shutil.rmtree(groups, ignore_errors=True)
 
 
-def _marks(cells: Sequence[Cell], halving: int) -> list[int | None]:
-    """Epochs up to which each rung trains; None: all that a config has."""
-    num = len({cell.entry.label for cell in cells})
-    epochs = cells[0].config.train.epochs
-    return [*sweep_plan.rungs(halving, num=num, epochs=epochs)[:-1], None]
+def _parts(
+    cells: Sequence[Cell], groups: pathlib.Path, held: dict[str, Shared], options: Any
+) -> list[list[Cell]]:
+    """The portions of an earlier command, and all other runs in portions that fit."""
+    parts = sweep_runs.kept_parts(cells, groups)
+    placed = {sweep_runs.name(cell) for part in parts for cell in part}
+    for group in sweep_plan.make_groups(cells):
+        rest = [cell for cell in group if sweep_runs.name(cell) not in placed]
+        parts += _portions(rest, held, options) if rest else []
+    sweep_runs.keep_parts(parts, groups)
+    return parts
+
+
+def _trained(
+    parts: list[list[Cell]],
+    groups: pathlib.Path,
+    held: dict[str, Shared],
+    options: Any,
+    *,
+    rung: int,
+    until: int | None,
+) -> Iterator[dict[str, list[float]]]:
+    """What the settings of each portion reached; one that is too large becomes two, in
+    `parts` too."""
+    queue = list(parts)
+    while queue:
+        part = queue.pop(0)
+        try:
+            yield _train(part, groups, held, options, rung=rung, until=until)
+        except sweep.TooLarge as problem:
+            print(f"{problem}: they train in two portions")
+            halves = [part[: len(part) // 2], part[len(part) // 2 :]]
+            at = parts.index(part)
+            parts[at : at + 1] = halves
+            queue = halves + queue
+            sweep_runs.keep_parts(parts, groups)
 
 
 def _held(cell: Cell, held: dict[str, Shared]) -> Shared:
@@ -185,14 +206,10 @@ def _train(
         return {}
     epochs = portion.cells[0].config.train.epochs
     print(f"\n{len(portion.cells)} runs to epoch {until or epochs} of {epochs}")
-    before: Portion | None = None
-    if rung:
-        before = sweep_runs.portion_at(part, groups, rung=rung - 1)
     try:
         shared = _held(portion.cells[0], held)
         trained = sweep_runs.train_portion(
             portion,
-            before,
             shared,
             until=until or epochs,
             mode=options.mode,
@@ -216,26 +233,6 @@ def _train(
     return reached
 
 
-def _halve(
-    cells: Sequence[Cell], reached: dict[str, list[float]], halving: int, *, epoch: int
-) -> None:
-    """Stop all settings but the best on validation, the mean over their seeds: one of
-    `halving`, of those that began this rung."""
-    means = {label: float(np.mean(values)) for label, values in reached.items()}
-    order = sorted(means, key=lambda label: -means[label])
-    kept = math.ceil(len(order) / halving)
-    metric = cells[0].config.evaluate.select_by
-    for place, label in enumerate(order[kept:], start=kept + 1):
-        told = (
-            f"stopped by --halving={halving} at epoch {epoch}: validation {metric} "
-            f"{means[label]:.4f}, place {place} of {len(order)}; {kept} went on"
-        )
-        for cell in cells:
-            if cell.entry.label == label and sweep_runs.goes_on(cell):
-                cell.stopped = told
-                sweep_runs.note_end(cell, outcome="stopped", told=told)
-
-
 def plan(cells: Sequence[Cell], options: Any) -> str:
     """What would be trained, in which programs, and what that takes; trains nothing."""
     held: dict[str, Shared] = {}
@@ -244,106 +241,13 @@ def plan(cells: Sequence[Cell], options: Any) -> str:
         for part in _portions(group, held, options):
             data = _held(part[0], held).prepared.data
             parts.append((part, sweep_plan.measure(part[0].config, data)))
-    first = cells[0].config
+    first, marks = cells[0].config, sweep_rungs.marks(cells, options.halving)
     return sweep_plan.told(
         parts,
-        marks=[mark or first.train.epochs for mark in _marks(cells, options.halving)],
+        marks=[mark or first.train.epochs for mark in marks],
         mode=options.mode,
         seconds=sweep_plan.known_seconds(cells, pathlib.Path(f"runs/{first.name}")),
         left=sum(map(sweep_runs.goes_on, cells)),
-    )
-
-
-def ranked(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """A row a setting, the best on validation first; means over its finished seeds."""
-    by_label: dict[str, list[Cell]] = {}
-    for cell in cells:
-        by_label.setdefault(cell.entry.label, []).append(cell)
-    rows = []
-    for label, members in by_label.items():
-        done, metric = [c for c in members if c.results], _metric(cells)
-        values = [cell.results["valid"][metric] for cell in done]
-        tested = (
-            {name: _mean(done, name) for name in compare.metrics_of(done[0])}
-            if (done)
-            else {}
-        )
-        rows.append(
-            {
-                "setting": label,
-                "own": members[0].entry.own,
-                "valid": float(np.mean(values)) if done else None,
-                "valid_sd": float(np.std(values, ddof=1)) if len(done) > 1 else None,
-                "test": tested,
-                "finished": len(done),
-                "seeds": len(members),
-                "outcomes": {str(c.seed): c.outcome for c in members},
-                "command": members[0].command,
-            }
-        )
-    # A mean over fewer seeds than others have says less, whatever it is.
-    return sorted(rows, key=lambda row: (-row["finished"], -(row["valid"] or 0.0)))
-
-
-def _metric(cells: Sequence[Cell]) -> str:
-    return cells[0].config.evaluate.select_by
-
-
-def _mean(cells: Sequence[Cell], metric: str) -> float:
-    return float(np.mean([compare.means(cell, "test")[metric] for cell in cells]))
-
-
-def as_text(cells: Sequence[Cell]) -> str:
-    """The ranking, the best setting, and the comparison with baselines."""
-    rows, metric = ranked(cells), _metric(cells)
-    shown = [
-        {
-            **row["own"],
-            f"valid {metric}": row["valid"],
-            "sd": row["valid_sd"],
-            f"test {metric}": row["test"].get(metric),
-            "seeds": _told(row),
-        }
-        for row in rows
-    ]
-    lines = [logs.table(shown, list(shown[0]))]
-    if rows[0]["finished"]:
-        best = rows[0]
-        lines.append(
-            f"best on validation: {best['setting']}, {metric} {best['valid']:.4f}; on "
-            f"test {best['test'][metric]:.4f}. Validation chose it, so only its test "
-            "figure stands for the sweep."
-        )
-        lines.append(f"```sh\n{best['command']}\n```")
-    groups = compare.summarize(cells, by=metric)
-    return "\n\n".join([*lines, tabulate.as_text(groups)])
-
-
-def _told(row: dict[str, Any]) -> str:
-    """5; or of which 5 how many: 3 of 5, 2 diverged."""
-    counts = collections.Counter(row["outcomes"].values())
-    done = counts.pop("finished", 0)
-    if not counts:
-        return str(done)
-    others = [f"{count} {name}" for name, count in sorted(counts.items())]
-    return ", ".join([f"{done} of {row['seeds']}", *others])
-
-
-def write(cells: Sequence[Cell], folder: pathlib.Path) -> None:
-    """sweep.md, sweep.csv and sweep.json of what is finished by now."""
-    command = shlex.join(["python", "-m", "experiments.sweep", *sys.argv[1:]])
-    text = f"```sh\n{command}\n```\n\n{as_text(cells)}\n"
-    rows = ranked(cells)
-    content = {
-        "command": command,
-        "best": rows[0]["setting"] if rows[0]["finished"] else None,
-        "settings": rows,
-        "groups": compare.summarize(cells, by=_metric(cells)),
-    }
-    checkpoint.write_atomically(folder / "sweep.md", text)
-    checkpoint.write_atomically(folder / "sweep.csv", tabulate.as_csv(cells))
-    checkpoint.write_atomically(
-        folder / "sweep.json", json.dumps(content, indent=1) + "\n"
     )
 
 

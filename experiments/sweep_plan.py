@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import os
 import pathlib
 from collections.abc import Sequence
@@ -10,10 +11,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import run_files, training
+from experiments import cli, run_files, training
 from experiments.compare import Cell
-from recall_jax import checkpoint, fit, logs
 from recall_jax import config as config_lib
+from recall_jax import fit, logs
 from recall_jax.config import Experiment
 from recall_jax.types import InputError
 
@@ -32,14 +33,51 @@ TRACED = (
 )
 """Fields that change neither shapes nor code: settings that differ in nothing else train
 in one program."""
+TRAINED_ON = (
+    "data.context",
+    "data.examples_per_user",
+    "data.examples_seed",
+    "data.item_columns",
+    "data.item_features",
+    "data.text_buckets",
+    "data.tokens",
+    "data.tokens_length",
+    "data.user_columns",
+    "data.user_features",
+)
+"""Fields of data that change what a model is trained on and no target; all others make
+figures that are not to be compared."""
 COPIES = 3  # of a state: itself, its gradients and what a step makes of it, about
+
+
+def check(settings: Sequence[cli.Entry], *, memory_gb: float) -> None:
+    """Raise InputError for settings that one figure does not rank: those whose targets or
+    metrics differ, and those whose figures are of drawn candidates."""
+    for field in dict.fromkeys(field for each in settings for field in each.own):
+        group = field.partition(".")[0]
+        if group == "evaluate" or (group == "data" and field not in TRAINED_ON):
+            raise InputError(
+                f"--over={field}: it changes what is measured, so no figure ranks its "
+                "values; compare them with experiments.table, or in a study with "
+                "experiments.ablate"
+            )
+    candidates = settings[0].config.evaluate.candidates
+    if candidates != "all":
+        raise InputError(
+            f"evaluate.candidates={candidates}: a sweep chooses on validation, which says "
+            "little among drawn items; set evaluate.candidates=all, or compare single "
+            "settings with experiments.table"
+        )
+    if not 0 <= memory_gb < math.inf:
+        raise InputError(
+            f"--memory_gb={memory_gb} is no size; give GiB above 0, or 0 for what there is"
+        )
 
 
 def make_groups(cells: Sequence[Cell]) -> list[list[Cell]]:
     """Runs that one program can train, in the order of their first."""
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
-        training.check_pairs(cell.config)
         groups.setdefault(_code(cell.config), []).append(cell)
     return list(groups.values())
 
@@ -100,7 +138,8 @@ def portions(
     group: list[Cell], *, state_bytes: int, limit: float, num_devices: int
 ) -> list[list[Cell]]:
     """A group as few equal parts that fit `limit` bytes of each device."""
-    fitting = int(limit // (COPIES * state_bytes)) * num_devices
+    on_each = min(limit / (COPIES * state_bytes), len(group))
+    fitting = int(on_each) * num_devices
     if not fitting:
         raise InputError(
             f"one run keeps {state_bytes / 2**30:.2f} GiB, which {limit / 2**30:.2f} GiB "
@@ -114,20 +153,6 @@ def portions(
 def _split(cells: list[Cell], parts: int) -> list[list[Cell]]:
     bounds = np.linspace(0, len(cells), parts + 1).astype(int)
     return [cells[a:b] for a, b in itertools.pairwise(bounds)]
-
-
-def rungs(halving: int, *, num: int, epochs: int) -> list[int]:
-    """Epochs at which only every `halving`-th setting goes on, and the last one: as many
-    rungs as `num` settings and `epochs` allow (Jamieson and Talwalkar 2016).
-
-    >>> rungs(3, num=9, epochs=9), rungs(3, num=4, epochs=8), rungs(0, num=9, epochs=9)
-    ([1, 3, 9], [1, 3, 8], [9])
-    """
-    made, left = [epochs], num
-    while halving and left > 1 and made[0] > 1:
-        made.insert(0, -(-made[0] // halving))
-        left = -(-left // halving)
-    return made
 
 
 def told(
@@ -188,9 +213,9 @@ def known_seconds(cells: Sequence[Cell], lone: pathlib.Path) -> float | None:
 
 
 def refuse_another(folder: pathlib.Path, asked: dict[str, Any]) -> None:
-    """Note what a sweep was asked in its folder; InputError where that holds another."""
-    path = folder / "plan.json"
-    there = run_files.read_json(path) if path.exists() else asked
+    """Raise InputError where the folder holds another sweep, of which a run has begun."""
+    path, begun = folder / "plan.json", any(folder.glob("*/seed-*/config.json"))
+    there = run_files.read_json(path) if begun and path.exists() else asked
     differing = [
         f"{name}: {there.get(name)!r} there, {asked.get(name)!r} asked"
         for name in {**there, **asked}
@@ -201,4 +226,8 @@ def refuse_another(folder: pathlib.Path, asked: dict[str, Any]) -> None:
             f"{folder} holds another sweep ({'; '.join(differing)}); name another folder "
             "with --runs"
         )
-    checkpoint.write_atomically(path, json.dumps(asked, indent=1) + "\n")
+
+
+def note(folder: pathlib.Path, asked: dict[str, Any]) -> None:
+    """What the sweep of a folder was asked."""
+    run_files.write_json(folder / "plan.json", asked)

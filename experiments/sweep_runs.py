@@ -1,22 +1,27 @@
 """The runs of a sweep that one program trains, from their configs to results.json."""
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import json
 import pathlib
+import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
-from experiments import cli, figures, run, run_files, streaming, training
+from experiments import cli, figures, run, run_files, streaming, table, training
 from experiments.compare import Cell
 from recall_jax import checkpoint, evaluate, fit, pairs, sweep, together, train
 from recall_jax.config import Experiment
+from recall_jax.data.dataset import Data
 from recall_jax.types import InputError
+
+ENDS = {"diverged": fit.Diverged, "failed": InputError}
 
 
 @dataclasses.dataclass
@@ -39,11 +44,48 @@ def share(config: Experiment) -> Shared:
     return Shared(prepared, time.perf_counter() - start)
 
 
+@contextlib.contextmanager
+def locked(cells: Sequence[Cell]) -> Iterator[None]:
+    """Hold the folders of all runs that are not finished, and read what another process
+    has finished there. Raises InputError, naming the folder, if another has one."""
+    going = list(filter(goes_on, cells))
+    _allow_files(256 + 2 * len(going))  # a lock of each, and what it logs
+    with contextlib.ExitStack() as held:
+        for cell in going:
+            held.enter_context(checkpoint.lock(cell.workdir))
+            if (cell.workdir / "results.json").exists():
+                table.read(cell)
+        yield
+
+
+def _allow_files(num: int) -> None:
+    """Let this process have `num` files open at once."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    if hard != unlimited and hard < num:
+        raise InputError(
+            f"a sweep of so many runs has {num} files open, and {hard} are allowed "
+            "(ulimit -Hn); raise that, or sweep over fewer settings"
+        )
+    if soft != unlimited and soft < num:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (num, hard))
+
+
 class Portion(NamedTuple):
     """Runs of one program, at one rung of a sweep, and where their state is kept."""
 
     cells: list[Cell]
-    folder: pathlib.Path
+    groups: pathlib.Path
+    members: str  # of which program, by a hash
+    rung: int
+
+    @property
+    def folder(self) -> pathlib.Path:
+        return self.groups / self.members / f"rung-{self.rung}"
+
+    @property
+    def names(self) -> list[str]:
+        return list(map(name, self.cells))
 
 
 class Trained(NamedTuple):
@@ -52,88 +94,133 @@ class Trained(NamedTuple):
     encoder: evaluate.Encoder
     loops: list[fit.Loop]
     lanes: tuple[sweep.Lane, ...]
-    like: train.TrainState
+    like: train.TrainState  # shapes of a state
 
 
 def portion_at(cells: Sequence[Cell], groups: pathlib.Path, *, rung: int) -> Portion:
     """The portion's runs at a rung: those that began there, or that now begin."""
-    names = "\n".join(_name(cell) for cell in cells)
-    digest = hashlib.sha256(names.encode()).hexdigest()[:12]
-    folder = groups / digest / f"rung-{rung}"
-    path, going = folder / "lanes.json", [c for c in cells if goes_on(c)]
+    names = "\n".join(map(name, cells))
+    members = hashlib.sha256(names.encode()).hexdigest()[:12]
+    portion = Portion(list(filter(goes_on, cells)), groups, members, rung)
+    path = portion.folder / "lanes.json"
     if not path.exists():
-        return Portion(going, folder)
+        return portion
     begun = set(run_files.read_json(path))
-    return Portion([c for c in cells if _name(c) in begun], folder)
+    return portion._replace(cells=[c for c in cells if name(c) in begun])
 
 
-def _name(cell: Cell) -> str:
+def keep_parts(parts: Sequence[Sequence[Cell]], groups: pathlib.Path) -> None:
+    """Note which runs train in one program: the next command may have other devices, and
+    less would fit after a split than was thought before."""
+    groups.mkdir(parents=True, exist_ok=True)
+    names = [list(map(name, part)) for part in parts]
+    run_files.write_json(groups / "portions.json", names)
+
+
+def kept_parts(cells: Sequence[Cell], groups: pathlib.Path) -> list[list[Cell]]:
+    """The portions that an earlier command has noted; none of another sweep, which had
+    not begun."""
+    path, named = groups / "portions.json", {name(cell): cell for cell in cells}
+    noted = run_files.read_json(path) if path.exists() else []
+    return [
+        [named[one] for one in part]
+        for part in noted
+        if all(one in named for one in part)
+    ]
+
+
+def name(cell: Cell) -> str:
     return f"{cell.entry.label} {cell.seed}"
 
 
 def goes_on(cell: Cell) -> bool:
+    """Whether this command has still to train or measure it."""
     return not (cell.results or cell.problem or cell.stopped)
 
 
+def left(cell: Cell) -> bool:
+    """Whether some command has still to: it goes on, or failed and is tried again."""
+    return not (cell.results or (cell.workdir / "ended.json").exists())
+
+
 def train_portion(
-    portion: Portion,
-    before: Portion | None,
-    shared: Shared,
-    *,
-    until: int,
-    mode: str,
-    limit: float,
+    portion: Portion, shared: Shared, *, until: int, mode: str, limit: float
 ) -> Trained:
-    """Train a portion's runs up to epoch `until`, from where they were cut off or from
-    where `before`, the rung below, left them. Raises sweep.TooLarge."""
+    """Train a portion's runs up to epoch `until`, from where they were cut off, or the
+    rung below left them. Raises sweep.TooLarge."""
     cells = portion.cells
     encoder, loops, states = make_loops(cells, shared)
     layout = together.make_layout(len(cells), mode=mode, devices=jax.devices())
     folder, orders = portion.folder / "checkpoints", orders_of(cells)
     group = sweep.Group(loops, orders, folder, layout, limit)
-    stack = sweep.restore(group.folder, states[0], num=len(cells))
-    if stack is None and before is not None:
-        stack = sweep.restore(
-            before.folder / "checkpoints", states[0], num=len(before.cells)
-        )
-        places = {_name(cell): at for at, cell in enumerate(before.cells)}
-        # Without a checkpoint every run had ended in its first epoch, and none goes on.
-        stack = stack and stack.select([places[_name(cell)] for cell in cells])
-    stack = stack or sweep.begin(states)
+    like, slots = sweep.outline(states[0]), states[0].slots
+    stacks = [_restored(portion, like) or sweep.begin(states)]
     portion.folder.mkdir(parents=True, exist_ok=True)
-    run_files.write_json(portion.folder / "lanes.json", [_name(c) for c in cells])
-    lanes = sweep.fit_together(group, stack, slots=states[0].slots, until=until)
-    return Trained(encoder, loops, lanes, states[0])
+    run_files.write_json(portion.folder / "lanes.json", portion.names)
+    # Nothing here holds states while they train: a CPU's share this memory.
+    del states
+    with sweep.memory_told(len(cells)):
+        lanes = sweep.fit_together(group, stacks.pop(), slots=slots, until=until)
+    return Trained(encoder, loops, lanes, like)
+
+
+def _restored(portion: Portion, like: train.TrainState) -> sweep.Stack | None:
+    """Where these runs stand by the newest checkpoint that has them all, of their rung or
+    the one below; None where there is none.
+
+    It need not be of this portion: one that was too large has been split.
+    """
+    for rung in range(portion.rung, max(portion.rung - 2, -1), -1):
+        found = []
+        for path in portion.groups.glob(f"*/rung-{rung}/lanes.json"):
+            names, folder = run_files.read_json(path), path.parent / "checkpoints"
+            step = checkpoint.latest_step(folder)
+            if step is not None and set(portion.names) <= set(names):
+                found.append((step, folder, names))
+        if found:
+            _, folder, names = max(found)
+            stack = sweep.restore(folder, like, num=len(names))
+            return stack.select([names.index(one) for one in portion.names])
+    return None
 
 
 def make_loops(
     cells: Sequence[Cell], shared: Shared
 ) -> tuple[evaluate.Encoder, list[fit.Loop], list[train.TrainState]]:
-    """The loop and the first state of each run: one step, one encoder and one set of
-    arrays for all, but for what traced fields and seeds decide."""
+    """The loop and the first state of each run, the states on the host: one step, one
+    encoder and one set of arrays for all, but for what traced fields and seeds decide."""
     data, first = shared.prepared.data, cells[0].config
-    ready = training.make_loop(first, data, cells[0].workdir)
-    plan, span = ready.loop.plan, ready.loop.span
+    encoder, loop = training.make_loop(first, data, cells[0].workdir)[:2]
+    plan, size = loop.plan, loop.plan.size * loop.span
     corpora: dict[tuple[float, ...], pairs.Corpus] = {}
-    built: dict[tuple, training.Built] = {}
+    begun: dict[tuple, tuple[train.TrainState, jax.Array]] = {}
     loops, states = [], []
     for cell in cells:
         config = cell.config
         if (alpha := _exponents(config)) not in corpora:
             corpora[alpha] = training.make_corpus(config, data)
-        start = config.seed, config.loss.temperature
-        if start not in built:
-            built[start] = training.build(config, data, batch_size=plan.size * span)
+        learned = config.loss.temperature_kind == "learned"
+        start = config.seed, config.loss.temperature if learned else None
+        if start not in begun:
+            begun[start] = _first_state(config, data, batch_size=size)
+        state, key = begun[start]
         run_files.write_description(config, data, cell.workdir)
         hypers = train.make_hypers(
             config.optim, config.loss, config.negatives, num_steps=plan.num_steps
         )
-        key = built[start].order_key
         feed = streaming.make_feed(config, data, corpora[alpha], plan=plan, key=key)
         changes = {"feed": feed, "hypers": hypers, "workdir": cell.workdir}
-        loops.append(dataclasses.replace(ready.loop, **changes))
-        states.append(built[start].state)
-    return ready.encoder, loops, states
+        loops.append(dataclasses.replace(loop, **changes))
+        states.append(state)
+    return encoder, loops, states
+
+
+def _first_state(
+    config: Experiment, data: Data, *, batch_size: int
+) -> tuple[train.TrainState, jax.Array]:
+    """The state before the first step, on the host, and the key of the data order."""
+    built = training.build(config, data, batch_size=batch_size)
+    return jax.device_get(built.state), built.order_key
 
 
 def orders_of(cells: Sequence[Cell]) -> list[int]:
@@ -169,8 +256,10 @@ def measure(cells: Sequence[Cell], trained: Trained, shared: Shared) -> None:
                 raise
             note_problem([cell], problem)
             continue
+        # So many runs have shared the seconds.
+        results["together"] = len(cells)
         run_files.write_json(cell.workdir / "results.json", results)
-        print(f"measured   {_name(cell)}, in {cell.workdir}")
+        print(f"measured   {name(cell)}, in {cell.workdir}")
 
 
 def _measured(
@@ -205,14 +294,16 @@ def ours(problem: Exception) -> bool:
 
 
 def note_problem(cells: Sequence[Cell], problem: Exception) -> None:
-    """What ended those of these runs that go on; the next command tries them again."""
+    """What ended those of these runs that go on. The next command tries them again,
+    unless a rung is decided without them."""
     for cell in filter(goes_on, cells):
         cell.problem = problem
-        print(f"{_name(cell)}: {cell.outcome}: {problem}", file=sys.stderr)
+        print(f"{name(cell)}: {cell.outcome}: {problem}", file=sys.stderr)
 
 
 def note_end(cell: Cell, *, outcome: str, told: str) -> None:
-    """Write how a run ended without figures, so that it is not tried again."""
+    """Write how a run ended without figures, of ENDS or "stopped", so that it is not
+    tried again."""
     content = json.dumps({"outcome": outcome, "told": told}) + "\n"
     checkpoint.write_atomically(cell.workdir / "ended.json", content)
 
@@ -225,7 +316,7 @@ def read_end(cell: Cell) -> None:
     found = run_files.read_json(path)
     if found["outcome"] == "stopped":
         cell.stopped = found["told"]
-    elif found["outcome"] == "diverged":
-        cell.problem = fit.Diverged(found["told"])
+    elif found["outcome"] in ENDS:
+        cell.problem = ENDS[found["outcome"]](found["told"])
     else:
         raise InputError(f"{path} has an unknown outcome; remove it to try again")

@@ -40,7 +40,8 @@ class SaveError(OSError):
 
 
 def save(folder: Path, state: Any, *, kind: str, step: int, progress: dict) -> None:
-    """Write `state` (a tree of arrays) and `progress` (a JSON object) as one checkpoint.
+    """Write `state` (a tree of arrays; of one process, NumPy's too) and `progress` (a
+    JSON object) as one checkpoint.
 
     On return it is complete and on disk; checkpoints of the same step and of later ones
     are gone: they belong to a run that was cut off. Only the holder of the run's `lock`
@@ -91,13 +92,25 @@ def restore(folder: Path, like: Any, *, kind: str) -> tuple[Any, dict] | None:
     A damaged checkpoint is passed over with a warning. Raises InputError if a leaf's
     shape or type differs, or if there are checkpoints and all are damaged.
     """
+    return _restored(folder, like, kind=kind, place=_placed)
+
+
+def restore_on_host(folder: Path, like: Any, *, kind: str) -> tuple[Any, dict] | None:
+    """As `restore`, of shapes that are tied to no device; each leaf is NumPy's, so that
+    what is larger than one device can be split over several."""
+    return _restored(folder, like, kind=kind, place=lambda value, _: np.asarray(value))
+
+
+def _restored(
+    folder: Path, like: Any, *, kind: str, place: Callable
+) -> tuple[Any, dict] | None:
     parent = _parent(folder, kind)
     leaves = _described(_leaves(like))
     found = processes.of_first(lambda: _newest_whole(parent, leaves))
     if found is None:
         return None
     name, progress = found
-    return _read_arrays(parent / name / "state", like), progress
+    return _read_arrays(parent / name / "state", like, place=place), progress
 
 
 def there(folder: Path, *, kind: str) -> bool:
@@ -222,7 +235,7 @@ def _leaves(state: Any) -> dict[str, Any]:
     pairs, _ = jax.tree_util.tree_flatten_with_path(state)
     leaves = {f"state{jax.tree_util.keystr(path)}": leaf for path, leaf in pairs}
     for name, leaf in leaves.items():
-        array = isinstance(leaf, (jax.Array, jax.ShapeDtypeStruct))
+        array = isinstance(leaf, (jax.Array, np.ndarray, jax.ShapeDtypeStruct))
         if not array or jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             raise InputError(
                 f"{name} is {leaf!r:.60}; it must be a plain jax.Array (jnp.asarray, "
@@ -260,7 +273,7 @@ def _join_arrays(path: Path) -> None:
         handler.finalize(epath.Path(path))
 
 
-def _read_arrays(path: Path, like: Any) -> Any:
+def _read_arrays(path: Path, like: Any, *, place: Callable) -> Any:
     ocp, epath, handler = _orbax()
     leaves = _leaves(like)
     how = {name: _restore_args(x, ocp) for name, x in leaves.items() if x.size}
@@ -268,7 +281,7 @@ def _read_arrays(path: Path, like: Any) -> Any:
     found = handler.restore(epath.Path(path), args=args)
     for name in leaves.keys() - found.keys():
         found[name] = np.zeros(leaves[name].shape, leaves[name].dtype)
-    placed = [_placed(found[name], _sharding(x)) for name, x in leaves.items()]
+    placed = [place(found[name], _sharding(x)) for name, x in leaves.items()]
     return jax.tree.unflatten(jax.tree.structure(like), placed)
 
 

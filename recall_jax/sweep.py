@@ -20,6 +20,18 @@ class TooLarge(RuntimeError):
     """The compiled program needs more memory than it may have."""
 
 
+@contextlib.contextmanager
+def memory_told(num: int) -> Iterator[None]:
+    """Where `num` settings, more than one, run out of a device's memory, TooLarge: their
+    checkpoints are whole, and fewer of them may go on from there."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as problem:
+        if num == 1 or "RESOURCE_EXHAUSTED" not in str(problem):
+            raise
+        raise TooLarge(f"{num} settings ran out of a device's memory") from problem
+
+
 class Lane(NamedTuple):
     """How far one setting has come."""
 
@@ -34,7 +46,8 @@ class Lane(NamedTuple):
 
 
 class Stack(NamedTuple):
-    """Where training stands: states [settings, ...] without slots, and each lane."""
+    """Where training stands: states [settings, ...] on the host, without slots, and each
+    lane."""
 
     states: Any
     lanes: tuple[Lane, ...]
@@ -42,7 +55,7 @@ class Stack(NamedTuple):
 
     def select(self, kept: Sequence[int]) -> "Stack":
         """The lanes at these places alone."""
-        states = jax.tree.map(lambda leaf: np.asarray(leaf)[list(kept)], self.states)
+        states = jax.tree.map(lambda leaf: leaf[list(kept)], self.states)
         return Stack(states, tuple(self.lanes[at] for at in kept), self.step)
 
 
@@ -79,13 +92,18 @@ def begin(states: Sequence[TrainState]) -> Stack:
     return Stack(stacked, (Lane({}),) * len(states), 0)
 
 
+def outline(state: TrainState) -> TrainState:
+    """The shapes of one setting's state, which hold no memory."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
+
+
 def restore(folder: Path, like: TrainState, *, num: int) -> Stack | None:
     """The newest checkpoint of `num` settings, each with a state like `like`, or None."""
     stacked = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((num, *leaf.shape), leaf.dtype),
         like._replace(slots={}),
     )
-    found = checkpoint.restore(folder, stacked, kind="latest")
+    found = checkpoint.restore_on_host(folder, stacked, kind="latest")
     if found is None:
         return None
     states, saved = found
@@ -103,26 +121,30 @@ def fit_together(
     over: stopped by its own validations, or diverged, which the others do not notice.
 
     A checkpoint of all lanes is kept every epoch, so that on a CPU whatever interrupts
-    this ends, resumed, as it would have ended. `slots` are a fresh state's. Raises
-    TooLarge before the first step.
+    this ends, resumed, as it would have ended. `slots` are a fresh state's. Of `stack`
+    nothing is kept once it is on the devices; its caller should keep nothing either.
+    Raises TooLarge before the first step.
     """
     plan, lanes, step = group.first.plan, list(stack.lanes), stack.step
     end, total = until * plan.steps_per_epoch, _examples(group)
     if step >= end or not group.going(lanes):
         return tuple(lanes)
     run = compiled(group, stack, slots=slots)
+    del stack  # it would be held beside what is placed
     lanes = [lane.spent("compile", run.seconds / len(lanes)) for lane in lanes]
     states, rows = run.states, portions(group, step=step)
     bar = logs.progress(end * total, initial=step * total, description="train")
     with bar as advance, _run_logs(group, lanes, step=step) as run_logs:
         while step < end and (training := group.going(lanes)):
+            start = time.perf_counter()
             examples = next(rows)
+            ordered = time.perf_counter() - start
             states = _refreshed(group, states, lanes, training, step=step)
             start = time.perf_counter()
             states, metrics = dispatch(
                 group, run, states, examples=examples, training=training
             )
-            spent = (time.perf_counter() - start) / len(training)
+            spent = (ordered + time.perf_counter() - start) / len(training)
             for at in training:
                 mine = {name: value[at] for name, value in metrics.items()}
                 lane = _checked(lanes[at].spent("train", spent), mine, step=step)
@@ -285,10 +307,7 @@ def _followed(
 
 def _save(group: Group, states: Any, lanes: list[Lane], *, step: int) -> None:
     """All lanes as one checkpoint, without the padding of the last device."""
-    num = group.layout.num
-    states = states._replace(slots={})
-    if group.layout.lanes > num:
-        states = jax.tree.map(lambda leaf: leaf[:num], states)
+    states = together.unpadded(states._replace(slots={}), group.layout)
     told = [lane._asdict() | {"progress": lane.progress._asdict()} for lane in lanes]
     record = {"step": step, "lanes": told}
     checkpoint.save(group.folder, states, kind="latest", step=step, progress=record)

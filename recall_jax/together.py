@@ -72,6 +72,14 @@ def place(tree: Any, layout: Layout) -> Any:
     return jax.device_put(tree, layout.sharding(PartitionSpec(AXIS)))
 
 
+def unpadded(tree: Any, layout: Layout) -> Any:
+    """A placed tree without what fills the last device, then on the host: where devices
+    do not divide it, each would be given the whole."""
+    if layout.lanes == layout.num:
+        return tree
+    return jax.tree.map(lambda leaf: jax.device_get(leaf)[: layout.num], tree)
+
+
 def share(tree: Any, layout: Layout) -> Any:
     """What all lanes read, once on each device."""
     return jax.device_put(tree, layout.sharding(PartitionSpec()))

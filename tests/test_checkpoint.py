@@ -195,7 +195,7 @@ def test_what_a_killed_save_left_is_ignored_and_cleared(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: 1.5, lambda: np.zeros(3), lambda: jax.random.key(0)]
+    "make", [lambda: 1.5, lambda: np.float32(3), lambda: jax.random.key(0)]
 )
 def test_a_leaf_that_is_no_plain_array_is_refused(tmp_path, make):
     with pytest.raises(InputError, match=r"(?s)state\['x'\] is .*plain jax.Array"):

@@ -4,19 +4,21 @@ import csv
 import functools
 import io
 import json
+import math
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import commands
 import numpy as np
 import pytest
 from test_run import ROOT, SYNTHETIC, parameters
 
-from experiments import cli, over, run, sweep, sweep_plan, table
+from experiments import cli, run, sweep, sweep_plan, sweep_runs
 from recall_jax import checkpoint, together
 from recall_jax.types import InputError
 
@@ -79,7 +81,7 @@ def test_every_run_is_as_its_lone_command_leaves_it(whole, tmp_path):
     ours, theirs = (
         json.loads((path / "results.json").read_text()) for path in (folder, tmp_path)
     )
-    assert ours.keys() == theirs.keys()
+    assert ours.keys() == theirs.keys() | {"together"} and ours["together"] == 4
     assert ours["seconds"].keys() >= {"data", "compile", "train", "evaluate"}
     for name in ("valid", "test", "baselines", "best_step", "steps", "num_params"):
         assert ours[name] == theirs[name], name
@@ -182,6 +184,20 @@ def cut_off(*arguments, runs, at: int) -> None:
 
 
 @pytest.mark.slow
+def test_what_failed_goes_on_from_where_it_stood(whole, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        failing = mock.Mock(side_effect=InputError("no luck"))
+        patch.setattr(sweep_runs, "measure", failing)
+        status, _, said = command(*TINY, *GRID, f"--runs={tmp_path}")
+    assert status == 1 and said.count("failed: no luck") == 4
+    assert (tmp_path / "groups").exists()
+    monkeypatch.setattr(together, "make_program", None)  # nothing is left to train
+    finish(*GRID, runs=tmp_path)
+    assert figures(tmp_path) == figures(whole)
+    assert not (tmp_path / "groups").exists()
+
+
+@pytest.mark.slow
 def test_cut_off_again_and_again_it_ends_with_the_same_table(whole, tmp_path):
     for at in (1, 3, 6):  # in the first epoch, then in the second
         cut_off(*GRID, runs=tmp_path, at=at)
@@ -232,6 +248,9 @@ def test_portions_hold_what_fits():
     assert [cell for part in parts for cell in part] == list(range(10))
     with pytest.raises(InputError, match="raise --memory_gb"):
         sweep_plan.portions([1], state_bytes=100, limit=250, num_devices=8)
+    # An accelerator that does not tell its memory has, for all we know, enough.
+    whole = sweep_plan.portions([1, 2], state_bytes=1, limit=math.inf, num_devices=1)
+    assert whole == [[1, 2]]
 
 
 def test_dry_tells_groups_and_trains_nothing(tmp_path):
@@ -260,6 +279,20 @@ def test_dry_tells_groups_and_trains_nothing(tmp_path):
         (["--over=loss.temperature=1", "--over=loss.temperature=2"], "twice"),
         (["--over=loss.temperature=1,2", "--config.seed=3"], "--seeds=N"),
         (["--over=train.epochs=1,2", "--halving=2"], "do not sweep over train.epochs"),
+        (["--over=train.eval_every=1,2", "--halving=2"], "over train.eval_every"),
+        (["--over=loss.temperature=linear(0,1,nan)"], "finite numbers"),
+        (["--over=loss.temperature=1,2", "--memory_gb=-1"], "--memory_gb=-1"),
+        (["--over=loss.temperature=1,2", "--memory_gb=nan"], "--memory_gb=nan"),
+        (["--over=evaluate.seen=kept,removed"], "experiments.table"),
+        (["--over=evaluate.select_by=hr@10,ndcg@10"], "--over=evaluate.select_by"),
+        (["--over=data.ties=file,shuffled"], "--over=data.ties: it changes what"),
+        (
+            [
+                "--over=loss.temperature=1,2",
+                "--config.evaluate.candidates=uniform",
+            ],
+            "set evaluate.candidates=all",
+        ),
     ],
 )
 def test_bad_input_is_one_plain_line_before_any_work(arguments, said, tmp_path):
@@ -271,54 +304,6 @@ def test_bad_input_is_one_plain_line_before_any_work(arguments, said, tmp_path):
 def test_a_streamed_log_is_refused():
     status, _, said = command("--config=dssm_stream", "--over=optim.learning_rate=1,2")
     assert status == 2 and "experiments.table" in said
-
-
-def entry(name="dssm_synthetic"):
-    return cli.Entry(name, {}, {}, cli.load_config(name))
-
-
-def test_axes_are_lists_of_values_or_spaced():
-    parsed = functools.partial(over.parse, entry())
-    assert parsed("model.hidden=[64,32],8").values == ("64,32", "8")
-    rates = parsed("optim.learning_rate=log(1e-4,1e-2,5)").values
-    np.testing.assert_allclose(
-        [*map(float, rates)], np.geomspace(1e-4, 1e-2, 5), rtol=1e-5
-    )
-    assert parsed("train.epochs=linear(1,4,7)").values == ("1", "2", "3", "4")
-
-
-def test_a_sample_is_reproducible_and_within_its_bounds():
-    overs = ["optim.learning_rate=loguniform(1e-4,1e-2)", "model.dropout=0,0.2"]
-    draw = functools.partial(over.make_settings, entry(), overs, samples=200)
-    one, other = draw(seed=0), draw(seed=1)
-    assert one == draw(seed=0) != other
-    rates = np.array([each.config.optim.learning_rate for each in one])
-    assert len(one) == 200 and rates.min() >= 1e-4 and rates.max() <= 1e-2
-    assert abs(np.mean(rates < 1e-3) - 0.5) < 0.15, "half of the draws in each decade"
-    assert {each.config.model.dropout for each in one} == {0, 0.2}
-    few = over.make_settings(entry(), ["model.dropout=0,0.2"], samples=9, seed=0)
-    assert len(few) == 2
-
-
-def test_a_config_may_name_its_sweep(tmp_path):
-    path = tmp_path / "mine.py"
-    path.write_text(
-        "from experiments.configs import dssm_synthetic\n"
-        "get_config = dssm_synthetic.get_config\n"
-        "def get_sweep():\n    return ['loss.temperature=0.1,0.2']\n"
-    )
-    assert cli.load_sweep(str(path)) == ["loss.temperature=0.1,0.2"]
-    assert cli.load_sweep("dssm_synthetic") == []
-
-
-def test_traced_fields_share_a_group_and_others_do_not(tmp_path):
-    overs = ["negatives.alpha=0,1", "optim.tables=sgd,lazy_adam"]
-    settings = over.make_settings(entry("mf_ml1m_popularity"), overs, samples=0, seed=0)
-    cells = table.make_cells(settings, num_seeds=2, folder=tmp_path)
-    groups = sweep_plan.make_groups(cells)
-    assert [len(group) for group in groups] == [4, 4]
-    for group in groups:
-        assert len({cell.config.optim.tables for cell in group}) == 1
 
 
 @pytest.mark.slow

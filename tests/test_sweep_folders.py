@@ -1,0 +1,165 @@
+"""What a sweep keeps where: its folder, those of its runs, and training states."""
+
+import resource
+
+import jax
+import jax.numpy as jnp
+import made_up_runs
+import numpy as np
+import pytest
+from test_run import SYNTHETIC
+from test_sweep_rungs import make_cells
+
+from experiments import cli, over, run_files, sweep_plan, sweep_runs, table, training
+from recall_jax import checkpoint, remembered, sweep, together, train
+from recall_jax.types import InputError
+
+pytestmark = pytest.mark.filterwarnings("ignore:Sharding info not provided")
+
+
+def test_another_plan_is_refused_once_a_run_has_begun(tmp_path):
+    asked, other = {"seeds": 1}, {"seeds": 2}
+    sweep_plan.note(tmp_path, asked)
+    sweep_plan.refuse_another(tmp_path, other)
+    workdir = tmp_path / "a" / "seed-0"
+    workdir.mkdir(parents=True)
+    run_files.write_json(workdir / "config.json", {})
+    sweep_plan.refuse_another(tmp_path, asked)
+    with pytest.raises(InputError, match="seeds: 1 there, 2 asked"):
+        sweep_plan.refuse_another(tmp_path, other)
+
+
+def test_runs_that_are_not_finished_are_held_and_others_read(tmp_path):
+    cells = make_cells(tmp_path)
+    first, second, *_ = cells
+    results = made_up_runs.results_of(first.config, level=0.3, protocol="p")
+    run_files.write_json(first.workdir / "results.json", results)
+    run_files.write_json(first.workdir / "data.json", {})
+    with sweep_runs.locked(cells):
+        assert first.outcome == "finished" and second.outcome == "missing"
+        with pytest.raises(InputError, match=f"{second.workdir} is in use"):
+            checkpoint.lock(second.workdir).__enter__()
+    with checkpoint.lock(first.workdir), sweep_runs.locked(cells):
+        pass
+    in_use = pytest.raises(InputError, match=f"{second.workdir} is in use")
+    with checkpoint.lock(second.workdir), in_use:
+        sweep_runs.locked(cells).__enter__()
+
+
+def test_many_runs_may_open_many_files(tmp_path, monkeypatch):
+    cells, asked = make_cells(tmp_path), []
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: asked.append(limits))
+    for soft, hard in ((10, 1000), (10, resource.RLIM_INFINITY), (1000, 1000)):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, now=(soft, hard): now)
+        with sweep_runs.locked(cells):
+            pass
+    assert asked == [(272, 1000), (272, resource.RLIM_INFINITY)]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (10, 20))
+    with pytest.raises(InputError, match="ulimit"):
+        sweep_runs.locked(cells).__enter__()
+
+
+def state(number) -> train.TrainState:
+    return train.TrainState(
+        step=jnp.int32(number),
+        key=jnp.zeros(2, jnp.uint32),
+        tables={"item": jnp.full((64, 1, 2), number, jnp.float32)},
+        table_states={"item": {}},
+        slots={"item": jnp.zeros((64, 1), jnp.int32)},
+        dense={"bias": jnp.zeros(3)},
+        statistics={},
+        loss={},
+        dense_state=(),
+        candidates=remembered.State(),
+    )
+
+
+def keep(portion: sweep_runs.Portion, numbers, *, step: int) -> None:
+    """A checkpoint of a portion's runs whose states are full of these numbers."""
+    stack = sweep.begin(list(map(state, numbers)))
+    lanes = [x._asdict() | {"progress": x.progress._asdict()} for x in stack.lanes]
+    checkpoint.save(
+        portion.folder / "checkpoints",
+        jax.tree.map(jnp.asarray, stack.states),
+        kind="latest",
+        step=step,
+        progress={"step": step, "lanes": lanes},
+    )
+    run_files.write_json(portion.folder / "lanes.json", portion.names)
+
+
+def test_a_split_portion_goes_on_from_the_checkpoint_of_the_whole(tmp_path):
+    cells, groups = make_cells(tmp_path)[:4], tmp_path / "groups"
+    whole = sweep_runs.portion_at(cells, groups, rung=0)
+    halves = [sweep_runs.portion_at(x, groups, rung=0) for x in (cells[:2], cells[2:])]
+    keep(whole, [1, 2, 3, 4], step=5)
+    keep(halves[0], [5, 6], step=10)
+    # Begun, but without a checkpoint of its own yet.
+    halves[1].folder.mkdir(parents=True)
+    run_files.write_json(halves[1].folder / "lanes.json", halves[1].names)
+
+    def restored(portion):
+        stack = sweep_runs._restored(portion, sweep.outline(state(0)))
+        leaves = jax.tree.leaves(stack.states)
+        assert all(isinstance(leaf, np.ndarray) for leaf in leaves), "on the host"
+        return stack.step, stack.states.step.tolist()
+
+    assert restored(halves[0]) == (10, [5, 6])
+    assert restored(halves[1]) == (5, [3, 4])
+    last = sweep_runs.portion_at(cells[1:2], groups, rung=1)
+    assert restored(last) == (10, [6])
+    later = sweep_runs.portion_at(cells[1:2], groups, rung=2)
+    assert sweep_runs._restored(later, sweep.outline(state(0))) is None
+
+
+def test_a_checkpoint_without_padding_is_of_the_host(tmp_path):
+    """Sliced on the devices, which do not divide it, each would have held all of it."""
+    layout = together.make_layout(11, mode="map", devices=jax.devices())
+    assert layout.lanes == 12
+    stack = sweep.begin([state(number) for number in range(11)])
+    placed = together.place(stack.states, layout)
+    made = together.unpadded(placed, layout)
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(made))
+    checkpoint.save(tmp_path, made, kind="latest", step=1, progress={})
+    found, _ = checkpoint.restore_on_host(tmp_path, sweep.outline(made), kind="latest")
+    jax.tree.map(np.testing.assert_array_equal, found, stack.states)
+
+
+def test_what_runs_out_of_memory_is_too_large_unless_it_is_alone():
+    full = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+    other = jax.errors.JaxRuntimeError("INTERNAL: something else")
+    for num, problem, seen in (
+        (2, full, sweep.TooLarge),
+        (1, full, jax.errors.JaxRuntimeError),
+        (2, other, jax.errors.JaxRuntimeError),
+    ):
+        with pytest.raises(seen), sweep.memory_told(num):
+            raise problem
+
+
+@pytest.mark.parametrize(
+    "kind, states", [("fixed", 2), pytest.param("learned", 4, marks=pytest.mark.slow)]
+)
+def test_first_states_lie_on_the_host_one_of_each_kind(
+    kind, states, tmp_path, monkeypatch
+):
+    flags = SYNTHETIC[1:-1]
+    own = dict(flag.removeprefix("--config.").split("=", 1) for flag in flags)
+    entry = cli.Entry("dssm_synthetic", {}, {}, cli.load_config("dssm_synthetic"))
+    entry = cli.with_own(entry, own | {"loss.temperature_kind": kind})
+    made = over.make_settings(entry, ["loss.temperature=0.05,0.2"], samples=0, seed=0)
+    cells, built = table.make_cells(made, num_seeds=2, folder=tmp_path), []
+    shared, build = sweep_runs.share(cells[0].config), training.build
+
+    def noted(*given, **named):
+        built.append(None)
+        return build(*given, **named)
+
+    monkeypatch.setattr(training, "build", noted)
+    _, loops, found = sweep_runs.make_loops(cells, shared)
+    assert len(built) == states + 1, "one more for the loop of all"
+    assert len({id(each) for each in found}) == states
+    for leaf in jax.tree.leaves(found):
+        assert isinstance(leaf, np.ndarray)
+    temperatures = [float(loop.hypers["temperature"]) for loop in loops]
+    np.testing.assert_allclose(temperatures, [0.05, 0.05, 0.2, 0.2], rtol=1e-6)
