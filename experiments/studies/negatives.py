@@ -41,7 +41,6 @@ STUDY = Study(
             "four of an example's own beside the batch",
             {
                 "uniform": "negatives.own=uniform",
-                "of the same year": "negatives.own=market:negatives.market=year",
                 "semi-hard, ranks 50 to 300": "negatives.own=semi_hard"
                 ":negatives.ranks=[50,300]:negatives.mask=[item,positives]",
             },

@@ -23,7 +23,6 @@ STUDY = Study(
     factors=(
         Factor("ties in time (base: file order)", {"shuffled": "data.ties=shuffled"}),
         Factor("seen items (base: removed)", {"kept": "evaluate.seen=kept"}),
-        Factor("users and items of few events (base: left out, 5-core)", {"in": WHOLE}),
         Factor(
             "a target ranked among 100 others (base: all items)",
             {

@@ -30,8 +30,6 @@ STUDY = Study(
                 for field in (
                     "market",
                     "kind",
-                    "price_bucket",
-                    "brand",
                     "tags",
                     "noise",
                 )

@@ -2,10 +2,10 @@
 
     python -m experiments.ablate youtubednn
 
-Varied: depth, width, how much of the history is read and whether in order, a shared table,
-the age of an example, equal numbers of examples, and a history from both sides of the
-target (a random hold-out, as a cloze task has it), whose leak shows on validation: what
-comes after is not there in use.
+Varied: depth, width, how much of the history is read and whether in order, the age of an
+example, equal numbers of examples, and a history from both sides of the target (a random
+hold-out, as a cloze task has it), whose leak shows on validation: what comes after is not
+there in use.
 """
 
 from experiments.studies import losses
@@ -38,9 +38,7 @@ STUDY = Study(
             "history (base: the last 20)",
             {
                 "5": "model.history_length=5",
-                "50": "model.history_length=50",
                 "its order dropped": "model.history=[mean]",
-                "table shared with the items": "model.history_table=shared",
             },
         ),
         Factor("age of the example (base: none)", {"read": f"{QUERY},example_age]"}),
