@@ -131,10 +131,8 @@ def _grey(shown: Shown, variants: Sequence[Variant]) -> str:
 def _apart(shown: Shown) -> str:
     cells = [cell for variant in shown.finished for cell in variant.cells]
     left = sum(gather.num_together(cell) > 1 for cell in cells)
-    told = (
-        f" Left out: {left} runs that trained together with others of a sweep, whose "
-    )
-    return f"{told}seconds are shares of a group's time." if left else ""
+    told = " Left out, their seconds being shares of a group's: runs trained together"
+    return f"{told} ({left})." if left else ""
 
 
 # The charts.

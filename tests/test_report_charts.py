@@ -335,6 +335,6 @@ def test_seconds_of_runs_that_trained_together_are_not_drawn(tmp_path):
     time = chart(group, "time")
     ((_, [line]),) = time.draw.args[0]
     assert [at.x for at in line.points] == pytest.approx([30.0])
-    assert "Left out: 2 runs that trained together" in time.caption
+    assert "shares of a group's: runs trained together (2)." in time.caption
     (shares,) = grouped(tmp_path / "1", tmp_path / "2")
     assert "time" not in [one.name for one in charts.make(shares)]
