@@ -92,7 +92,7 @@ def _told(own: dict[str, str], fields: Iterable[str]) -> str:
 
 
 def state(cell: Cell) -> str:
-    """finished; unfinished; or how a sweep ended it: diverged, stopped."""
+    """finished, unfinished, or how a sweep ended it, as diverged or stopped."""
     return "unfinished" if cell.outcome == "begun" else cell.outcome
 
 
