@@ -1,5 +1,6 @@
 """From a group of runs to its charts: what each shows, how it is read, and in words."""
 
+import collections
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -9,9 +10,8 @@ import numpy as np
 from experiments import compare, drawing, gather, plots
 from experiments import points as points_lib
 from experiments import results as results_lib
-from experiments.compare import Cell
 from experiments.gather import Group, Variant
-from experiments.plots import Line, Panel, Point
+from experiments.plots import Line, Panel
 from recall_jax import metrics as metrics_lib
 from recall_jax.types import InputError
 
@@ -82,7 +82,9 @@ def _shown(group: Group, *, by: str) -> Shown:
             v.entry.label: j for j, v in enumerate(group.variants[: drawing.SLOTS])
         }
         return Shown(group, by, [], slots, [])
-    known = compare.metrics_of(finished[0].cells[0])
+    known = collections.Counter(  # by how many configs have them
+        metric for v in finished for metric in compare.metrics_of(v.cells[0])
+    )
     by = by or finished[0].entry.config.evaluate.select_by
     if by not in known:
         raise InputError(
@@ -91,7 +93,7 @@ def _shown(group: Group, *, by: str) -> Shown:
     found = [
         name for name in known if name.startswith(("recall@", "hr@")) and name != by
     ]
-    wide = sorted(found, key=lambda name: -metrics_lib.parse(name)[1])
+    wide = sorted(found, key=lambda m: (-known[m], -metrics_lib.parse(m)[1]))
     ranked = sorted(finished, key=lambda v: -points_lib.mean(v.cells, "test", by))
     best = {variant.entry.label for variant in ranked[: drawing.SLOTS]}
     done = {variant.entry.label for variant in finished}
@@ -126,19 +128,23 @@ def _grey(shown: Shown, variants: Sequence[Variant]) -> str:
     return f" Grey and unnamed: the other {left} configs." if left else ""
 
 
+def _apart(shown: Shown) -> str:
+    cells = [cell for variant in shown.finished for cell in variant.cells]
+    left = sum(gather.num_together(cell) > 1 for cell in cells)
+    told = " Left out, their seconds being shares of a group's: runs trained together"
+    return f"{told} ({left})." if left else ""
+
+
 # The charts.
 
 
 def _overview(shown: Shown) -> Chart:
     kept = shown.finished[:MOST_ROWS]
-    rows = [
-        (shown.label(v), shown.slot(v), _of_metrics(shown, v.cells, "test"))
-        for v in kept
-    ]
+    of = functools.partial(points_lib.of_metrics, metrics=shown.metrics)
+    rows = [(shown.label(v), shown.slot(v), of(v.cells, "test")) for v in kept]
     cell = shown.group.finished[0].cells[0]
     compared = [
-        (_told(name), None, _of_metrics(shown, [cell], name))
-        for name in compare.baselines(cell)
+        (_told(name), None, of([cell], name)) for name in compare.baselines(cell)
     ]
     best = (
         (label, at[shown.by].mean)
@@ -156,12 +162,6 @@ def _overview(shown: Shown) -> Chart:
         f"{shown.by} on test: {_values(best)}",
         functools.partial(plots.overview, rows, compared, shown.metrics),
     )
-
-
-def _of_metrics(shown: Shown, cells: Sequence[Cell], row: str) -> dict[str, Point]:
-    rows = points_lib.rows_of(cells, row)
-    made = {metric: points_lib.point(rows, metric, x=0.0) for metric in shown.metrics}
-    return {metric: at for metric, at in made.items() if at}
 
 
 def _learning(shown: Shown) -> Chart | None:
@@ -195,7 +195,7 @@ def _learning(shown: Shown) -> Chart | None:
 
 
 def _trace(shown: Shown, variant: Variant, column: str) -> plots.Trace:
-    seeds, dashed = [], []
+    label, seeds, dashed, ends = shown.label(variant), [], [], set()
     for cell, log in zip(variant.cells, variant.logs, strict=True):
         lines = [line for line in log if line.get(column) is not None]
         if not lines:
@@ -204,10 +204,13 @@ def _trace(shown: Shown, variant: Variant, column: str) -> plots.Trace:
         chosen = epochs.get(cell.results.get("best_step")) if cell.results else None
         curve = list(epochs.values()), [line[column] for line in lines], chosen
         (seeds if cell.results else dashed).append(curve)
-    return plots.Trace(shown.label(variant), shown.slot(variant), seeds, dashed)
+        ends.add(gather.state(cell))
+    if dashed and not seeds:
+        label += f" ({', '.join(sorted(ends))})"
+    return plots.Trace(label, shown.slot(variant), seeds, dashed)
 
 
-def _sweep(shown: Shown, sweep: gather.Sweep) -> Chart:
+def _sweep(shown: Shown, sweep: gather.Sweep) -> Chart | None:
     panels = []
     for metric in shown.metrics:
         lines = []
@@ -219,8 +222,11 @@ def _sweep(shown: Shown, sweep: gather.Sweep) -> Chart:
             slot = number if number < drawing.SLOTS else None
             lines.append(Line(label, slot, [at for at in found if at]))
         lines = [line for line in lines if line.points]
-        panels.append(Panel(f"{metric}, test", lines, shown.levels(metric)))
-    ticks = tuple(sorted({at.x for line in panels[0].lines for at in line.points}))
+        if lines:
+            panels.append(Panel(f"{metric}, test", lines, shown.levels(metric)))
+    if not panels:
+        return None
+    ticks = _places(panels)
     scale = "log" if ticks[0] > 0 and ticks[-1] / ticks[0] >= 5 else "linear"
     told = (
         (f"{line.label} {at.x:g}", at.mean)
@@ -235,13 +241,19 @@ def _sweep(shown: Shown, sweep: gather.Sweep) -> Chart:
         f"Line: mean over seeds; band: {SEEDS}; upright bars: {USERS}. Dashed: baselines; "
         f"an arrow marks one beyond the axis, which does not begin at 0.{grey} "
         + _of_group(shown),
-        f"{shown.by} by {sweep.field}: {_values(told)}",
+        f"{panels[0].y}, by {sweep.field}: {_values(told)}",
         functools.partial(
             plots.over_x,
             panels,
             plots.Axis(sweep.field, scale, ticks if len(ticks) <= 12 else ()),
         ),
     )
+
+
+def _places(panels: Iterable[Panel]) -> tuple[float, ...]:
+    """Where on the x axis there are points."""
+    lines = [line for panel in panels for line in panel.lines]
+    return tuple(sorted({at.x for line in lines for at in line.points}))
 
 
 def _curves(shown: Shown) -> Chart | None:
@@ -271,9 +283,7 @@ def _curves(shown: Shown) -> Chart | None:
             panels.append(Panel(f"{y}, test", lines, [], references, 0.0))
     if not panels:
         return None
-    sizes = tuple(
-        sorted({at.x for p in panels for line in p.lines for at in line.points})
-    )
+    sizes = _places(panels)
     names = [panel.y.partition(" at")[0] for panel in panels]
     told = " and ".join([", ".join(names[:-1]), names[-1]]) if names[1:] else names[0]
     one = " With one target for each user, recall is the hit rate." * (
@@ -297,23 +307,22 @@ def _segments(shown: Shown) -> Chart | None:
     variants = shown.colored
     panels, told = [], []
     for grouping, members in cell.results["segments"].items():
+        of = functools.partial(points_lib.in_segments, members=members, metric=shown.by)
         lines = [
-            Line(
-                shown.label(v),
-                shown.slot(v),
-                _in_segments(shown, v.cells, "test", members),
-            )
-            for v in variants
+            Line(shown.label(v), shown.slot(v), of(v.cells, "test")) for v in variants
         ]
         lines += [
-            Line(_told(name), None, _in_segments(shown, [cell], name, members))
+            Line(_told(name), None, of([cell], name))
             for name in compare.baselines(cell)
         ]
         names = [
             f"{name}\n{found['queries']:,} users" if "queries" in found else name
             for name, found in members.items()
         ]
-        panels.append((grouping, names, [line for line in lines if line.points]))
+        lines = [line for line in lines if line.points]
+        if not lines:
+            continue
+        panels.append((grouping, names, lines))
         told += [f"{name}: {s['told']}" for name, s in members.items() if s.get("told")]
     if not panels:
         return None
@@ -334,30 +343,17 @@ def _segments(shown: Shown) -> Chart | None:
     )
 
 
-def _in_segments(
-    shown: Shown, cells: Sequence[Cell], row: str, members: dict[str, Any]
-) -> list[Point]:
-    found = [results_lib.segment_rows(cell.results) for cell in cells]
-    points = []
-    for place, name in enumerate(members):
-        rows = [rows[f"{row}_{name}"] for rows in found if f"{row}_{name}" in rows]
-        points.append(points_lib.point(rows, shown.by, x=place))
-    return [at for at in points if at]
-
-
-def _time(shown: Shown) -> Chart:
+def _time(shown: Shown) -> Chart | None:
     devices: dict[str, list[Line]] = {}
+    drawn = []
     for variant in shown.finished:
-        on: dict[str, list[Point]] = {}
-        for cell in variant.cells:
-            value = compare.means(cell, "test").get(shown.by)
-            seconds = cell.results["seconds"].get("train")
-            if value is not None and seconds is not None:
-                at = Point(seconds, value, value, value)
-                on.setdefault(cell.results["device"], []).append(at)
+        on = points_lib.over_seconds(variant.cells, shown.by)
+        drawn += [variant] if on else []
         for device, points in on.items():
             line = Line(shown.label(variant), shown.slot(variant), points)
             devices.setdefault(device, []).append(line)
+    if not drawn:
+        return None
     panels = [(f"on {device}", lines) for device, lines in sorted(devices.items())]
     seconds = [at.x for _, lines in panels for line in lines for at in line.points]
     wide = min(seconds) > 0 and max(seconds) / min(seconds) > 10
@@ -377,8 +373,8 @@ def _time(shown: Shown) -> Chart:
         f"Time against quality, {shown.by}",
         f"Small: each seed; large: their mean. Dashed: baselines; an arrow marks one beyond "
         "the axis, which does not begin at 0. Times compare on one machine that does "
-        f"nothing else; each device has axes of its own.{_grey(shown, shown.finished)} "
-        + _of_group(shown),
+        f"nothing else; each device has axes of its own.{_apart(shown)}"
+        f"{_grey(shown, drawn)} " + _of_group(shown),
         f"Seconds of training and {shown.by}: {_values(told)}",
         functools.partial(
             plots.against_time,

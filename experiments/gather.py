@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from experiments import cli, compare, run_files, table
+from experiments import cli, compare, run_files, sweep_runs, table
 from experiments.compare import Cell
 from recall_jax import config as config_lib
 from recall_jax.config import Experiment
@@ -91,6 +91,17 @@ def _told(own: dict[str, str], fields: Iterable[str]) -> str:
     return ", ".join(told)
 
 
+def state(cell: Cell) -> str:
+    """finished, unfinished, or how a sweep ended it, as diverged or stopped."""
+    return "unfinished" if cell.outcome == "begun" else cell.outcome
+
+
+def num_together(cell: Cell) -> int:
+    """The runs whose training a finished run's seconds are a share of; 1: its own
+    alone."""
+    return cell.results.get("together", 1)
+
+
 def find(given: Sequence[str]) -> list[pathlib.Path]:
     """The run folders in folders or globs, each once. Raises InputError where there is
     none."""
@@ -138,6 +149,7 @@ def read(workdir: pathlib.Path) -> Run:
     if results and not found:
         raise InputError(f"{workdir} has results.json, but no data.json; bring it back")
     config = _config(workdir / "config.json")
+    _object(workdir / "ended.json", needed={"outcome", "told"})
     return Run(workdir, config, found, results, _log(workdir / "metrics.jsonl"))
 
 
@@ -229,6 +241,7 @@ def _variants(runs: Sequence[Run]) -> tuple[list[Variant], list[Run]]:
             repeated.append(run)
             continue
         cell = Cell(entry, run.config, run.workdir, run.results, run.data)
+        sweep_runs.read_end(cell)
         seeds[run.config.seed] = cell, run.log
     names = list(dict.fromkeys(run.config.name for run in runs))
     labels = sorted(made, key=lambda label: _order(entries[label], names))

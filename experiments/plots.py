@@ -108,8 +108,7 @@ def learning(panels: Sequence[tuple[str, list[Trace]]], theme: Theme):
             longest = max([*trace.seeds, *trace.dashed], key=lambda seed: len(seed[0]))
             x, values = mean if mean[0] else longest[:2]
             if trace.slot is not None and x:
-                label = trace.label if trace.seeds else f"{trace.label} (unfinished)"
-                named.append((x[-1], values[-1], label, trace.slot))
+                named.append((x[-1], values[-1], trace.label, trace.slot))
         axes.set_ylabel(y)
         axes.margins(x=0.02)
         axes.xaxis.get_major_locator().set_params(integer=True)

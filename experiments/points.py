@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from experiments import compare
+from experiments import compare, gather
 from experiments import results as results_lib
 from experiments.compare import Cell
 from experiments.plots import Point
@@ -26,6 +26,41 @@ def point(rows: Iterable[results_lib.Row], metric: str, *, x: float) -> Point | 
     bounds = [row.intervals[metric] for row in rows if metric in row.intervals]
     users = tuple(np.mean(bounds, axis=0).tolist()) if bounds else None
     return Point(x, float(np.mean(values)), min(values), max(values), users)
+
+
+def of_metrics(
+    cells: Sequence[Cell], row: str, metrics: Iterable[str]
+) -> dict[str, Point]:
+    """A row's points by metric, without those that no run has."""
+    rows = rows_of(cells, row)
+    made = {metric: point(rows, metric, x=0.0) for metric in metrics}
+    return {metric: at for metric, at in made.items() if at}
+
+
+def in_segments(
+    cells: Sequence[Cell], row: str, members: Iterable[str], metric: str
+) -> list[Point]:
+    """A row's points in those of the segments that have the metric; x is the number of
+    the segment."""
+    found = [results_lib.segment_rows(cell.results) for cell in cells]
+    points = []
+    for place, name in enumerate(members):
+        rows = [rows[f"{row}_{name}"] for rows in found if f"{row}_{name}" in rows]
+        points.append(point(rows, metric, x=place))
+    return [at for at in points if at]
+
+
+def over_seconds(cells: Iterable[Cell], metric: str) -> dict[str, list[Point]]:
+    """By device a metric on test over the seconds of training, a point a run; not of
+    runs that trained together, whose seconds are shares."""
+    made: dict[str, list[Point]] = {}
+    for cell in cells:
+        value = compare.means(cell, "test").get(metric)
+        seconds = cell.results["seconds"].get("train")
+        if None not in (value, seconds) and gather.num_together(cell) == 1:
+            at = Point(seconds, value, value, value)
+            made.setdefault(cell.results["device"], []).append(at)
+    return made
 
 
 def rows_of(cells: Sequence[Cell], name: str = "test") -> list[results_lib.Row]:

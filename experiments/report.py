@@ -8,7 +8,8 @@ RUNS are run folders (of experiments.run), folders that hold run folders at any 
 experiments.table, of a sweep), or globs. Runs are told apart by what differs in their
 config.json, seeds of one config averaged. What may not be compared (other data, another
 protocol, another treatment of ties or seen items) stands in sections and axes of its own. A
-run without results.json appears as unfinished, with its learning curve.
+run without results.json appears as unfinished, or as a sweep ended it, with its learning
+curve.
 
 Written to --to (default: reports/ and the name of the first of RUNS): index.html, every
 plot as PNG, for light pages and dark ones, table.md and table.csv (a value a line). Nothing

@@ -5,11 +5,12 @@ escaped.
 """
 
 import base64
+import collections
 from collections.abc import Sequence
 from html import escape
 from typing import Any, NamedTuple
 
-from experiments import compare, tabulate
+from experiments import cli, compare, gather, tabulate
 from experiments.charts import Chart
 from experiments.gather import Group
 
@@ -50,7 +51,7 @@ tbody th.long { white-space: normal; min-width: 14rem; overflow-wrap: anywhere; 
 tbody tr:last-child > * { border-bottom: 0; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; padding: 0.7rem; background: var(--raised); font-size: 0.85rem; }
 """
-LEFT = "state", "device", "folder"  # columns of words
+LEFT = "state", "device", "folder", "why"  # columns of words
 TIES = {"file": "in file order", "both": "in file order; and shuffled"}
 
 
@@ -100,10 +101,10 @@ def render(title: str, *, command: str, sections: Sequence[Section]) -> str:
 
 def _counts(sections: Sequence[Section]) -> str:
     cells = [cell for section in sections for cell in section.group.cells]
-    done = sum(cell.results is not None for cell in cells)
-    told = f"{_plural(done, 'finished run')}"
-    if done < len(cells):
-        told += f" and {len(cells) - done:,} unfinished"
+    states = collections.Counter(map(gather.state, cells))
+    parts = [_plural(states.pop("finished", 0), "finished run")]
+    parts += [f"{count:,} {name}" for name, count in sorted(states.items())]
+    told = f"{', '.join(parts[:-1])} and {parts[-1]}" if parts[1:] else parts[0]
     if len(sections) == 1:
         return f"{told}, on one data set under one protocol."
     return (
@@ -233,7 +234,8 @@ def _runs(group: Group) -> str:
         for cell, log in zip(variant.cells, variant.logs, strict=True):
             rows.append({"config": group.label(variant.entry)} | _run(cell, log))
     columns = ["config", "seed", "state", "epochs", "steps", "chosen step"]
-    columns += ["seconds of training", "seconds in all", *LEFT[1:]]
+    columns += ["seconds of training", "seconds in all", "device", "folder"]
+    columns += ["why"] if any("why" in row for row in rows) else []
     made = _grid(columns, rows, label=f"Runs, {_heading(group)}")
     told = (
         "A run again: python -m experiments.run --config=FOLDER/config.json "
@@ -247,11 +249,15 @@ def _runs(group: Group) -> str:
 def _run(cell: compare.Cell, log: list[dict[str, Any]]) -> dict[str, str]:
     last = log[-1] if log else {}
     row = {"folder": str(cell.workdir), "seed": str(cell.seed)}
-    row |= {"state": "finished" if cell.results else "unfinished"}
+    row |= {"state": gather.state(cell)}
+    if cell.stopped or cell.problem:
+        row["why"] = cell.stopped or cli.told(cell.problem)
     row |= {"epochs": f"{last['epoch']:g}"} if "epoch" in last else {}
     row |= {"steps": f"{last['step']:,}"} if last else {}
     if found := cell.results:
         row |= {"chosen step": f"{found['best_step']:,}", "device": found["device"]}
         row["seconds in all"] = f"{sum(found['seconds'].values()):,.1f}"
         row["seconds of training"] = f"{found['seconds'].get('train', 0.0):,.1f}"
+        if (num := gather.num_together(cell)) > 1:
+            row["seconds of training"] += f", share of {num} together"
     return row

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from experiments import cli, run_files
@@ -33,11 +34,13 @@ def write(
     source: str = "a log",
     results: dict[str, Any] | None = None,
     epochs: int = EPOCHS,
+    measured: Sequence[str] = METRICS,
 ) -> pathlib.Path:
     """A finished run whose figures are `level` and a little more; `results` replaces some
-    of results.json."""
+    of results.json, and `measured` are those of METRICS that its rows have."""
     begin(folder, config, level=level, protocol=protocol, source=source, epochs=epochs)
     content = results_of(config, level=level, protocol=protocol) | (results or {})
+    content = _only(measured, content) | {"curves": content["curves"]}
     run_files.write_json(folder / "results.json", content)
     return folder
 
@@ -63,6 +66,19 @@ def begin(
         lines.append(json.dumps(line | valid) + "\n")
     (folder / "metrics.jsonl").write_text("".join(lines))
     return folder
+
+
+def end(folder: pathlib.Path, *, outcome: str, told: str) -> None:
+    """As a sweep ends a run without figures."""
+    run_files.write_json(folder / "ended.json", {"outcome": outcome, "told": told})
+
+
+def _only(measured: Sequence[str], content: Any) -> Any:
+    """Without the other METRICS, wherever they stand."""
+    if not isinstance(content, dict):
+        return content
+    left = set(METRICS) - set(measured)
+    return {k: _only(measured, v) for k, v in content.items() if k not in left}
 
 
 def results_of(config: Experiment, *, level: float, protocol: str) -> dict[str, Any]:

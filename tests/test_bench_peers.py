@@ -166,28 +166,33 @@ def test_the_headline_is_over_the_fastest_form_at_a_million_rows():
     }
 
 
-def test_a_race_goes_by_the_form_that_was_fastest():
-    def row(form, rows, rate):
-        return {
-            "peer": "torch",
-            "form": form,
-            "rows": rows,
-            "ratio": 1.0,
-            "examples_per_second": rate,
-        }
+def test_a_library_is_at_the_recall_when_the_first_form_that_always_comes_is():
+    def row(peer, form, seconds, **note):
+        times = {"seconds": seconds, "seconds_high": seconds}
+        found = {"valid recall@20": 0.1, "test recall@20": 0.1}
+        return {"peer": peer, "form": form, **times, **found, **note}
 
-    rows = [row("eager", 10, 5.0), row("compiled", 10, 9.0)]
-    assert peers.fastest_form("torch", rows) == "compiled"
-    assert peers.fastest_form("torch", []) == "eager"
-    failed = {"peer": "torch", "form": "compiled", "rows": 10, "note": "failed"}
-    assert peers.fastest_form("torch", [rows[0], failed]) == "eager"
+    raced = [
+        row("recall_jax", "", 9.0),
+        row("torch", "compiled", 30.0),
+        row("torch", "eager", 20.0),
+        row("torch", "lucky", 4.0, note="not reached in 1 of 2 races"),
+        {"peer": "torch", "form": "ill", "note": "failed: no such kernel"},
+        row("keras_rs", "scan", 900.0, note="not reached in 2 of 2 races"),
+        {"peer": "torch_rechub", "note": "not installed"},
+    ]
+    first = peers.first_forms(raced)
+    assert first == {"recall_jax": raced[0], "torch": raced[2]}
+    forms = [peers._race_cells(r, first=r in first.values())["form"] for r in raced]
+    assert forms == ["*", "compiled", "eager *", "lucky", "ill", "scan", ""]
 
 
 class Learner:
-    """Talks like a contestant; knows the validation targets from its third look on."""
+    """Talks like a contestant; at the looks `knows` its vectors find the targets of a
+    part."""
 
-    def __init__(self, data):
-        self.data, self.looks = data, 0
+    def __init__(self, data, knows):
+        self.data, self.knows, self.looks = data, knows, 0
 
     def train(self, steps):
         return {"seconds": 2.0, "examples": steps, "loss": 1.0}
@@ -196,8 +201,7 @@ class Learner:
         self.looks += 1
         items = np.eye(self.data.dataset.num_items, dtype=np.float32)
         users = np.zeros((len(self.data.user_codes), len(items)), np.float32)
-        if self.looks > 2:
-            part = self.data.valid
+        if part := self.knows.get(self.looks):
             aim = evaluate.targets(self.data, part, seen=False).positions[:, 0]
             users[part.user - 1] = items[aim]
         return users, items
@@ -210,13 +214,24 @@ def small():
 
 def test_a_race_ends_when_the_recall_is_reached_or_the_time_is_up(small):
     goal = races.Goal(small, recall=0.9, every=5, cap=100.0)
-    won = races.race(Learner(small), goal)
+    won = races.race(Learner(small, {3: small.valid}), goal)
     assert (won["seconds"], won["steps"]) == (6.0, 15)
     assert won["valid recall@20"] == 1 and won["test recall@20"] < 0.5
-    lost = races.race(Learner(small), goal._replace(cap=3.0))
+    lost = races.race(Learner(small, {3: small.valid}), goal._replace(cap=3.0))
     assert (lost["seconds"], lost["valid recall@20"]) == (4.0, 0)
     assert races.outcome([won, lost], goal)["note"] == "not reached in 1 of 2 races"
     assert "note" not in races.outcome([won, won], goal)
+
+
+def test_a_race_that_is_lost_tells_of_its_best_look(small):
+    goal = races.Goal(small, recall=0.9, every=5, cap=8.0)
+    half = type(small.valid)(*(array[::2] for array in small.valid))
+    looks = {2: half, 4: small.test}  # best on validation, and then on test
+    lost = races.race(Learner(small, looks), goal)
+    first = races.race(Learner(small, {1: half}), goal._replace(cap=1.0))
+    assert (lost["seconds"], lost["steps"]) == (8.0, 20)
+    assert 0.4 < lost["valid recall@20"] == first["valid recall@20"] < 0.7
+    assert lost["test recall@20"] == first["test recall@20"] < 0.5
 
 
 def test_a_log_becomes_pairs_with_the_chance_of_each_item(small):
@@ -264,10 +279,15 @@ def test_the_command_goes_on_without_a_peer_that_is_not_installed(fake):
         "failed: out of patience",
         "not installed",
     ]
-    notes = {row["peer"]: row["note"] for row in result["races"]}
-    assert notes["fake"] == "not reached in 1 of 1 races"
-    assert notes["absent"] == "not installed" and result["over_keras_rs_1m"] is None
-    assert result["seconds_to_recall"] == {}
+    short = "not reached in 1 of 1 races"
+    assert [(r["peer"], r.get("form"), r["note"]) for r in result["races"]] == [
+        ("recall_jax", "", short),
+        ("fake", "plain", short),
+        ("fake", "unborn", "failed: no such kernel"),
+        ("fake", "mortal", "failed: out of patience"),
+        ("absent", None, "not installed"),
+    ]
+    assert result["over_keras_rs_1m"] is None and result["seconds_to_recall"] == {}
 
 
 @pytest.mark.parametrize(
@@ -278,6 +298,7 @@ def test_the_command_goes_on_without_a_peer_that_is_not_installed(fake):
         ("--data=netflix", "there are: small"),
         ("--recall=14", "--recall=14.0 is no share of users"),
         ("--cap=0", "--cap is the seconds"),
+        ("--races=-1", "--races=-1"),
         ("--threads=4096", "--threads=4096: this machine offers 1 to"),
     ],
 )

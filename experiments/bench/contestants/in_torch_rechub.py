@@ -1,5 +1,9 @@
-"""Torch-RecHub as its examples use it: its DSSM, its data set in a DataLoader, its
-MatchTrainer with in-batch negatives, Adam over everything.
+"""Torch-RecHub's own parts: its DSSM, its data set in a DataLoader, its MatchTrainer with
+in-batch negatives, Adam over everything.
+
+Forms: "in_batch" loads in the process that trains; "workers" in as many others as there
+are threads, begun anew at each call as at each of its epochs. 0.9.0's
+MatchDataGenerator, and with it its DSSM example, has 8 of them whatever the machine.
 
 Its in-batch mode has neither a temperature nor a correction. Both enter through the
 vectors, of which only inner products count: queries are divided by the temperature, and
@@ -69,7 +73,9 @@ def make(job: session.Job) -> session.Trainer:
         rows = examples.reshape(-1)
         columns = {"user": job.user[rows], "item": job.item[rows]}
         loader = torch.utils.data.DataLoader(
-            TorchDataset(columns, torch.zeros(len(rows))), batch_size=job.batch_size
+            TorchDataset(columns, torch.zeros(len(rows))),
+            batch_size=job.batch_size,
+            num_workers=job.threads if job.form == "workers" else 0,
         )
         return trainer.train_one_epoch(loader)
 

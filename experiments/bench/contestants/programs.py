@@ -40,7 +40,9 @@ PEERS = {
     ),
     "torch": Peer("in_torch.py", ("torch==2.13.0", "numpy>=2"), ("eager", "compiled")),
     "torch_rechub": Peer(
-        "in_torch_rechub.py", ("torch-rechub==0.9.0", "torch==2.13.0"), ("in_batch",)
+        "in_torch_rechub.py",
+        ("torch-rechub==0.9.0", "torch==2.13.0"),
+        ("in_batch", "workers"),
     ),
 }
 
