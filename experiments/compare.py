@@ -103,17 +103,15 @@ def _data_of(cell: Cell) -> str:
 
 
 def _group(key: tuple, cells: list[Cell], *, by: str) -> dict[str, Any]:
-    by_label: dict[str, list[Cell]] = {}
-    for cell in cells:
-        by_label.setdefault(cell.entry.label, []).append(cell)
+    labelled = by_label(cells)
     finished = [cell for cell in cells if cell.results]
-    first = by_label[finished[0].entry.label] if finished else []
+    first = labelled[finished[0].entry.label] if finished else []
     by = by or (first[0].config.evaluate.select_by if first else "")
     rows = [
         make_row(finished[:1], name, label=name.replace("_", " "))
         for name in (baselines(finished[0]) if finished else ())
     ]
-    for label, members in by_label.items():
+    for label, members in labelled.items():
         rows.append(make_row(members, "test", label=label, first=first, by=by))
         rows += [
             make_row(members, name, label=told, first=first, by=by)
@@ -127,7 +125,7 @@ def _group(key: tuple, cells: list[Cell], *, by: str) -> dict[str, Any]:
     ]
     rows += [
         make_row(members, "test_new", label=f"new items, {label}", first=first, by=by)
-        for label, members in by_label.items()
+        for label, members in labelled.items()
         if any("test_new" in new_items(cell) for cell in members)
     ]
     metrics = dict.fromkeys(m for cell in finished for m in metrics_of(cell))
@@ -136,8 +134,17 @@ def _group(key: tuple, cells: list[Cell], *, by: str) -> dict[str, Any]:
         "compared_by": by or None,
         "indexes": sorted({cell.results["index"] for cell in finished}),
         "devices": sorted({cell.results["device"] for cell in finished}),
+        "together": any(cell.results.get("together", 1) > 1 for cell in finished),
         "rows": rows,
     }
+
+
+def by_label(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
+    """The runs of each entry, a seed each."""
+    entries: dict[str, list[Cell]] = {}
+    for cell in cells:
+        entries.setdefault(cell.entry.label, []).append(cell)
+    return entries
 
 
 def baselines(cell: Cell) -> list[str]:

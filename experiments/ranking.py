@@ -17,25 +17,18 @@ from recall_jax import checkpoint, logs
 
 def ranked(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     """A row a setting, the best on validation first; means over its finished seeds."""
-    by_label: dict[str, list[Cell]] = {}
-    for cell in cells:
-        by_label.setdefault(cell.entry.label, []).append(cell)
-    rows = []
-    for label, members in by_label.items():
-        done, metric = [c for c in members if c.results], _metric(cells)
+    rows, metric = [], _metric(cells)
+    for label, members in compare.by_label(cells).items():
+        done = [cell for cell in members if cell.results]
         values = [cell.results["valid"][metric] for cell in done]
-        tested = (
-            {name: _mean(done, name) for name in compare.metrics_of(done[0])}
-            if (done)
-            else {}
-        )
+        names = compare.metrics_of(done[0]) if done else []
         rows.append(
             {
                 "setting": label,
                 "own": members[0].entry.own,
                 "valid": float(np.mean(values)) if done else None,
                 "valid_sd": float(np.std(values, ddof=1)) if len(done) > 1 else None,
-                "test": tested,
+                "test": {name: _mean(done, name) for name in names},
                 "finished": len(done),
                 "seeds": len(members),
                 "outcomes": {str(c.seed): c.outcome for c in members},

@@ -179,13 +179,13 @@ def plan(cells: Sequence[Cell]) -> str:
     """Which seeds are finished, begun and missing, and about how long the rest takes;
     a run begun counts whole."""
     seconds, unknown = 0.0, 0
-    for members in by_label(cells).values():
+    for members in compare.by_label(cells).values():
         mean, left = _mean_seconds(members), sum(not cell.results for cell in members)
         seconds, unknown = seconds + left * mean, unknown + left * (not mean)
     told = [f"about {seconds / 60:,.1f} minutes to go, by the seeds that are finished"]
     if unknown:
         told.append(f"{unknown} runs more of configs that have none, of unknown length")
-    return "\n".join([progress(by_label(cells)), *told])
+    return "\n".join([progress(compare.by_label(cells)), *told])
 
 
 def progress(named: dict[str, Sequence[Cell]]) -> str:
@@ -206,14 +206,6 @@ def _mean_seconds(cells: Sequence[Cell]) -> float:
     """Of those that are finished; 0 without any."""
     spent = [sum(cell.results["seconds"].values()) for cell in cells if cell.results]
     return float(np.mean(spent)) if spent else 0.0
-
-
-def by_label(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
-    """The runs of each entry, a seed each."""
-    entries: dict[str, list[Cell]] = {}
-    for cell in cells:
-        entries.setdefault(cell.entry.label, []).append(cell)
-    return entries
 
 
 def define_flags() -> None:

@@ -64,6 +64,8 @@ def legend(group: dict[str, Any]) -> list[str]:
         "seeds, mean +- half its 95 % interval (Student's t over seeds)"
     )
     seconds = f"seconds of training, mean over seeds; on {', '.join(group['devices'])}"
+    if group["together"]:
+        seconds += "; of runs trained together, a share of their time"
     lines = [measured, spread, *([versus] if _compares(group) else []), seconds]
     if group["indexes"] != ["exact"]:
         lines.append(f"rows of models searched through {', '.join(group['indexes'])}")
