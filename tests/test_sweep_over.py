@@ -59,6 +59,18 @@ def test_a_config_may_name_its_sweep(tmp_path):
             cli.load_sweep(str(path))
 
 
+def test_the_sweeps_of_shipped_configs_are_plain_grids(tmp_path):
+    named = {name: cli.load_sweep(name) for name in cli.config_names()}
+    assert named["dssm_ml1m"]
+    for name, overs in named.items():
+        if overs:
+            made = over.make_settings(entry(name), overs, samples=0, seed=0)
+            sweep_plan.check(made, memory_gb=0.0)
+            assert len(made) == len(
+                table.make_cells(made, num_seeds=1, folder=tmp_path)
+            )
+
+
 def test_traced_fields_share_a_group_and_others_do_not(tmp_path):
     overs = ["negatives.alpha=0,1", "optim.tables=sgd,lazy_adam"]
     made = over.make_settings(entry("mf_ml1m_popularity"), overs, samples=0, seed=0)

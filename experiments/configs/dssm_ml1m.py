@@ -18,6 +18,14 @@ from recall_jax.objective import LossConfig
 from recall_jax.train import OptimConfig
 
 
+def get_sweep() -> list[str]:
+    """Of python -m experiments.sweep --config=dssm_ml1m."""
+    return [
+        "loss.temperature=0.04,0.07,0.1",
+        "optim.learning_rate=log(1e-3,4e-3,3)",
+    ]
+
+
 def get_config() -> Experiment:
     return Experiment(
         name="dssm_ml1m",
