@@ -57,7 +57,7 @@ STUDY = Study(
     "context leaves its rank within the market as it is at weight 1 and worsens it at 3, "
     "counting booked sessions five times worsens it most (.325 against .301), negatives of "
     "the market are worth a hundredth, and popularity (.280) orders a market better than "
-    "any setting. On the shop's log the global context is worth .007, no more than its "
+    "any setting. On the shop's log the global context is worth .007, just above its "
     "interval, and negatives of the category cost .022.",
     by="booked_rank_in_market",
 )
