@@ -59,5 +59,5 @@ STUDY = Study(
     "catalogue; at equal epochs a batch of 4,096 loses .019 to one of 1,024. Against Wang "
     "et al. a queue collapses (its old copies take no gradient: negatives.md), and against "
     "Xiong et al. the hardest 32, uncorrected, lose two thirds, while semi-hard ones are "
-    "worth perhaps .006 for nearly four times the time.",
+    "worth .007 for nearly four times the time.",
 )
