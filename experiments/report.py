@@ -44,8 +44,10 @@ def main(argv: list[str]) -> None:
     sections = [_section(group, by=options.by) for group in groups]
     write(sections, to, title=options.title or f"Report: {to.name}")
     done = sum(cell.results is not None for group in groups for cell in group.cells)
+    plural = "s" * (len(groups) != 1)
     print(
-        f"read       {len(found)} runs, {done} of them finished, {len(groups)} groups"
+        f"read       {len(found)} runs, {done} of them finished, "
+        f"{len(groups)} group{plural}"
     )
     plots = sum(len(section.pictures) for section in sections)
     print(f"written    {to}/index.html, table.md, table.csv, {plots} plots (*.png)")
