@@ -14,8 +14,9 @@ told in its row and the others go on; the exit status is then 1.
 
 --config.field=value overrides all settings and wants a folder of its own. --write_page
 makes experiments/ABLATIONS.md of the studies in RUNS and of what their files say was
-found, and puts the tables that README.md shows in their place. JAX_COMPILATION_CACHE_DIR=FOLDER in the environment compiles a config once for all
-of its seeds.
+found, and puts the tables that README.md shows in their place.
+JAX_COMPILATION_CACHE_DIR=FOLDER in the environment compiles a config once for all of its
+seeds.
 """
 
 import pathlib

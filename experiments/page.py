@@ -16,8 +16,8 @@ HEAD = """# Ablations
 One thing changed at a time, by `python -m experiments.ablate NAME`; the study files in
 `experiments/studies/` say what, and this page is `python -m experiments.ablate
 --write_page`. Budgets are small and alike for all settings of a study: read differences
-within a table, not figures against other pages. Each run had one core of two, at times with
-other work on both: read seconds as about."""
+within a table, not figures against other pages, and seconds as about: what else a machine
+does is in them."""
 
 
 def write(runs: pathlib.Path, *, path: str) -> str:
