@@ -79,7 +79,8 @@ def test_each_device_encodes_its_own_items(name):
         (share,) = {len(part.data) for part in eight.items.array.addressable_shards}
         assert 0 <= 8 * share - len(items) < 8 + size, "no device has many more"
         np.testing.assert_allclose(eight.items.on_host(), items, rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(eight.queries, queries, rtol=1e-5, atol=1e-5)
+        # Vectors of length 1: an element near 0 is as far off as the others, some ulp of 1.
+        np.testing.assert_allclose(eight.queries, queries, rtol=1e-5, atol=3e-6)
 
 
 def test_vectors_travel_and_tables_stay():
