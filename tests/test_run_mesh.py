@@ -216,12 +216,12 @@ def test_a_resumed_run_holds_one_state(one, monkeypatch):
     made, shapes_alone, gone = [], [], []
     read, go_on = checkpoint._read_arrays, fit.fit
 
-    def reading(path, like):
+    def reading(path, like, **how):
         leaves = jax.tree.leaves(made[-1]._replace(slots={})) if made else []
         gone.append(all(leaf.is_deleted() for leaf in leaves))
         kinds = {type(leaf) for leaf in jax.tree.leaves(like)}
         shapes_alone.append(kinds == {jax.ShapeDtypeStruct})
-        return read(path, like)
+        return read(path, like, **how)
 
     def fitting(loop, state):
         made.append(state)
