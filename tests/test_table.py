@@ -234,6 +234,16 @@ def test_the_difference_to_the_first_is_paired_by_seed(runs, tmp_path, monkeypat
     assert versus["metric"] == "hr@10" and versus["mean"] != pytest.approx(0.3)
 
 
+def test_seconds_of_runs_that_trained_together_are_told_as_shares(runs, tmp_path):
+    arguments = "--configs=dssm_synthetic", "--seeds=2", f"--runs={tmp_path}"
+    command(*arguments)
+    assert "a share of their time" not in written(tmp_path)[0]
+    path = tmp_path / "dssm_synthetic" / "seed-1" / "results.json"
+    run_files.write_json(path, run_files.read_json(path) | {"together": 4})
+    command(*arguments)
+    assert "a share of their time" in written(tmp_path)[0]
+
+
 def test_what_may_not_be_compared_stands_apart(runs, tmp_path):
     entries = [
         "dssm_synthetic",
