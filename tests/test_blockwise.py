@@ -279,7 +279,8 @@ def test_eight_devices_give_the_loss_and_gradients_of_one(form, monkeypatch):
     on_eight = gradient(*jax.device_put(args, split))
     assert len(on_eight[1][0].sharding.device_set) == 8
     jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
+        # Sums whose terms reach about 8: some ulp of those, whatever the sum.
+        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=8e-6),
         gradient(*args),
         jax.device_get(on_eight),
     )
