@@ -44,6 +44,13 @@ VARIANTS = (
     "dssm mf with biases",
 )
 MODELS = (*CONFIGS, *VARIANTS)
+QUICK = (  # of every kind one
+    "youtubednn_synthetic",
+    "eges_synthetic",
+    "airbnb with new items",
+    "dssm of everything",
+    "dssm mf with biases",
+)
 
 
 def make_run(name: str) -> towers.Run:

@@ -9,13 +9,45 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+from marks import slow_but
 
-from experiments import cli, run
-from recall_jax import checkpoint
+from experiments import cli, run, training
+from recall_jax import checkpoint, sharding, train
 from recall_jax.data import stream, synthetic
 from recall_jax.data.interactions import Entities, Interactions
 
 NAMES = cli.config_names()
+# Trained in full by a slow test: each is in most that it does one of the others.
+ALIKE = {
+    "dssm_ml100k",
+    "dssm_ml1m",
+    "dssm_ml1m_file_order",
+    "dssm_seed_ml1m",
+    "eges_ecomm",
+    "eges_ml1m",
+    "eges_ml1m_file_order",
+    "fm_ml1m",
+    "fm_ml1m_file_order",
+    "fm_synthetic",
+    "item2vec_ml1m",
+    "item2vec_ml1m_file_order",
+    "mf_ml1m",
+    "mf_ml1m_cosine_contrastive",
+    "mf_ml1m_file_order",
+    "mf_ml1m_hardest",
+    "mf_ml1m_in_batch",
+    "mf_ml1m_log_uniform",
+    "mf_ml1m_market",
+    "mf_ml1m_mixed",
+    "mf_ml1m_popularity",
+    "mf_ml1m_squared",
+    "mf_ml1m_suppressed",
+    "mf_ml1m_uniform",
+    "sequence_ml1m",
+    "sequence_synthetic",
+    "youtubednn_ml1m",
+    "youtubednn_seed_ml1m",
+}
 TINY_LOG = synthetic.Config(num_users=60, num_items=40, num_events=700, num_markets=4)
 SMALL = {  # any field of that name, wherever it stands; as in test_run, so that some
     "batch_size": 16,  # programs are compiled already
@@ -103,7 +135,30 @@ def test_its_docstring_has_its_command_and_its_name_is_its_files(name):
     assert cli.load_config(name).name == name
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sorted(ALIKE))
+def test_its_step_can_be_traced(name):
+    config = shrunk(cli.load_config(name))
+    made_up = isinstance(config.data, synthetic.Config)
+    log = config.data.load() if made_up else tiny_log(config)
+    data, size = training.lay_out(config, log), config.train.batch_size
+    built = training.build(config, data, batch_size=size, made=sharding.outlined)
+    hypers = train.make_hypers(config.optim, config.loss, config.negatives, num_steps=1)
+    state, metrics = jax.eval_shape(
+        training.make_step(config, built),
+        built.state,
+        hypers,
+        training.make_corpus(config, data).source,
+        jax.ShapeDtypeStruct((size,), np.int32),
+    )
+    assert jax.tree.map(of, state) == jax.tree.map(of, built.state)
+    assert metrics["loss"].shape == ()
+
+
+def of(leaf) -> tuple:
+    return leaf.shape, leaf.dtype
+
+
+@pytest.mark.parametrize("name", slow_but(set(NAMES) - ALIKE, NAMES))
 def test_it_trains_is_cut_off_resumes_and_ends_finite(name, tmp_path, monkeypatch):
     config = shrunk(cli.load_config(name))
     if isinstance(config.data, stream.Config):

@@ -11,7 +11,8 @@ import sys
 import jax
 import numpy as np
 import pytest
-from exports import MODELS, make_run
+from exports import MODELS, QUICK, make_run
+from marks import slow, slow_but
 
 from recall_jax import evaluate, export, features, publish, towers
 from recall_jax.types import InputError
@@ -22,12 +23,16 @@ PAGE = pathlib.Path(export.__file__).with_suffix(".md")
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory, kept_programs, symbolic_shapes) -> dict[str, tuple]:
-    """(run, folder) by model; nobody writes there."""
-    parent, made = tmp_path_factory.mktemp("exports"), {}
-    for name in MODELS:
-        made[name] = make_run(name), parent / name
-        publish.write(*made[name], config=publish.Config(batch_size=16))
-    return made
+    """(run, folder) by model, each made when it is first read; nobody writes there."""
+    parent = tmp_path_factory.mktemp("exports")
+
+    class Exports(dict):
+        def __missing__(self, name):
+            self[name] = make_run(name), parent / name
+            publish.write(*self[name], config=publish.Config(batch_size=16))
+            return self[name]
+
+    return Exports()
 
 
 def trained(run: towers.Run, side: str) -> np.ndarray:
@@ -76,9 +81,11 @@ def alone(folders: list[pathlib.Path], code: str, cwd: pathlib.Path) -> str:
     return done.stdout
 
 
-def test_the_towers_of_every_model_run_without_this_package(exported, tmp_path):
+@pytest.mark.parametrize("names", [QUICK, slow(MODELS)], ids=["some", "all"])
+def test_the_towers_of_a_model_run_without_this_package(exported, names, tmp_path):
     folders = []
-    for name, (run, folder) in exported.items():
+    for name in names:
+        run, folder = exported[name]
         copy = tmp_path / name
         shutil.copytree(folder, copy)
         loaded, users = export.load(folder), np.arange(1, len(run.data.user_codes) + 1)
@@ -89,7 +96,9 @@ def test_the_towers_of_every_model_run_without_this_package(exported, tmp_path):
         folders.append(copy)
     alone(folders, code_blocks()[0] + CALL, tmp_path)
     for folder in folders:
-        run, made = exported[folder.name][0], np.load(folder / "made.npz")
+        run = exported[folder.name][0]
+        with np.load(folder / "made.npz") as read:
+            made = dict(read)
         for side in ("query", "item"):
             wanted = trained(run, side)
             assert wanted.std(axis=0).max() > 1e-3, (folder.name, side)
@@ -97,7 +106,7 @@ def test_the_towers_of_every_model_run_without_this_package(exported, tmp_path):
             np.testing.assert_allclose(made[side + "3"], wanted[:3], atol=1e-5)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", slow_but(QUICK, MODELS))
 def test_the_stored_vectors_are_those_that_are_served(exported, name):
     run, folder = exported[name]
     loaded = export.load(folder)
@@ -147,8 +156,8 @@ def test_a_tower_takes_only_what_it_reads(exported):
             {c["name"] for c in json.loads(text)["towers"][side]["columns"]}
             for side in ("query", "item")
         ]
-        for name, (_, folder) in exported.items()
-        for text in [(folder / "specification.json").read_text()]
+        for name in (*QUICK, "item2vec_synthetic")
+        for text in [(exported[name][1] / "specification.json").read_text()]
     }
     assert reads["dssm mf with biases"] == [{"user"}, {"item"}]
     assert reads["item2vec_synthetic"] == [{"history"}, {"item"}]

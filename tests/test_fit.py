@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import make_data
 from flax import nnx
+from marks import slow, slow_but
 
 from recall_jax import (
     candidates,
@@ -122,7 +123,7 @@ def test_hypers_reach_the_step(data):
         assert not np.allclose(one.tables["item"], other.tables["item"]), name
 
 
-@pytest.mark.parametrize("rule", list(tables.RULES))
+@pytest.mark.parametrize("rule", slow_but(("lazy_adam",), tables.RULES))
 def test_touched_rows_train_as_the_whole_table_does(rule, monkeypatch):
     """The same run with every table forced down the dense path, in every parameter."""
     data = make_data(users=60, items=500, events=1500, history_length=2)
@@ -224,7 +225,7 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("at", [1, 10])
+@pytest.mark.parametrize("at", [slow(1), 10])
 def test_a_run_cut_off_between_dispatches_resumes_bit_for_bit(
     data, tmp_path, monkeypatch, at
 ):
@@ -283,7 +284,7 @@ def test_early_stopping_keeps_the_best(data, tmp_path):
     assert_same(fitted.state.tables, states[1])
 
 
-@pytest.mark.parametrize("spoiled", ["loss", "gradient_norm"])
+@pytest.mark.parametrize("spoiled", ["loss", slow("gradient_norm")])
 def test_what_is_not_finite_stops_the_run_and_is_never_saved(data, tmp_path, spoiled):
     config = dataclasses.replace(SMALL, checkpoint_every=1)
     loop, state = loop_of(data, tmp_path, config=config)

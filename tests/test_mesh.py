@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from marks import slow, slow_but
 from meshes import run_steps
 from test_configs import NAMES, shrunk, tiny_log
 from test_objective import KINDS, LOSSES, MODEL, TINY, WARM
@@ -44,14 +45,6 @@ def small(name: str, **optim):
 def shop():
     split = interactions.split(TINY.load(), config=TINY)
     return dataset.prepare(split, history_length=5, min_history=1)
-
-
-def slow_but(quick, names):
-    """Names as parameters, marked slow but for the quick."""
-    return [
-        pytest.param(name, marks=() if name in quick else pytest.mark.slow)
-        for name in names
-    ]
 
 
 def check(config, data, *, steps: int, capacity: int | None = None) -> int:
@@ -106,12 +99,12 @@ def of_kind(config: NegativesConfig, loss: LossConfig) -> Experiment:
     )
 
 
-@pytest.mark.parametrize("name", slow_but(("queue", "semi_hard"), KINDS))
+@pytest.mark.parametrize("name", slow_but(("queue",), KINDS))
 def test_every_kind_of_negatives_is_global(shop, name):
     check(of_kind(KINDS[name], WARM), shop, steps=5)
 
 
-@pytest.mark.parametrize("kind", ["uniform", "full"])
+@pytest.mark.parametrize("kind", ["uniform", slow("full")])
 @pytest.mark.parametrize("name", slow_but(("gbce",), LOSSES))
 def test_every_loss_is_that_of_the_whole_batch(shop, name, kind):
     correction = "none"

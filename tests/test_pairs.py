@@ -63,6 +63,7 @@ def test_an_epoch_has_every_pair_of_a_full_window_once(shift, block):
     assert sorted(found) == expected
 
 
+@pytest.mark.slow
 def test_windows_are_drawn_uniformly_up_to_the_largest():
     config = PairsConfig(window=3, block=32)
     on = corpus(config, make_data())

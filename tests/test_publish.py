@@ -267,6 +267,7 @@ def test_what_is_missing_is_told_before_anything_is_loaded(workdir, tmp_path):
     assert "is no export" in refused(f"--run={workdir}", f"--to={workdir}")
 
 
+@pytest.mark.slow
 def test_the_benches_run_on_sizes_that_say_nothing(workdir, tmp_path):
     rows = formats.measure(workdir)
     assert [row["dtype"] for row in rows] == list(vectors.DTYPES)

@@ -8,6 +8,7 @@ import commands
 import jax
 import numpy as np
 import pytest
+from marks import slow_but
 from test_configs import shrunk
 
 from experiments import cli, recommend, restored, run, similar
@@ -16,6 +17,7 @@ from recall_jax.data import synthetic
 
 HISTORY_MODELS = ("dssm", "youtubednn", "sequence", "fm", "item2vec", "eges", "airbnb")
 NAMES = [f"{name}_synthetic" for name in HISTORY_MODELS] + ["mf_synthetic_graded"]
+QUICK = [f"{name}_synthetic" for name in ("youtubednn", "eges")]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +61,7 @@ def searched(data, user: int, position: int) -> dict[str, list[str]]:
     return {"searched": [words[j - 1] for j in np.asarray(ids) if j]}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", slow_but(QUICK, NAMES))
 def test_a_history_up_to_the_test_gives_the_list_that_evaluation_ranks(name, trained):
     _, loaded, recommender = trained(name)
     data, config = loaded.data, loaded.config.evaluate
@@ -82,7 +84,7 @@ def test_a_history_up_to_the_test_gives_the_list_that_evaluation_ranks(name, tra
         assert not set(got.ids) & set(met)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", slow_but(QUICK, NAMES))
 def test_a_known_user_is_taken_as_he_is_after_his_last_event(name, trained):
     _, loaded, recommender = trained(name)
     data = loaded.data

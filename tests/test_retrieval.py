@@ -270,7 +270,7 @@ def test_what_does_not_fit_is_an_error(build):
 
 
 @pytest.mark.parametrize("build", PREFER_LOWER, ids=["exact", "tiled"])
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     st.integers(1, 30),
     st.integers(1, 12),

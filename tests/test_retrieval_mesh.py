@@ -71,7 +71,7 @@ def test_exclusions_and_filters_find_their_rows(build, devices):
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(
     st.sampled_from([2, 4, 8]),
     st.sampled_from([1, 5, 16, 23]),

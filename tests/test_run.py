@@ -187,6 +187,7 @@ def test_a_finished_run_prints_its_results_again(whole, monkeypatch):
     assert files(whole.workdir) == before
 
 
+@pytest.mark.slow
 def test_one_seed_is_one_run_and_another_seed_another(whole, tmp_path):
     """The same run is made from the config.json of the first."""
     config = f"--config={whole.workdir / 'config.json'}"
@@ -208,6 +209,7 @@ def test_the_flags_that_a_run_prints_are_its_config(whole):
     assert [x for x in again.splitlines() if x.startswith("--config.")] == printed
 
 
+@pytest.mark.slow
 def test_planted_taste_is_learned(tmp_path):
     results = finish(
         "--config=dssm_synthetic",
@@ -350,6 +352,7 @@ def assert_same_runs(one, other) -> None:
     assert_same_run(one / "ties_shuffled", other / "ties_shuffled")
 
 
+@pytest.mark.slow
 def test_kills_between_checkpoints_change_nothing(whole, tmp_path, kept_programs):
     """The default, a checkpoint an epoch: what came after it is done again. The first
     kill falls on compilation."""

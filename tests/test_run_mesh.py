@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import test_run_given
 from conftest import make_data
+from marks import slow
 from meshes import mesh_of
 from test_configs import shrunk
 from test_run import (  # noqa: F401
@@ -67,7 +68,7 @@ def test_a_block_is_shared_out():
     np.testing.assert_array_equal(rows.on_host()[:, 0], np.arange(33) / 2)
 
 
-@pytest.mark.parametrize("name", ["dssm_synthetic", "sequence_synthetic"])
+@pytest.mark.parametrize("name", [slow("dssm_synthetic"), "sequence_synthetic"])
 def test_each_device_encodes_its_own_items(name):
     one = encoded(name, batch_size=1000)
     items, queries = one.items.on_host(), np.asarray(one.queries)
@@ -197,7 +198,7 @@ def cut_off(*arguments, workdir, monkeypatch) -> None:
 
 @pytest.mark.parametrize(
     ("begun", "resumed"),
-    [("1", "8"), pytest.param("0", "1", marks=pytest.mark.slow)],
+    [pytest.param(*x, marks=pytest.mark.slow) for x in ("18", "01")],
 )
 def test_a_run_goes_on_on_other_devices(one, tmp_path, monkeypatch, begun, resumed):
     begin = *SYNTHETIC, f"--devices={begun}"

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from marks import slow
 from test_recommend import command, one_epoch, rows_of
 
 import recall_jax
@@ -9,7 +10,7 @@ from experiments import cli, export, restored, run, similar
 from recall_jax import publish, serving
 
 
-@pytest.mark.parametrize("name", ["youtubednn_synthetic", "eges_synthetic"])
+@pytest.mark.parametrize("name", ["youtubednn_synthetic", slow("eges_synthetic")])
 def test_an_export_recommends_what_its_run_does(name, symbolic_shapes, tmp_path):
     folder = tmp_path / "run"
     run.run(one_epoch(cli.load_config(name)), folder)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from marks import slow_but
 from test_configs import NAMES, shrunk, tiny_log
 
 from experiments import cli, streaming, training
@@ -19,7 +20,7 @@ STEPS = 20
 SETTINGS = ((0, 1.0), (1, 1.5), (1, 2.0))  # seed, and what hypers are multiplied by
 RATE = 0.2  # of the config's learning rate: Adam magnifies what rounding leaves of zero
 TRACED = ("learning_rate", "weight_decay", "temperature", "margin", "strength")
-QUICK = ("item2vec_synthetic", "mf_ml1m_popularity")
+QUICK = ("mf_ml1m_popularity",)
 
 
 def in_float64(tree):
@@ -123,10 +124,7 @@ def assert_equal(one, other):
     jax.tree.map(same, one, other)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NAMES],
-)
+@pytest.mark.parametrize("name", slow_but(QUICK, NAMES))
 def test_each_setting_ends_as_alone(name):
     with jax.enable_x64(True):
         step, *rest = pieces(name)

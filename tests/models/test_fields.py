@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import make_log
 from flax import nnx
+from marks import slow_but
 
 from experiments import training
 from recall_jax import layers, negatives, sharding
@@ -143,7 +144,7 @@ def test_an_item_without_a_title_is_finite_in_value_and_gradient(data, text):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
-@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("text", slow_but(("attention",), TEXTS))
 def test_a_model_trains_on_texts_and_on_every_kind_of_history(data, text):
     config = Experiment(
         name="texts",

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import make_log
 from flax import nnx
+from marks import slow
 
 from experiments import figures, training
 from recall_jax import evaluate, fit, negatives, sharding, train
@@ -29,7 +30,7 @@ def prepare(log=None):
     return dataset.prepare(split, history_length=H, min_history=1, span=H)
 
 
-@pytest.mark.parametrize("table", ["own", "shared"])
+@pytest.mark.parametrize("table", [slow("own"), "shared"])
 def test_a_training_position_has_the_vector_that_serves_its_history(table):
     data = prepare()
     config = dataclasses.replace(SMALL, history_table=table)
@@ -73,7 +74,7 @@ NEGATIVES = [
 
 
 @pytest.mark.parametrize("config", NEGATIVES, ids=lambda config: config.kind)
-@pytest.mark.parametrize("loss", ["softmax", "bpr"])
+@pytest.mark.parametrize("loss", ["softmax", slow("bpr")])
 def test_a_row_costs_what_its_examples_cost_one_by_one(config, loss):
     """The loss of a row is that of its vectors as so many examples of any other model."""
     config = dataclasses.replace(
