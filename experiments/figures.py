@@ -25,8 +25,29 @@ CURVE = (1, 2, 5, 10, 20, 50)  # the k of curves, up to the largest of the metri
 CURVE_KINDS = ("hr", "recall", "ndcg")
 
 
-Compared = tuple[dict[str, Result], float | None]
-"""Test figures of the baselines by name, and EASE's l2 where it is among them."""
+class Figures(NamedTuple):
+    """Of some queries."""
+
+    means: dict[str, float]
+    intervals: dict[str, list[float]] | None  # none of queries too few
+
+
+class Row(NamedTuple):
+    """What results.json says of one ranking of the test part."""
+
+    result: Result
+    intervals: dict[str, list[float]]
+    segments: dict[str, dict[str, Figures]]  # by grouping and segment
+    curve: Figures  # at several k
+    lists: dict[str, float]  # what they are made of; {} of sampled candidates
+
+
+class Compared(NamedTuple):
+    """What stands beside a model, the same for all on one data set."""
+
+    rows: dict[str, Row]  # of baselines
+    other_ties: dict[str, Row]  # the bigram's with ties broken the other way
+    ease_l2: float | None  # where EASE is among them
 
 
 def measure_rows(
@@ -52,32 +73,65 @@ def measure_rows(
     )
     searched = through_indexes(vectors, data=data, config=settings)
     chosen = searched[settings.index]
-    baseline_rows, ease_l2 = compared or measure_baselines(config, data)
-    rows = {"test": chosen.result, **baseline_rows}
-    beside = {
-        name: through.result
+    known = compared or compare(config, prepared)
+    rows = {"test": as_row(chosen.result, config=config, data=data), **known.rows}
+    intervals = {name: row.intervals for name, row in (rows | known.other_ties).items()}
+    intervals |= {
+        name: through.result.intervals()
         for name, through in searched.items()
         if name != settings.index
     }
-    segmented, curves = _segments(config, data, rows), _curves(config, data, rows)
-    if (other := prepared.other_ties) is not None:
-        rows |= _other_bigram(config, other)
+    baselines_beside = known.rows | known.other_ties
     return {
         "candidates": evaluate.ranked(settings),
         "valid": valid.means(),
         "test": chosen.result.means(),
         "index": settings.index,
         "indexes": as_indexes(searched),
-        "baselines": {name: rows[name].means() for name in rows if name != "test"},
-        "ease_l2": ease_l2,
-        "intervals": {
-            name: result.intervals() for name, result in (rows | beside).items()
+        "baselines": {n: row.result.means() for n, row in baselines_beside.items()},
+        "ease_l2": known.ease_l2,
+        "intervals": intervals,
+        "segments": _segments(config, data, rows),
+        "curves": {
+            name: {"metrics": row.curve.means, "intervals": row.curve.intervals}
+            for name, row in rows.items()
         },
-        "segments": segmented,
-        "curves": curves,
-        "lists": _lists(config, data, rows),
+        "lists": _lists(config, data, rows | known.other_ties),
         "test_pass_seconds": encoding + chosen.build_seconds + chosen.pass_seconds,
     }
+
+
+def as_row(result: Result, *, config: Experiment, data: Data) -> Row:
+    """Everything that is told of a result on the test part."""
+    names = config.evaluate.metrics
+    segmented = {
+        group: {
+            segment.name: _figures(
+                segments.values(segment, result.ranks, names), fewest=FEWEST
+            )
+            for segment in members
+        }
+        for group, members in segments.of_part(data, data.test).items()
+    }
+    last = evaluate.cutoff(config.evaluate)
+    sizes = [*(k for k in CURVE if k < last), last]
+    curve = metrics.metric_table(
+        result.ranks,
+        evaluate.targets(data, data.test, seen=False).count,
+        [f"{kind}@{k}" for kind in CURVE_KINDS for k in sizes],
+    )
+    shown = {}
+    if config.evaluate.candidates == "all":  # nobody would be shown lists of a sample
+        num_items = data.dataset.num_items
+        shown = metrics.list_table(result.found.ids, k=last, num_items=num_items)
+    at_each_k = _figures(curve, fewest=1)
+    return Row(result, result.intervals(), segmented, at_each_k, shown)
+
+
+def _figures(values: dict[str, np.ndarray], *, fewest: int) -> Figures:
+    (num,) = {len(value) for value in values.values()}
+    means = {name: float(value.mean()) for name, value in values.items()}
+    return Figures(means, evaluate.intervals(values) if num >= fewest else None)
 
 
 class Through(NamedTuple):
@@ -159,14 +213,17 @@ def versus(result: Result, exact: Result) -> dict[str, dict[str, Any]]:
 
 
 def _segments(
-    config: Experiment, data: Data, rows: dict[str, Result]
+    config: Experiment, data: Data, rows: dict[str, Row]
 ) -> dict[str, dict[str, Any]]:
     """Every row's figures by grouping and segment; where items were hidden from training,
     with what a random order has for those."""
     groups = segments.of_part(data, data.test)
     made = {
         group: {
-            segment.name: _segment(segment, rows, names=config.evaluate.metrics)
+            segment.name: _segment(
+                segment,
+                {n: row.segments[group][segment.name] for n, row in rows.items()},
+            )
             for segment in members
         }
         for group, members in groups.items()
@@ -176,13 +233,11 @@ def _segments(
         queries = groups["popularity"][-1].targets.any(axis=1)
         by_chance = evaluate.chance(data, data.test, config=config.evaluate)
         by_chance = {name: value[queries] for name, value in by_chance.items()}
-        _add(made["popularity"]["new"], "chance", by_chance)
+        _add(made["popularity"]["new"], "chance", _figures(by_chance, fewest=FEWEST))
     return made
 
 
-def _segment(
-    segment: segments.Segment, rows: dict[str, Result], *, names: tuple[str, ...]
-) -> dict[str, Any]:
+def _segment(segment: segments.Segment, rows: dict[str, Figures]) -> dict[str, Any]:
     made = {
         "told": segment.told,
         "queries": int(segment.targets.any(axis=1).sum()),
@@ -190,57 +245,27 @@ def _segment(
         "rows": {},
         "intervals": {},
     }
-    for name, result in rows.items():
-        _add(made, name, segments.values(segment, result.ranks, names))
+    for name, found in rows.items():
+        _add(made, name, found)
     return made
 
 
-def _add(made: dict[str, Any], row: str, values: dict[str, np.ndarray]) -> None:
-    made["rows"][row] = {name: float(value.mean()) for name, value in values.items()}
-    if made["queries"] >= FEWEST:
-        made["intervals"][row] = evaluate.intervals(values)
+def _add(made: dict[str, Any], row: str, found: Figures) -> None:
+    made["rows"][row] = found.means
+    if found.intervals is not None:
+        made["intervals"][row] = found.intervals
 
 
-def _curves(
-    config: Experiment, data: Data, rows: dict[str, Result]
-) -> dict[str, dict[str, Any]]:
-    """Every row's hit rate, recall and NDCG at several k, from the lists there are."""
-    last = evaluate.cutoff(config.evaluate)
-    sizes = [*(k for k in CURVE if k < last), last]
-    names = [f"{kind}@{k}" for kind in CURVE_KINDS for k in sizes]
-    count = evaluate.targets(data, data.test, seen=False).count
-    made = {}
-    for row, result in rows.items():
-        values = metrics.metric_table(result.ranks, count, names)
-        made[row] = {
-            "metrics": {name: float(value.mean()) for name, value in values.items()},
-            "intervals": evaluate.intervals(values),
-        }
-    return made
-
-
-def _lists(config: Experiment, data: Data, rows: dict[str, Result]) -> dict[str, Any]:
+def _lists(config: Experiment, data: Data, rows: dict[str, Row]) -> dict[str, Any]:
     """What the first k of all lists are made of, k the largest of the metrics; in row
-    "targets" lists of nothing but what was to be found. Nothing of sampled metrics, whose
-    lists nobody would be shown."""
+    "targets" lists of nothing but what was to be found. Nothing of sampled metrics."""
     if config.evaluate.candidates != "all":
         return {}
-    k, num_items = evaluate.cutoff(config.evaluate), data.dataset.num_items
-    table = functools.partial(metrics.list_table, num_items=num_items)
     wanted = evaluate.targets(data, data.test, seen=False).positions
-    made = {"targets": table(wanted, k=wanted.shape[1])}
-    made |= {name: table(result.found.ids, k=k) for name, result in rows.items()}
-    return {"k": k, "rows": made}
-
-
-def _other_bigram(config: Experiment, other: Data) -> dict[str, Result]:
-    """The bigram on the split with ties broken the other way."""
-    ties = "file" if config.data.ties == "shuffled" else "shuffled"
-    search = baselines.bigram(other, other.test)
-    found = evaluate.measure(
-        search, data=other, part=other.test, config=config.evaluate
-    )
-    return {f"bigram_ties_{ties}": found}
+    k, num_items = wanted.shape[1], data.dataset.num_items
+    made = {"targets": metrics.list_table(wanted, k=k, num_items=num_items)}
+    made |= {name: row.lists for name, row in rows.items()}
+    return {"k": evaluate.cutoff(config.evaluate), "rows": made}
 
 
 _KEPT: contextvars.ContextVar[dict[str, Any] | None] = contextvars.ContextVar(
@@ -250,8 +275,8 @@ _KEPT: contextvars.ContextVar[dict[str, Any] | None] = contextvars.ContextVar(
 
 @contextlib.contextmanager
 def baselines_kept() -> Iterator[None]:
-    """Within it, runs on the same data that measure alike share their baselines, which
-    can take longer than an epoch (EASE)."""
+    """Within it, runs on the same data that measure alike share what stands beside them:
+    it can take longer than an epoch (EASE)."""
     token = _KEPT.set({})
     try:
         yield
@@ -259,28 +284,52 @@ def baselines_kept() -> Iterator[None]:
         _KEPT.reset(token)
 
 
-def _once(measure: Callable) -> Callable:
-    """`measure` where nothing is kept; else each answer once."""
-
-    @functools.wraps(measure)
-    def known(config: Experiment, data: Data, *, ease_l2: float | None = None):
-        kept = _KEPT.get()
-        if kept is None:
-            return measure(config, data, ease_l2=ease_l2)
-        asked = [config_lib.as_dict(x) for x in (config.data, config.evaluate)]
-        key = json.dumps([data.fingerprint(), *asked, ease_l2])
-        if key not in kept:
-            kept[key] = measure(config, data, ease_l2=ease_l2)
-        return kept[key]
-
-    return known
+def _once(make: Callable[[], Any], *, config: Experiment, data: Data, of: Any) -> Any:
+    """What `make` gives; while such things are kept, made once for the same `of`."""
+    if (kept := _KEPT.get()) is None:
+        return make()
+    asked = [config_lib.as_dict(x) for x in (config.data, config.evaluate)]
+    key = json.dumps([data.fingerprint(), *asked, of])
+    if key not in kept:
+        kept[key] = make()
+    return kept[key]
 
 
-@_once
+def compare(config: Experiment, prepared: training.Prepared) -> Compared:
+    """The rows beside a model's."""
+    make = functools.partial(_compare, config, prepared)
+    return _once(make, config=config, data=prepared.data, of="rows")
+
+
+def _compare(config: Experiment, prepared: training.Prepared) -> Compared:
+    data, other = prepared
+    found, ease_l2 = measure_baselines(config, data)
+    rows = {name: as_row(x, config=config, data=data) for name, x in found.items()}
+    turned = {} if other is None else _other_bigram(config, other)
+    return Compared(rows, turned, ease_l2)
+
+
+def _other_bigram(config: Experiment, other: Data) -> dict[str, Row]:
+    """The bigram on the split with ties broken the other way."""
+    ties = "file" if config.data.ties == "shuffled" else "shuffled"
+    search = baselines.bigram(other, other.test)
+    found = evaluate.measure(
+        search, data=other, part=other.test, config=config.evaluate
+    )
+    return {f"bigram_ties_{ties}": as_row(found, config=config, data=other)}
+
+
 def measure_baselines(
     config: Experiment, data: Data, *, ease_l2: float | None = None
-) -> Compared:
+) -> tuple[dict[str, Result], float | None]:
     """Test figures of the baselines by name, and EASE's l2."""
+    make = functools.partial(_measure_baselines, config, data, ease_l2=ease_l2)
+    return _once(make, config=config, data=data, of=["baselines", ease_l2])
+
+
+def _measure_baselines(
+    config: Experiment, data: Data, *, ease_l2: float | None
+) -> tuple[dict[str, Result], float | None]:
     rows, ease_l2 = _baselines(config, data, ease_l2=ease_l2)
     found = {
         name: evaluate.measure(

@@ -273,7 +273,7 @@ def _measured(
 ) -> dict[str, Any]:
     config = cell.config
     if shared.compared is None:
-        shared.compared = figures.measure_baselines(config, shared.prepared.data)
+        shared.compared = figures.compare(config, shared.prepared)
     fitted = sweep.fitted(loop, lane, trained.like)
     seconds = collections.Counter(data=shared.seconds / num, train=0)
     seconds.update(fitted.seconds)

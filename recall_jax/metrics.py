@@ -6,7 +6,8 @@ are per query, so that they can be averaged by segment and resampled.
 """
 
 import difflib
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float, Float64, Int, Int32
@@ -16,6 +17,7 @@ from recall_jax.types import InputError
 MISS = int(np.iinfo(np.int32).max)
 """The rank of a target that was not found: beyond every k."""
 _DRAWS = 1 << 18  # of the bootstrap, at a time: what stays in a CPU's cache
+_KEPT_DRAWS = 1 << 23  # those of so many at most are kept, 16 MB
 
 Ids = Int[np.ndarray, "q r"]
 Scores = Float[np.ndarray, "q r"]
@@ -253,21 +255,33 @@ def bootstrap_interval(
         raise InputError("an interval over no queries; the part or segment is empty")
     if np.isnan(values).any():
         raise FloatingPointError(f"{np.isnan(values).sum()} values are not numbers")
-    generator = np.random.default_rng(seed)
-    block = max(1, _DRAWS // len(values))
-    sizes = [min(block, samples - start) for start in range(0, samples, block)]
-    means = [_resampled_means(values, generator, samples=size) for size in sizes]
+    total = len(values)
+    draws = _kept_draws if samples * total <= _KEPT_DRAWS else _draws
+    blocks = draws(total, seed=seed, samples=samples)
+    means = [times.astype(np.float64) @ values / total for times in blocks]
     tail = (1 - level) / 2
     low, high = np.quantile(np.concatenate(means), [tail, 1 - tail], axis=0)
     return low, high
 
 
-def _resampled_means(values, generator, *, samples):
-    total = len(values)
-    drawn = generator.integers(total, size=(samples, total), dtype=np.int32)
-    drawn += np.arange(samples, dtype=np.int32)[:, None] * np.int32(total)
-    times = np.bincount(drawn.ravel(), minlength=samples * total)
-    return times.reshape(samples, total).astype(np.float64) @ values / total
+def _draws(total: int, *, seed: int, samples: int) -> Iterator[np.ndarray]:
+    """How often each resample of `total` queries has each, in blocks of resamples."""
+    generator = np.random.default_rng(seed)
+    block = max(1, _DRAWS // total)
+    for start in range(0, samples, block):
+        size = min(block, samples - start)
+        drawn = generator.integers(total, size=(size, total), dtype=np.int32)
+        drawn += np.arange(size, dtype=np.int32)[:, None] * np.int32(total)
+        yield np.bincount(drawn.ravel(), minlength=size * total).reshape(size, total)
+
+
+@functools.lru_cache(maxsize=8)
+def _kept_draws(total: int, *, seed: int, samples: int) -> list[np.ndarray]:
+    """The same, drawn once: a run's rows are of the same queries, which cost less to
+    count again than to draw."""
+    return [
+        times.astype(np.uint16) for times in _draws(total, seed=seed, samples=samples)
+    ]
 
 
 _OF_RANKS = {"hr": hit_rate_at_k, "precision": precision_at_k, "mrr": mrr_at_k}
