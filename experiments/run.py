@@ -20,7 +20,15 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import cli, distributed, figures, run_files, summary, training
+from experiments import (
+    building,
+    cli,
+    distributed,
+    figures,
+    run_files,
+    summary,
+    training,
+)
 from experiments import results as results_lib
 from recall_jax import (
     checkpoint,
@@ -268,7 +276,7 @@ def _measure_conversions(
     config: Experiment, data: Data, encoder: evaluate.Encoder, params: Any
 ) -> dict[str, Any] | None:
     """Of models on sessions of which some convert."""
-    if not training.on_pairs(config):
+    if not building.on_pairs(config):
         return None
     made_by = config.model.pairs
     if made_by.corpus == "file" or not made_by.sequences.conversions:
@@ -319,7 +327,7 @@ def _measure_links(
     unless model.normalize is none. By popularity it is the product of both items'
     numbers of training events, those behind removed edges among them.
     """
-    if not (training.on_pairs(config) and config.model.pairs.removed_share):
+    if not (building.on_pairs(config) and config.model.pairs.removed_share):
         return {}
     links = pairs.make_links(data, config.model.pairs)
     vectors = evaluate.encode_items(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import cli, run_files, training
+from experiments import building, cli, run_files, training
 from experiments.compare import Cell
 from recall_jax import config as config_lib
 from recall_jax import fit, logs
@@ -115,7 +115,7 @@ def measure(config: Experiment, data: Any) -> Size:
     plan = fit.make_plan(config.train, num_rows=on.num_rows)
 
     def state():
-        return training.build(config, data, batch_size=plan.size * on.span).state
+        return building.build(config, data, batch_size=plan.size * on.span).state
 
     leaves = jax.tree.leaves(jax.eval_shape(state))
     kept = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)

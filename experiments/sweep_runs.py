@@ -9,16 +9,24 @@ import pathlib
 import resource
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
-from experiments import cli, figures, run, run_files, streaming, table, training
+from experiments import (
+    building,
+    cli,
+    figures,
+    run,
+    run_files,
+    streaming,
+    table,
+    training,
+)
 from experiments.compare import Cell
 from recall_jax import checkpoint, evaluate, fit, pairs, sweep, together, train
 from recall_jax.config import Experiment
-from recall_jax.data.dataset import Data
 from recall_jax.types import InputError
 
 ENDS = {"diverged": fit.Diverged, "failed": InputError}
@@ -193,6 +201,7 @@ def make_loops(
     encoder, loop = training.make_loop(first, data, cells[0].workdir)[:2]
     plan, size = loop.plan, loop.plan.size * loop.span
     corpora: dict[tuple[float, ...], pairs.Corpus] = {}
+    makers: dict[float | None, Callable] = {}  # by where a learned temperature starts
     begun: dict[tuple, tuple[train.TrainState, jax.Array]] = {}
     loops, states = [], []
     for cell in cells:
@@ -200,10 +209,13 @@ def make_loops(
         if (alpha := _exponents(config)) not in corpora:
             corpora[alpha] = training.make_corpus(config, data)
         learned = config.loss.temperature_kind == "learned"
-        start = config.seed, config.loss.temperature if learned else None
-        if start not in begun:
-            begun[start] = _first_state(config, data, batch_size=size)
-        state, key = begun[start]
+        at = config.loss.temperature if learned else None
+        if at not in makers:
+            makers[at] = building.first_states(config, data, batch_size=size)
+        if (config.seed, at) not in begun:
+            state, key = makers[at](config.seed)
+            begun[config.seed, at] = jax.device_get(state), key
+        state, key = begun[config.seed, at]
         run_files.write_description(config, data, cell.workdir)
         hypers = train.make_hypers(
             config.optim, config.loss, config.negatives, num_steps=plan.num_steps
@@ -213,14 +225,6 @@ def make_loops(
         loops.append(dataclasses.replace(loop, **changes))
         states.append(state)
     return encoder, loops, states
-
-
-def _first_state(
-    config: Experiment, data: Data, *, batch_size: int
-) -> tuple[train.TrainState, jax.Array]:
-    """The state before the first step, on the host, and the key of the data order."""
-    built = training.build(config, data, batch_size=batch_size)
-    return jax.device_get(built.state), built.order_key
 
 
 def orders_of(cells: Sequence[Cell]) -> list[int]:

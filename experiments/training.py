@@ -3,14 +3,12 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from flax import nnx
 
-from experiments import cli, run_files, streaming
+from experiments import building, cli, run_files, streaming
 from recall_jax import (
     checkpoint,
     evaluate,
@@ -18,11 +16,8 @@ from recall_jax import (
     fit,
     lookups,
     negatives,
-    objective,
-    pair_step,
     pairs,
     processes,
-    remembered,
     sharding,
     train,
 )
@@ -125,7 +120,7 @@ def make_loop(
     # Processes meet here, whoever has read its data first.
     check_same_everywhere(data)
     on = make_corpus(config, data)
-    if on_pairs(config):
+    if building.on_pairs(config):
         print(f"pairs      {on.described}")
     if data.log is not None:
         print(f"windows    {streaming.cut(config, data).told(data.log)}")
@@ -134,13 +129,13 @@ def make_loop(
         config.optim, config.loss, config.negatives, num_steps=plan.num_steps
     )
     check_devices(config, plan)
-    built = build(config, data, batch_size=plan.size * on.span)
+    built = building.build(config, data, batch_size=plan.size * on.span)
     plan = plan if epochs is None else plan._replace(epochs=epochs)
     on = on._replace(source=sharding.on_each(on.source))
     feed = streaming.make_feed(config, data, on, plan=plan, key=built.order_key)
     source, rows = streaming.some_rows(on, data, feed)
     built = with_capacity(config, built, source, num_rows=rows, size=plan.size)
-    encoder = make_encoder(config, built)
+    encoder = building.make_encoder(config, built)
     measured = functools.partial(
         evaluate.measure_model,
         encoder,
@@ -164,7 +159,7 @@ def make_loop(
 
     processes.of_first(lambda: run_files.write_description(config, data, workdir))
     loop = fit.Loop(
-        step=make_step(config, built),
+        step=building.make_step(config, built),
         feed=feed,
         span=on.span,
         hypers=sharding.on_each(hypers),
@@ -211,59 +206,30 @@ def restore_chosen(config: Experiment, data: Data, workdir: pathlib.Path) -> Res
         raise InputError(f"{workdir} holds no run: it has no data.json")
     run_files.check_same_data(data, workdir)
     size = config.train.batch_size * data.dataset.span
-    built = build(config, data, batch_size=size, made=sharding.outlined)
+    built = building.build(config, data, batch_size=size, made=sharding.outlined)
     like = built.state._replace(slots={})
     found = checkpoint.restore(workdir / "checkpoints", like, kind="best")
     if found is None:
         raise InputError(
             f"{workdir} has no model yet; one is there after the first validation"
         )
-    encoder, state = make_encoder(config, built), found[0]
+    encoder, state = building.make_encoder(config, built), found[0]
     return Restored(encoder, evaluate.params_of(state), int(state.step))
-
-
-def make_encoder(config: Experiment, built: "Built") -> evaluate.Encoder:
-    """The towers as they are used, with what the model's config adds to a catalogue."""
-    complete = getattr(config.model, "complete", None)
-    return evaluate.make_encoder(built.graph, complete=complete)
 
 
 def make_corpus(config: Experiment, data: Data) -> pairs.Corpus:
     """What a model's epochs are made of: examples, or pairs of items."""
-    if on_pairs(config):
+    if building.on_pairs(config):
         return pairs.make_corpus(data, config.model.pairs)
     source = negatives.make_source(data, config.negatives)
     told = f"{data.num_examples:,} training examples"
     return pairs.Corpus(source, data.num_rows, data.dataset.span, told)
 
 
-def on_pairs(config: Experiment) -> bool:
-    """Whether the model trains on pairs of items."""
-    return hasattr(config.model, "pairs")
-
-
-def make_step(config: Experiment, built: "Built") -> train.Step:
-    """The step of a model on examples, or on pairs of items."""
-    if on_pairs(config):
-        return pair_step.make_step(
-            built.graph, config=config.model.pairs, optimizer=built.optimizer
-        )
-    return train.make_step(
-        built.graph, objective=built.objective, optimizer=built.optimizer
-    )
-
-
-def make_reader(config: Experiment, built: "Built") -> train.Reader:
-    """What the step of a model looks up."""
-    if on_pairs(config):
-        return pair_step.make_reader(built.graph, config=config.model.pairs)
-    return train.make_reader(built.graph, objective=built.objective)
-
-
 def check_pairs(config: Experiment) -> None:
     """Raise InputError for pairs that mean nothing, and for fields that a model on pairs
     of items would not heed."""
-    if not on_pairs(config):
+    if not building.on_pairs(config):
         return
     pairs.check(config.model.pairs)
     for group in ("negatives", "loss"):
@@ -278,54 +244,11 @@ def check_pairs(config: Experiment) -> None:
                 )
 
 
-class Built(NamedTuple):
-    """An experiment's model, objective and optimizer, and the state to start from."""
-
-    graph: train.Graph
-    objective: objective.Objective
-    optimizer: train.Optimizer
-    state: train.TrainState
-    order_key: jax.Array
-
-
-def build(
-    config: Experiment, data: Data, *, batch_size: int, made: Callable = sharding.made
-) -> Built:
-    """Everything that a config decides about a step, the state by `made`."""
-    goal = objective.make_objective(config.loss, config.negatives)
-    objective.check_labels(config.loss, data.dataset.example_label)
-    optimizer = train.make_optimizer(config.optim)
-    keys = jax.random.split(jax.random.key(config.seed), 3)
-    graphs = []
-
-    def make(model_key, state_key):
-        model, tables = config.model.make(data.schema, nnx.Rngs(model_key))
-        memory = remembered.init_state(
-            config.negatives,
-            batch_size=batch_size,
-            num_items=data.dataset.num_items,
-            width=model_width(model, data),
-        )
-        graph, state = train.init_state(
-            model,
-            tables,
-            optimizer=optimizer,
-            key=state_key,
-            loss=goal.init_loss(),
-            memory=memory,
-        )
-        graphs.append(graph)  # but for its random state it is no array
-        return state, graph.random
-
-    state, random = made(make, keys[0], keys[1])
-    return Built(graphs[-1]._replace(random=random), goal, optimizer, state, keys[2])
-
-
 def check_devices(config: Experiment, plan: fit.Plan) -> None:
     """Raise InputError for a batch that the devices cannot share alike."""
     devices, negatives_ = sharding.num_devices(), config.negatives
     sizes = {"train.batch_size": plan.size}
-    if not on_pairs(config) and negatives_.kind in negatives.DRAWN_KINDS:
+    if not building.on_pairs(config) and negatives_.kind in negatives.DRAWN_KINDS:
         sizes["negatives.num"] = negatives_.num
     for field, size in sizes.items():
         if size % devices:
@@ -334,7 +257,7 @@ def check_devices(config: Experiment, plan: fit.Plan) -> None:
                 f"{field} {size} is not a multiple of the {devices} devices; try {near} "
                 f"or {near + devices}"
             )
-    if on_pairs(config):
+    if building.on_pairs(config):
         made_by = config.model.pairs
         groups = pairs.num_groups(plan.size, made_by.sharing)
         if groups % devices:
@@ -349,12 +272,12 @@ MEASURED = 8  # batches from which capacities are told
 
 
 def with_capacity(
-    config: Experiment, built: "Built", source: Any, *, num_rows: int, size: int
-) -> "Built":
+    config: Experiment, built: building.Built, source: Any, *, num_rows: int, size: int
+) -> building.Built:
     """The same with room for what devices ask of each other, as a few batches tell."""
     if sharding.num_devices() == 1:
         return built
-    read, tables = make_reader(config, built), built.graph.tables
+    read, tables = building.make_reader(config, built), built.graph.tables
 
     @jax.jit
     def most(state, source, examples, step):
@@ -375,10 +298,3 @@ def with_capacity(
         for table in tables
     }
     return built._replace(graph=built.graph._replace(capacity=capacity))
-
-
-def model_width(model: nnx.Module, data: Data) -> int:
-    """Of a model's vectors."""
-    model.eval()  # dropout would count its draws inside the trace
-    ids = jax.ShapeDtypeStruct((1,), np.int32)
-    return jax.eval_shape(lambda ids: model.item(data.dataset.item(ids)), ids).shape[-1]

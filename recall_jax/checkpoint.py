@@ -2,7 +2,7 @@
 
     folder/latest/000012-step-4800/   for resuming, the last two
     folder/best/000009-step-3600/     for evaluation and export, one
-        state/         the arrays, written by Orbax
+        state/         the arrays, written by Orbax, the small ones packed (`packed`)
         record.json    progress; shape and type of each leaf; SHA-256 of each file
 
 A checkpoint is made in a hidden folder, forced to disk, and only then renamed; what it
@@ -29,7 +29,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from recall_jax import processes
+from recall_jax import packed, processes
 from recall_jax.types import InputError
 
 KEPT = {"latest": 2, "best": 1}
@@ -50,11 +50,15 @@ def save(folder: Path, state: Any, *, kind: str, step: int, progress: dict) -> N
     """
     parent, leaves = _parent(folder, kind), _leaves(state)
     record = {"step": int(step), "progress": progress, "leaves": _described(leaves)}
+    # Orbax refuses arrays without elements; their shape in the record is all of them.
+    arrays = {name: leaf for name, leaf in leaves.items() if leaf.size}
+    if processes.count() == 1:
+        arrays, record["packed"] = packed.pack(arrays)
     json.dumps(record)  # what JSON cannot hold fails here, before anything is written
     building = parent / f".building-{step}"
     for stage in (
         functools.partial(_begin, folder, building),
-        functools.partial(_write_arrays, building / "state", leaves),
+        functools.partial(_write_arrays, building / "state", arrays),
         functools.partial(_join_arrays, building / "state"),
         functools.partial(_publish, building, record),
     ):
@@ -109,8 +113,11 @@ def _restored(
     found = processes.of_first(lambda: _newest_whole(parent, leaves))
     if found is None:
         return None
-    name, progress = found
-    return _read_arrays(parent / name / "state", like, place=place), progress
+    name, record = found
+    # A checkpoint of several processes, or an older one, has each leaf by itself.
+    packs = record.get("packed", {})
+    state = _read_arrays(parent / name / "state", like, packs=packs, place=place)
+    return state, record["progress"]
 
 
 def there(folder: Path, *, kind: str) -> bool:
@@ -182,7 +189,7 @@ def _newest_first(parent: Path) -> list[Path]:
 
 
 def _newest_whole(parent: Path, leaves: dict[str, str]) -> tuple[str, dict] | None:
-    """Name and progress of the newest good checkpoint, which must hold these leaves."""
+    """Name and record of the newest good checkpoint, which must hold these leaves."""
     damage = None
     for path in _newest_first(parent):
         try:
@@ -192,7 +199,7 @@ def _newest_whole(parent: Path, leaves: dict[str, str]) -> tuple[str, dict] | No
             warnings.warn(f"{damage}; trying the checkpoint before it", stacklevel=5)
             continue
         _check_same_leaves(record["leaves"], leaves, path)
-        return path.name, record["progress"]
+        return path.name, record
     if damage:
         raise InputError(
             f"no checkpoint in {parent} is whole: {damage}; bring a copy back, or remove "
@@ -258,11 +265,9 @@ def _check_same_leaves(saved: dict, asked: dict, path: Path) -> None:
             )
 
 
-def _write_arrays(path: Path, leaves: dict[str, Any]) -> None:
+def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
     """The parts of the arrays that this process has."""
     ocp, epath, handler = _orbax()
-    # Orbax refuses arrays without elements; their shape in the record is all of them.
-    arrays = {name: leaf for name, leaf in leaves.items() if leaf.size}
     handler.save(epath.Path(path), args=ocp.args.PyTreeSave(arrays))
 
 
@@ -273,12 +278,19 @@ def _join_arrays(path: Path) -> None:
         handler.finalize(epath.Path(path))
 
 
-def _read_arrays(path: Path, like: Any, *, place: Callable) -> Any:
+def _read_arrays(
+    path: Path, like: Any, *, packs: dict[str, list[str]], place: Callable
+) -> Any:
     ocp, epath, handler = _orbax()
     leaves = _leaves(like)
-    how = {name: _restore_args(x, ocp) for name, x in leaves.items() if x.size}
+    inside = {name for held in packs.values() for name in held}
+    alone = {name: x for name, x in leaves.items() if x.size and name not in inside}
+    how = {name: _restore_args(x, ocp) for name, x in alone.items()}
+    how |= {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in packs}
     args = ocp.args.PyTreeRestore(item=dict.fromkeys(how, 0), restore_args=how)
     found = handler.restore(epath.Path(path), args=args)
+    shapes = {name: x.shape for name, x in leaves.items()}
+    found = packed.unpack(packed.Packed(found, packs), shapes)
     for name in leaves.keys() - found.keys():
         found[name] = np.zeros(leaves[name].shape, leaves[name].dtype)
     placed = [place(found[name], _sharding(x)) for name, x in leaves.items()]

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from test_configs import shrunk
 
-from experiments import cli, training
+from experiments import building, cli, training
 from recall_jax import towers
 from recall_jax.models import markov, mf
 
@@ -57,7 +57,7 @@ def make_run(name: str) -> towers.Run:
     config = config_of(name)
     log = config.data.load()
     data = training.lay_out(config, log)
-    built = training.build(config, data, batch_size=16 * data.dataset.span)
+    built = building.build(config, data, batch_size=16 * data.dataset.span)
     rng = np.random.default_rng(0)
 
     def moved(leaf: jax.Array) -> jax.Array:
@@ -67,7 +67,7 @@ def make_run(name: str) -> towers.Run:
     state = built.state
     params = jax.tree.map(moved, (state.tables, state.dense, state.statistics))
     return towers.Run(
-        training.make_encoder(config, built),
+        building.make_encoder(config, built),
         params,
         data,
         name=config.name,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import training
+from experiments import building, training
 from recall_jax import fit, sharding, train
 
 
@@ -43,7 +43,7 @@ def run_steps(
         hypers = train.make_hypers(
             config.optim, config.loss, config.negatives, num_steps=steps
         )
-        built = training.build(config, data, batch_size=plan.size * on.span)
+        built = building.build(config, data, batch_size=plan.size * on.span)
         source = float64(sharding.on_each(on.source))
         built = training.with_capacity(
             config, built, source, num_rows=on.num_rows, size=plan.size
@@ -54,7 +54,7 @@ def run_steps(
         built = built._replace(state=float64(built.state))
         rows = np.random.default_rng(1).integers(0, on.num_rows, (steps, plan.size))
         examples = sharding.on_each((rows * on.span).astype(np.int32))
-        run = train.scan_steps(training.make_step(config, built))
+        run = train.scan_steps(building.make_step(config, built))
         state, metrics = run(
             built.state, float64(sharding.on_each(hypers)), source, examples
         )

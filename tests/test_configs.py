@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from marks import slow_but
 
-from experiments import cli, run, training
+from experiments import building, cli, run, training
 from recall_jax import checkpoint, sharding, train
 from recall_jax.data import stream, synthetic
 from recall_jax.data.interactions import Entities, Interactions
@@ -141,10 +141,10 @@ def test_its_step_can_be_traced(name):
     made_up = isinstance(config.data, synthetic.Config)
     log = config.data.load() if made_up else tiny_log(config)
     data, size = training.lay_out(config, log), config.train.batch_size
-    built = training.build(config, data, batch_size=size, made=sharding.outlined)
+    built = building.build(config, data, batch_size=size, made=sharding.outlined)
     hypers = train.make_hypers(config.optim, config.loss, config.negatives, num_steps=1)
     state, metrics = jax.eval_shape(
-        training.make_step(config, built),
+        building.make_step(config, built),
         built.state,
         hypers,
         training.make_corpus(config, data).source,

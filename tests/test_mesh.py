@@ -10,7 +10,7 @@ from meshes import run_steps
 from test_configs import NAMES, shrunk, tiny_log
 from test_objective import KINDS, LOSSES, MODEL, TINY, WARM
 
-from experiments import cli, training
+from experiments import building, cli, training
 from recall_jax import objective, sharding, train
 from recall_jax.config import Experiment
 from recall_jax.data import dataset, interactions, synthetic
@@ -66,7 +66,7 @@ MODELS = ("dssm_synthetic",)
 @pytest.mark.parametrize("name", slow_but(MODELS, NAMES))
 def test_every_model_trains_on_eight_devices_as_on_one(name, rule):
     config, data = small(name, learning_rate=1e-4, tables=rule)
-    if training.on_pairs(config):
+    if building.on_pairs(config):
         made_by = dataclasses.replace(config.model.pairs, sharing=2)
         model = dataclasses.replace(config.model, pairs=made_by)
         config = dataclasses.replace(config, model=model)

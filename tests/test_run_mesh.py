@@ -24,7 +24,7 @@ from test_run import (  # noqa: F401
 )
 from test_stream_prepare import random_rows, write_shards
 
-from experiments import cli, distributed, run, training
+from experiments import building, cli, distributed, run, training
 from recall_jax import blocks, checkpoint, evaluate, fit, sharding
 from recall_jax.negatives import NegativesConfig
 
@@ -43,8 +43,8 @@ def small(name: str):
 
 
 def encoder_of(config, data):
-    built = training.build(config, data, batch_size=16 * data.dataset.span)
-    return training.make_encoder(config, built), evaluate.params_of(built.state)
+    built = building.build(config, data, batch_size=16 * data.dataset.span)
+    return building.make_encoder(config, built), evaluate.params_of(built.state)
 
 
 def encoded(name: str, *, batch_size: int) -> evaluate.Vectors:
@@ -147,7 +147,7 @@ def test_eight_devices_leave_what_one_leaves(one, tmp_path):
 def test_parameters_are_counted_without_what_fills_up_tables(one):
     config = cli.load_config(str(one.workdir / "config.json"))
     data = training.lay_out(config, config.data.load())
-    built = training.build(config, data, batch_size=16)
+    built = building.build(config, data, batch_size=16)
     read = {name: np.asarray(x) for name, x in built.state.tables.items()}
     filled_up = sum(
         read[table.name].size - table.rows * table.width for table in built.graph.tables

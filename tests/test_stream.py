@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from test_fit import LOSS, MODEL, assert_same, pieces
 from test_stream_prepare import in_memory, on_disk, random_rows, write_shards
 
-from experiments import restored, similar, training
+from experiments import building, restored, similar, training
 from recall_jax import checkpoint, evaluate, fit, negatives, sharding, train, windows
 from recall_jax.config import Experiment
 from recall_jax.data import dataset, stream
@@ -298,10 +298,10 @@ def test_figures_are_those_of_memory(config, streamed, resident):
     asked = EXPERIMENT(data=config)
     measured = []
     for data in (streamed, resident):
-        built = training.build(asked, data, batch_size=16)
+        built = building.build(asked, data, batch_size=16)
         evaluate.check(asked.evaluate, data)
         result = evaluate.measure_model(
-            training.make_encoder(asked, built),
+            building.make_encoder(asked, built),
             evaluate.params_of(built.state),
             data=data,
             part=data.test,

@@ -11,7 +11,7 @@ import pytest
 from marks import slow_but
 from test_configs import NAMES, shrunk, tiny_log
 
-from experiments import cli, streaming, training
+from experiments import building, cli, streaming, training
 from recall_jax import logs, together, train
 from recall_jax.data import synthetic
 
@@ -61,7 +61,7 @@ def pieces(name):
             own.negatives = dataclasses.replace(own.negatives, alpha=number / 2)
         on = training.make_corpus(own, data)
         size = config.train.batch_size
-        built = training.build(own, data, batch_size=size * on.span)
+        built = building.build(own, data, batch_size=size * on.span)
         base = train.make_hypers(own.optim, own.loss, own.negatives, num_steps=STEPS)
         base["learning_rate"] *= RATE
         changed = {field: base[field] * factor for field in TRACED}
@@ -75,10 +75,10 @@ def pieces(name):
         hypers.append(in_float64(base | changed))
         sources.append(in_float64(on.source))
         examples.append(
-            drawn * (1 if on.span == 1 or training.on_pairs(own) else on.span)
+            drawn * (1 if on.span == 1 or building.on_pairs(own) else on.span)
         )
         first = built if number == 0 else first
-    return training.make_step(config, first), states, hypers, sources, examples
+    return building.make_step(config, first), states, hypers, sources, examples
 
 
 def alone(step, states, hypers, sources, examples):

@@ -10,7 +10,15 @@ import pytest
 from test_run import SYNTHETIC
 from test_sweep_rungs import make_cells
 
-from experiments import cli, over, run_files, sweep_plan, sweep_runs, table, training
+from experiments import (
+    building,
+    cli,
+    over,
+    run_files,
+    sweep_plan,
+    sweep_runs,
+    table,
+)
 from recall_jax import checkpoint, remembered, sweep, together, train
 from recall_jax.types import InputError
 
@@ -138,10 +146,11 @@ def test_what_runs_out_of_memory_is_too_large_unless_it_is_alone():
 
 
 @pytest.mark.parametrize(
-    "kind, states", [("fixed", 2), pytest.param("learned", 4, marks=pytest.mark.slow)]
+    "kind, states, compiled",
+    [("fixed", 2, 1), pytest.param("learned", 4, 2, marks=pytest.mark.slow)],
 )
 def test_first_states_lie_on_the_host_one_of_each_kind(
-    kind, states, tmp_path, monkeypatch
+    kind, states, compiled, tmp_path, monkeypatch
 ):
     flags = SYNTHETIC[1:-1]
     own = dict(flag.removeprefix("--config.").split("=", 1) for flag in flags)
@@ -149,15 +158,21 @@ def test_first_states_lie_on_the_host_one_of_each_kind(
     entry = cli.with_own(entry, own | {"loss.temperature_kind": kind})
     made = over.make_settings(entry, ["loss.temperature=0.05,0.2"], samples=0, seed=0)
     cells, built = table.make_cells(made, num_seeds=2, folder=tmp_path), []
-    shared, build = sweep_runs.share(cells[0].config), training.build
+    shared, maker = sweep_runs.share(cells[0].config), building._maker
 
     def noted(*given, **named):
-        built.append(None)
-        return build(*given, **named)
+        make = maker(*given, **named)
 
-    monkeypatch.setattr(training, "build", noted)
+        def traced(*keys):
+            built.append(None)
+            return make(*keys)
+
+        return traced
+
+    monkeypatch.setattr(building, "_maker", noted)
     _, loops, found = sweep_runs.make_loops(cells, shared)
-    assert len(built) == states + 1, "one more for the loop of all"
+    # The loop of all has one of its own.
+    assert len(built) == compiled + 1, "one for the seeds of a kind"
     assert len({id(each) for each in found}) == states
     for leaf in jax.tree.leaves(found):
         assert isinstance(leaf, np.ndarray)

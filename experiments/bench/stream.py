@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments import cli, streaming, training
+from experiments import building, cli, streaming, training
 from recall_jax import fit, logs, train
 from recall_jax.config import Experiment
 from recall_jax.data import shards, stream
@@ -139,12 +139,12 @@ def time_training(config: Experiment, data: Data, *, seconds: float) -> dict:
     """Examples/s from the second dispatch on."""
     corpus = training.make_corpus(config, data)
     plan = streaming.make_plan(config, data, num_rows=corpus.num_rows)
-    built = training.build(config, data, batch_size=plan.size)
+    built = building.build(config, data, batch_size=plan.size)
     feed = streaming.make_feed(config, data, corpus, plan=plan, key=built.order_key)
     hypers = train.make_hypers(
         config.optim, config.loss, config.negatives, num_steps=plan.num_steps
     )
-    run, state = train.scan_steps(training.make_step(config, built)), built.state
+    run, state = train.scan_steps(building.make_step(config, built)), built.state
     portions, begin, done = feed.portions(0), 0.0, 0
     for dispatch in itertools.count():
         source, rows = next(portions)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments import cli, training
+from experiments import building, cli, training
 from recall_jax import config as config_lib
 from recall_jax import evaluate, fit, logs, negatives, objective, train
 
@@ -72,7 +72,7 @@ def main(argv: list[str]) -> None:
     data = training.prepare(config).data
     evaluate.check(config.evaluate, data)
     plan = fit.make_plan(config.train, num_rows=data.num_rows)
-    built = training.build(config, data, batch_size=plan.size)
+    built = building.build(config, data, batch_size=plan.size)
     medians, state = time_stages(
         stages(built.graph, built.objective, built.optimizer),
         built.state,

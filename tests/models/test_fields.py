@@ -10,7 +10,7 @@ from conftest import make_log
 from flax import nnx
 from marks import slow_but
 
-from experiments import training
+from experiments import building, training
 from recall_jax import layers, negatives, sharding
 from recall_jax.config import Experiment
 from recall_jax.data import dataset, interactions
@@ -158,7 +158,7 @@ def test_a_model_trains_on_texts_and_on_every_kind_of_history(data, text):
         ),
         negatives=negatives.NegativesConfig(kind="uniform", num=4),
     )
-    built = training.build(config, data, batch_size=16)
+    built = building.build(config, data, batch_size=16)
     step = jax.jit(
         training.train.make_step(
             built.graph, objective=built.objective, optimizer=built.optimizer

@@ -8,7 +8,7 @@ import pytest
 from conftest import make_data
 from flax import nnx
 
-from experiments import run, training
+from experiments import building, run
 from recall_jax import evaluate, fit, objective, sharding, train
 from recall_jax import negatives as negatives_lib
 from recall_jax.config import Experiment
@@ -98,7 +98,7 @@ def test_whoever_is_unknown_scores_by_the_other_sides_bias(data, biases, normali
 def test_vectors_are_as_wide_as_their_options_say(data):
     for biases, more in (("none", 0), ("item", 1), ("both", 2)):
         model = build(data, biases=biases)
-        assert training.model_width(model, data) == WIDTH + more
+        assert building.model_width(model, data) == WIDTH + more
         ids = jnp.arange(6).reshape(2, 3)
         assert model.query({"user": ids}).shape == (2, 3, WIDTH + more)
         assert model.item({"item": ids}).shape == (2, 3, WIDTH + more)
@@ -164,7 +164,7 @@ def planted_ratings(*, users=60, items=50, share=0.5, seed=0):
 
 def trained(config: Experiment, data, *, steps: int):
     """A model after so many steps on random batches."""
-    built = training.build(config, data, batch_size=256)
+    built = building.build(config, data, batch_size=256)
     hypers = train.make_hypers(
         config.optim, config.loss, config.negatives, num_steps=steps
     )

@@ -10,7 +10,7 @@ from conftest import make_log
 from flax import nnx
 from marks import slow
 
-from experiments import figures, training
+from experiments import building, figures, training
 from recall_jax import evaluate, fit, negatives, sharding, train
 from recall_jax.config import Experiment
 from recall_jax.data import dataset, interactions
@@ -83,7 +83,7 @@ def test_a_row_costs_what_its_examples_cost_one_by_one(config, loss):
     data = prepare()
     asked = experiment(negatives=config, loss=LossConfig(name=loss))
     asked.model = dataclasses.replace(SMALL, dropout=0.0)
-    built = training.build(asked, data, batch_size=4 * H)
+    built = building.build(asked, data, batch_size=4 * H)
     source = negatives.make_source(data, config)
     hypers = train.make_hypers(asked.optim, asked.loss, config, num_steps=1)
     example = jnp.array([0, 9, 20, 40])

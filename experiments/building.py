@@ -1,0 +1,128 @@
+"""What a config decides about a step: the model, its objective, its optimizer, and the
+state to start from."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+
+from recall_jax import (
+    evaluate,
+    objective,
+    pair_step,
+    remembered,
+    sharding,
+    train,
+)
+from recall_jax.config import Experiment
+from recall_jax.data.dataset import Data
+
+
+class Built(NamedTuple):
+    """An experiment's model, objective and optimizer, and the state to start from."""
+
+    graph: train.Graph
+    objective: objective.Objective
+    optimizer: train.Optimizer
+    state: train.TrainState
+    order_key: jax.Array
+
+
+def build(
+    config: Experiment, data: Data, *, batch_size: int, made: Callable = sharding.made
+) -> Built:
+    """Everything that a config decides about a step, the state by `made`."""
+    goal = objective.make_objective(config.loss, config.negatives)
+    objective.check_labels(config.loss, data.dataset.example_label)
+    optimizer, graphs = train.make_optimizer(config.optim), []
+    make = _maker(config, data, batch_size=batch_size, graphs=graphs)
+    model_key, state_key, order_key = _keys(config.seed)
+    state, random = made(make, model_key, state_key)
+    return Built(graphs[-1]._replace(random=random), goal, optimizer, state, order_key)
+
+
+def first_states(
+    config: Experiment, data: Data, *, batch_size: int
+) -> Callable[[int], tuple[train.TrainState, jax.Array]]:
+    """seed -> the state before the first step and the key of the data order, as `build`
+    makes them; one compilation for all seeds."""
+    make = jax.jit(_maker(config, data, batch_size=batch_size, graphs=[]))
+
+    def first(seed: int) -> tuple[train.TrainState, jax.Array]:
+        model_key, state_key, order_key = _keys(seed)
+        return make(model_key, state_key)[0], order_key
+
+    return first
+
+
+def _keys(seed: int) -> jax.Array:
+    """Of the model, the training state and the data order."""
+    return jax.random.split(jax.random.key(seed), 3)
+
+
+def _maker(
+    config: Experiment, data: Data, *, batch_size: int, graphs: list[train.Graph]
+) -> Callable[[jax.Array, jax.Array], tuple[train.TrainState, Any]]:
+    """(model key, state key) -> the first state and the graph's random state; the rest
+    of the graph, which is no array, is added to `graphs`."""
+    optimizer = train.make_optimizer(config.optim)
+    goal = objective.make_objective(config.loss, config.negatives)
+
+    def make(model_key, state_key):
+        model, tables = config.model.make(data.schema, nnx.Rngs(model_key))
+        memory = remembered.init_state(
+            config.negatives,
+            batch_size=batch_size,
+            num_items=data.dataset.num_items,
+            width=model_width(model, data),
+        )
+        graph, state = train.init_state(
+            model,
+            tables,
+            optimizer=optimizer,
+            key=state_key,
+            loss=goal.init_loss(),
+            memory=memory,
+        )
+        graphs.append(graph)
+        return state, graph.random
+
+    return make
+
+
+def on_pairs(config: Experiment) -> bool:
+    """Whether the model trains on pairs of items."""
+    return hasattr(config.model, "pairs")
+
+
+def make_step(config: Experiment, built: Built) -> train.Step:
+    """The step of a model on examples, or on pairs of items."""
+    if on_pairs(config):
+        return pair_step.make_step(
+            built.graph, config=config.model.pairs, optimizer=built.optimizer
+        )
+    return train.make_step(
+        built.graph, objective=built.objective, optimizer=built.optimizer
+    )
+
+
+def make_reader(config: Experiment, built: Built) -> train.Reader:
+    """What the step of a model looks up."""
+    if on_pairs(config):
+        return pair_step.make_reader(built.graph, config=config.model.pairs)
+    return train.make_reader(built.graph, objective=built.objective)
+
+
+def make_encoder(config: Experiment, built: Built) -> evaluate.Encoder:
+    """The towers as they are used, with what the model's config adds to a catalogue."""
+    complete = getattr(config.model, "complete", None)
+    return evaluate.make_encoder(built.graph, complete=complete)
+
+
+def model_width(model: nnx.Module, data: Data) -> int:
+    """Of a model's vectors."""
+    model.eval()  # dropout would count its draws inside the trace
+    ids = jax.ShapeDtypeStruct((1,), np.int32)
+    return jax.eval_shape(lambda ids: model.item(data.dataset.item(ids)), ids).shape[-1]
