@@ -87,8 +87,9 @@ def _forward(query, column, rest, numerator, bias, weight, mask):
         first = jnp.exp(rest - top)
         total = share.sum(-1) + first
         scale = (weight / total)[:, None]
-        # [d, block] x [block, n] runs twice as fast on a CPU as its transpose.
-        column_gradient += (query * scale).T @ share
+        # [d, block] x [block, n] runs twice as fast on a CPU as its transpose, and on one
+        # core faster yet where the small factor lies as it is read.
+        column_gradient += jax.lax.optimization_barrier((query * scale).T) @ share
         # In this order a large top does not swallow the logarithm.
         value = (jnp.log(total) + (top - numerator)) * weight
         return column_gradient, (value, (share @ column) * scale, first * scale[:, 0])

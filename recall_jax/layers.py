@@ -216,5 +216,36 @@ class HistoryPool(nnx.Module):
         if self.recency is not None:
             logits["recency"] = self.recency[...][None, :]
         weights = [encoders.masked_softmax(logits[kind], where) for kind in self.means]
-        pooled = jnp.einsum("bhd,bkh->bkd", x, jnp.stack(weights, 1))
+        learned = tuple(kind == "recency" for kind in self.means)
+        pooled = _weighted_sums(learned, x, jnp.stack(weights, 1))
         return pooled.reshape(*pooled.shape[:-2], -1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _weighted_sums(
+    learned: tuple[bool, ...], x: Float[Array, "b h d"], weights: Float[Array, "b k h"]
+) -> Float[Array, "b k d"]:
+    """Sums of x by each row of weights; only weights that are learned have a gradient.
+
+    On a CPU the gradients that JAX would derive, products of many small matrices, take a
+    sixth of a two-tower model's step (BUILD_NOTES.md, record 21).
+    """
+    return jnp.einsum("bhd,bkh->bkd", x, weights)
+
+
+def _weighted_forward(learned, x, weights):
+    return _weighted_sums(learned, x, weights), (x, weights)
+
+
+def _weighted_backward(learned, kept, gradient):
+    x, weights = kept
+    rows = [gradient[:, k] for k in range(len(learned))]
+    of_x = sum(weights[:, k, :, None] * row[:, None] for k, row in enumerate(rows))
+    of_weights = [
+        jnp.einsum("bhd,bd->bh", x, row) if is_learned else jnp.zeros_like(x[..., 0])
+        for row, is_learned in zip(rows, learned, strict=True)
+    ]
+    return of_x, jnp.stack(of_weights, 1)
+
+
+_weighted_sums.defvjp(_weighted_forward, _weighted_backward)

@@ -1,5 +1,7 @@
 """What towers are made of: normalisation, activations, gates."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -121,3 +123,27 @@ def test_gates_start_neutral_and_weigh_each_field_by_all_of_them():
     weights = 2 / (1 + np.exp(-logits))
     for j, (before, after) in enumerate(zip(fields, gates(fields), strict=True)):
         np.testing.assert_allclose(after, before * weights[:, j : j + 1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("learned", [(True,), (False,), (False, True)])
+def test_weighted_sums_have_the_gradients_of_their_product(learned):
+    rng = np.random.default_rng(0)
+    x, weights = (
+        jnp.asarray(rng.normal(size=shape), jnp.float32)
+        for shape in ((5, 7, 3), (5, len(learned), 7))
+    )
+
+    def plain(x, weights):
+        return jnp.einsum("bhd,bkh->bkd", x, weights)
+
+    def gradients(sums):
+        return jax.grad(lambda *args: jnp.sin(sums(*args)).sum(), argnums=(0, 1))
+
+    found = functools.partial(layers._weighted_sums, learned)
+    np.testing.assert_array_equal(found(x, weights), plain(x, weights))
+    of_x, of_weights = gradients(found)(x, weights)
+    expected, of_all = gradients(plain)(x, weights)
+    np.testing.assert_allclose(of_x, expected, rtol=1e-5, atol=1e-6)
+    for k, is_learned in enumerate(learned):
+        wanted = of_all[:, k] if is_learned else np.zeros((5, 7))
+        np.testing.assert_allclose(of_weights[:, k], wanted, rtol=1e-5, atol=1e-6)
