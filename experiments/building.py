@@ -34,13 +34,11 @@ def build(
     config: Experiment, data: Data, *, batch_size: int, made: Callable = sharding.made
 ) -> Built:
     """Everything that a config decides about a step, the state by `made`."""
-    goal = objective.make_objective(config.loss, config.negatives)
-    objective.check_labels(config.loss, data.dataset.example_label)
-    optimizer, graphs = train.make_optimizer(config.optim), []
-    make = _maker(config, data, batch_size=batch_size, graphs=graphs)
+    plan = _planned(config, data, batch_size=batch_size)
     model_key, state_key, order_key = _keys(config.seed)
-    state, random = made(make, model_key, state_key)
-    return Built(graphs[-1]._replace(random=random), goal, optimizer, state, order_key)
+    state, random = made(plan.make, model_key, state_key)
+    graph = plan.graphs[-1]._replace(random=random)
+    return Built(graph, plan.objective, plan.optimizer, state, order_key)
 
 
 def first_states(
@@ -48,7 +46,7 @@ def first_states(
 ) -> Callable[[int], tuple[train.TrainState, jax.Array]]:
     """seed -> the state before the first step and the key of the data order, as `build`
     makes them; one compilation for all seeds."""
-    make = jax.jit(_maker(config, data, batch_size=batch_size, graphs=[]))
+    make = jax.jit(_planned(config, data, batch_size=batch_size).make)
 
     def first(seed: int) -> tuple[train.TrainState, jax.Array]:
         model_key, state_key, order_key = _keys(seed)
@@ -62,13 +60,21 @@ def _keys(seed: int) -> jax.Array:
     return jax.random.split(jax.random.key(seed), 3)
 
 
-def _maker(
-    config: Experiment, data: Data, *, batch_size: int, graphs: list[train.Graph]
-) -> Callable[[jax.Array, jax.Array], tuple[train.TrainState, Any]]:
-    """(model key, state key) -> the first state and the graph's random state; the rest
-    of the graph, which is no array, is added to `graphs`."""
-    optimizer = train.make_optimizer(config.optim)
+class _Plan(NamedTuple):
+    """What a config decides before any key is drawn from."""
+
+    objective: objective.Objective
+    optimizer: train.Optimizer
+    make: Callable[[jax.Array, jax.Array], tuple[train.TrainState, Any]]
+    """(model key, state key) -> the first state and the graph's random state."""
+    graphs: list[train.Graph]  # one is added whenever `make` is traced
+
+
+def _planned(config: Experiment, data: Data, *, batch_size: int) -> _Plan:
     goal = objective.make_objective(config.loss, config.negatives)
+    objective.check_labels(config.loss, data.dataset.example_label)
+    optimizer = train.make_optimizer(config.optim)
+    graphs = []
 
     def make(model_key, state_key):
         model, tables = config.model.make(data.schema, nnx.Rngs(model_key))
@@ -86,10 +92,10 @@ def _maker(
             loss=goal.init_loss(),
             memory=memory,
         )
-        graphs.append(graph)
+        graphs.append(graph)  # but for its random state it is no array
         return state, graph.random
 
-    return make
+    return _Plan(goal, optimizer, make, graphs)
 
 
 def on_pairs(config: Experiment) -> bool:

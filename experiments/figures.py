@@ -120,12 +120,16 @@ def as_row(result: Result, *, config: Experiment, data: Data) -> Row:
         evaluate.targets(data, data.test, seen=False).count,
         [f"{kind}@{k}" for kind in CURVE_KINDS for k in sizes],
     )
-    shown = {}
-    if config.evaluate.candidates == "all":  # nobody would be shown lists of a sample
-        num_items = data.dataset.num_items
-        shown = metrics.list_table(result.found.ids, k=last, num_items=num_items)
-    at_each_k = _figures(curve, fewest=1)
+    at_each_k, shown = _figures(curve, fewest=1), _shown(result, config, data)
     return Row(result, result.intervals(), segmented, at_each_k, shown)
+
+
+def _shown(result: Result, config: Experiment, data: Data) -> dict[str, float]:
+    """What lists are made of; nobody would be shown those of sampled candidates."""
+    if config.evaluate.candidates != "all":
+        return {}
+    k, num_items = evaluate.cutoff(config.evaluate), data.dataset.num_items
+    return metrics.list_table(result.found.ids, k=k, num_items=num_items)
 
 
 def _figures(values: dict[str, np.ndarray], *, fewest: int) -> Figures:
@@ -316,7 +320,9 @@ def _other_bigram(config: Experiment, other: Data) -> dict[str, Row]:
     found = evaluate.measure(
         search, data=other, part=other.test, config=config.evaluate
     )
-    return {f"bigram_ties_{ties}": as_row(found, config=config, data=other)}
+    # Its segments are of other targets, and stand beside nobody's.
+    shown, no_curve = _shown(found, config, other), Figures({}, None)
+    return {f"bigram_ties_{ties}": Row(found, found.intervals(), {}, no_curve, shown)}
 
 
 def measure_baselines(

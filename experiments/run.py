@@ -170,7 +170,7 @@ def measure(
     compared: figures.Compared | None = None,
 ) -> dict[str, Any]:
     """results.json of a trained model; with data.ties=both and train.refit=all the
-    second model is trained too. `compared` are the baselines where they are known."""
+    second model is trained too. `compared` is what stands beside it where that is known."""
     data = prepared.data
     start = time.perf_counter()
     params = evaluate.params_of(fitted.state)

@@ -2,7 +2,7 @@
 
     folder/latest/000012-step-4800/   for resuming, the last two
     folder/best/000009-step-3600/     for evaluation and export, one
-        state/         the arrays, written by Orbax, the small ones packed (`packed`)
+        state/         the arrays, written by Orbax; one process packs small ones (`packed`)
         record.json    progress; shape and type of each leaf; SHA-256 of each file
 
 A checkpoint is made in a hidden folder, forced to disk, and only then renamed; what it

@@ -227,8 +227,8 @@ def _weighted_sums(
 ) -> Float[Array, "b k d"]:
     """Sums of x by each row of weights; only weights that are learned have a gradient.
 
-    On a CPU the gradients that JAX would derive, products of many small matrices, take a
-    sixth of a two-tower model's step (BUILD_NOTES.md, record 21).
+    On a CPU the gradients that JAX would derive are products of many small matrices; not
+    to make them saves a sixth of a two-tower model's step (BUILD_NOTES.md, record 21).
     """
     return jnp.einsum("bhd,bkh->bkd", x, weights)
 
@@ -242,10 +242,12 @@ def _weighted_backward(learned, kept, gradient):
     rows = [gradient[:, k] for k in range(len(learned))]
     of_x = sum(weights[:, k, :, None] * row[:, None] for k, row in enumerate(rows))
     of_weights = [
-        jnp.einsum("bhd,bd->bh", x, row) if is_learned else jnp.zeros_like(x[..., 0])
+        jnp.einsum("bhd,bd->bh", x, row)
+        if is_learned
+        else jnp.zeros_like(weights[:, 0])
         for row, is_learned in zip(rows, learned, strict=True)
     ]
-    return of_x, jnp.stack(of_weights, 1)
+    return of_x.astype(x.dtype), jnp.stack(of_weights, 1).astype(weights.dtype)
 
 
 _weighted_sums.defvjp(_weighted_forward, _weighted_backward)

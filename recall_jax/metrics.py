@@ -17,7 +17,7 @@ from recall_jax.types import InputError
 MISS = int(np.iinfo(np.int32).max)
 """The rank of a target that was not found: beyond every k."""
 _DRAWS = 1 << 18  # of the bootstrap, at a time: what stays in a CPU's cache
-_KEPT_DRAWS = 1 << 23  # those of so many at most are kept, 16 MB
+_KEPT_DRAWS = 1 << 23  # a size of so many at most is kept, 16 MB, of eight
 
 Ids = Int[np.ndarray, "q r"]
 Scores = Float[np.ndarray, "q r"]

@@ -28,7 +28,7 @@ def is_known(flag: str) -> bool:
 
 if "PYTEST_XDIST_WORKER" not in os.environ:  # workers have the flags of who began them
     add_flag(EIGHT_DEVICES)
-    if is_known(QUICKER):
+    if "slow" not in sys.argv and is_known(QUICKER):  # those compile as users do
         add_flag(QUICKER)
 
 from jaxtyping import install_import_hook

@@ -7,7 +7,7 @@ import several
 from jax.sharding import NamedSharding, PartitionSpec
 from test_checkpoint import steps
 
-from recall_jax import checkpoint
+from recall_jax import checkpoint, packed
 
 shape = jax.ShapeDtypeStruct
 
@@ -32,8 +32,12 @@ def over(devices: int, *axes: str) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*axes))
 
 
+@pytest.mark.parametrize("most", [-1, packed.SMALL], ids=["apart", "packed"])
 @pytest.mark.parametrize(("saved_on", "asked_on"), [(8, 1), (1, 8), (8, 4), (4, 8)])
-def test_a_state_comes_back_on_another_mesh(tmp_path, saved_on, asked_on):
+def test_a_state_comes_back_on_another_mesh(
+    tmp_path, monkeypatch, saved_on, asked_on, most
+):
+    monkeypatch.setattr(packed, "SMALL", most)
     state = split_state(saved_on)
     checkpoint.save(tmp_path, state, kind="latest", step=1, progress={})
     like = {
@@ -107,8 +111,11 @@ save(5)
 """
 
 
-def test_what_two_processes_save_one_restores_and_the_other_way_round(tmp_path):
+def test_what_two_processes_save_one_restores_and_the_other_way_round(
+    tmp_path, monkeypatch
+):
     """A failure in one of them is a failure of both, and harms nothing."""
+    monkeypatch.setattr(packed, "SMALL", 1000)  # the table is too large to be packed
     table = np.random.default_rng(0).normal(size=(64, 50, 40)).astype(np.float32)
     state = {"table": table, "dense": np.arange(5.0, dtype=np.float32)}
     state = jax.device_put(state | {"empty": np.zeros(0, np.float32)})

@@ -28,7 +28,6 @@ ALIKE = {
     "eges_ml1m_file_order",
     "fm_ml1m",
     "fm_ml1m_file_order",
-    "fm_synthetic",
     "item2vec_ml1m",
     "item2vec_ml1m_file_order",
     "mf_ml1m",
@@ -44,7 +43,6 @@ ALIKE = {
     "mf_ml1m_suppressed",
     "mf_ml1m_uniform",
     "sequence_ml1m",
-    "sequence_synthetic",
     "youtubednn_ml1m",
     "youtubednn_seed_ml1m",
 }

@@ -22,7 +22,7 @@ from conftest import make_log
 from test_logs_run import events
 
 from experiments import figures, run, training
-from recall_jax import checkpoint, fit
+from recall_jax import checkpoint, fit, packed
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMALL = [  # a model, its batches and dispatches
@@ -111,6 +111,7 @@ def parameters(workdir, *, kinds=("latest", "best")) -> dict[str, np.ndarray]:
         held = {name for names in packs.values() for name in names}
         filled = {x for x, kind in leaves.items() if not re.search(r"\b0\b", kind)}
         names = sorted(filled - held) + [*packs]
+        shapes = {x: shape_of(leaf) for x, leaf in leaves.items()}
         plain = ocp.RestoreArgs(restore_type=np.ndarray)  # on whatever device it was
         wanted = ocp.args.PyTreeRestore(
             item=dict.fromkeys(names, 0), restore_args=dict.fromkeys(names, plain)
@@ -118,15 +119,20 @@ def parameters(workdir, *, kinds=("latest", "best")) -> dict[str, np.ndarray]:
         handler = ocp.PyTreeCheckpointHandler(use_compression=False)
         found = ocp.Checkpointer(handler).restore(newest / "state", args=wanted)
         step = newest.name.split("-")[-1]
-        told = {name: f"{kind} {step} {name}: {packs.get(name, '')}" for name in names}
-        arrays |= {told[name]: value for name, value in found.items()}
+        found = packed.unpack(packed.Packed(found, packs), shapes)
+        arrays |= {f"{kind} {step} {name}": value for name, value in found.items()}
     return arrays
+
+
+def shape_of(leaf: str) -> tuple[int, ...]:
+    """Of a leaf as a record has it, such as float32[3, 4]."""
+    return tuple(map(int, re.findall(r"\d+", leaf.partition("[")[2])))
 
 
 def assert_same_run(one, other) -> None:
     """The same parameters to the bit, the same metrics, the same results but times."""
     ours, theirs = parameters(one), parameters(other)
-    assert ours.keys() == theirs.keys() and len(ours) > 4
+    assert ours.keys() == theirs.keys() and len(ours) > 10
     for name, array in ours.items():
         assert np.asarray(array).tobytes() == np.asarray(theirs[name]).tobytes(), name
     assert (one / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()

@@ -20,7 +20,7 @@ STEPS = 20
 SETTINGS = ((0, 1.0), (1, 1.5), (1, 2.0))  # seed, and what hypers are multiplied by
 RATE = 0.2  # of the config's learning rate: Adam magnifies what rounding leaves of zero
 TRACED = ("learning_rate", "weight_decay", "temperature", "margin", "strength")
-QUICK = ("mf_ml1m_popularity",)
+QUICK = ("item2vec_synthetic", "mf_ml1m_popularity")
 
 
 def in_float64(tree):

@@ -11,7 +11,6 @@ from test_run import SYNTHETIC
 from test_sweep_rungs import make_cells
 
 from experiments import (
-    building,
     cli,
     over,
     run_files,
@@ -158,18 +157,13 @@ def test_first_states_lie_on_the_host_one_of_each_kind(
     entry = cli.with_own(entry, own | {"loss.temperature_kind": kind})
     made = over.make_settings(entry, ["loss.temperature=0.05,0.2"], samples=0, seed=0)
     cells, built = table.make_cells(made, num_seeds=2, folder=tmp_path), []
-    shared, maker = sweep_runs.share(cells[0].config), building._maker
+    shared, init = sweep_runs.share(cells[0].config), train.init_state
 
-    def noted(*given, **named):
-        make = maker(*given, **named)
+    def noted(*given, **named):  # as often as a program is traced that makes a state
+        built.append(None)
+        return init(*given, **named)
 
-        def traced(*keys):
-            built.append(None)
-            return make(*keys)
-
-        return traced
-
-    monkeypatch.setattr(building, "_maker", noted)
+    monkeypatch.setattr(train, "init_state", noted)
     _, loops, found = sweep_runs.make_loops(cells, shared)
     # The loop of all has one of its own.
     assert len(built) == compiled + 1, "one for the seeds of a kind"

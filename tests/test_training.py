@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import jax
+import numpy as np
 from conftest import make_data
 
 from experiments import building, cli
@@ -13,3 +15,16 @@ def test_a_model_with_dropout_in_its_item_tower_can_be_built():
     config = dataclasses.replace(config, model=model)
     built = building.build(config, make_data(), batch_size=16)
     assert built.state.step == 0
+
+
+def test_first_states_are_those_that_are_built():
+    config, data = cli.load_config("dssm_synthetic"), make_data()
+    model = dataclasses.replace(config.model, dropout=0.3, history_length=5)
+    config = dataclasses.replace(config, model=model)
+    first = building.first_states(config, data, batch_size=16)
+    for seed in (0, 7):
+        own = dataclasses.replace(config, seed=seed)
+        built = building.build(own, data, batch_size=16)
+        state, key = first(seed)
+        jax.tree.map(np.testing.assert_array_equal, state, built.state)
+        assert key == built.order_key
