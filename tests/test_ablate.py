@@ -15,7 +15,7 @@ from flax import nnx
 from test_configs import shrunk, tiny_log
 from test_table import TINY, cells_of
 
-from experiments import ablate, cli, figures, page, run, study, table
+from experiments import ablate, building, cli, figures, page, run, study, table
 from experiments import training as training_lib
 from recall_jax import config as config_lib
 from recall_jax import evaluate
@@ -123,7 +123,7 @@ def test_its_settings_mean_something_on_data_that_has_what_they_read(name):
         assert settings.select_by in settings.metrics and not settings.indexes
         evaluate.check(settings, with_items(data, like=settings))
         jax.eval_shape(functools.partial(parameters, config.model, data.schema))
-        if not training_lib.on_pairs(config):
+        if not building.on_pairs(config):
             training_lib.make_corpus(config, data)
 
 
