@@ -72,9 +72,9 @@ def generate(folder: pathlib.Path, *, events: int, users: int, items: int) -> No
             "time": 1_700_000_000
             + np.sort(rng.integers(start, start + number, number)),
         }
-        building = path.with_suffix(".building")
-        polars.DataFrame(rows).write_parquet(building)
-        building.rename(path)
+        unfinished = path.with_suffix(".building")
+        polars.DataFrame(rows).write_parquet(unfinished)
+        unfinished.rename(path)
 
 
 def zipf(rng: np.random.Generator, size: int, *, num: int) -> np.ndarray:
