@@ -136,9 +136,7 @@ def test_its_docstring_has_its_command_and_its_name_is_its_files(name):
 @pytest.mark.parametrize("name", sorted(ALIKE))
 def test_its_step_can_be_traced(name):
     config = shrunk(cli.load_config(name))
-    made_up = isinstance(config.data, synthetic.Config)
-    log = config.data.load() if made_up else tiny_log(config)
-    data, size = training.lay_out(config, log), config.train.batch_size
+    data, size = training.lay_out(config, tiny_log(config)), config.train.batch_size
     built = building.build(config, data, batch_size=size, made=sharding.outlined)
     hypers = train.make_hypers(config.optim, config.loss, config.negatives, num_steps=1)
     state, metrics = jax.eval_shape(
