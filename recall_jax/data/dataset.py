@@ -12,7 +12,7 @@ import numpy as np
 
 from recall_jax import features, sharding
 from recall_jax.data import columns as columns_lib
-from recall_jax.data import examples, interactions, tokens
+from recall_jax.data import describe, duplicates, examples, interactions, tokens
 from recall_jax.data.arrays import CONTEXTS, Dataset
 from recall_jax.data.interactions import Bag, ranges, take
 from recall_jax.types import InputError
@@ -50,12 +50,15 @@ class Data:
     test: Part
     protocol: str
     source: str
-    repeats: bool  # some user met some item twice
+    repeats: int  # events of a user and an item that an earlier one has
     user_codes: np.ndarray  # [U] position in the log's users of catalogue id j + 1
     item_codes: np.ndarray  # [V] the same for items
     ordered: bool  # a user's events stand in an order that means something
     keeps_seen: bool  # by the protocol, lists keep what a user had
     log: "stream.Log | None" = None  # the dataset then has the catalogue and no event
+    report: tuple[
+        str, ...
+    ] = ()  # lines for people: how the log was read, what it holds
 
     @property
     def num_examples(self) -> int:
@@ -130,11 +133,12 @@ def prepare(
         test=part(flat.test, flat.offsets[2:]),
         protocol=split.protocol,
         source=log.source,
-        repeats=_has_repeats(log),
+        repeats=duplicates.repeats(log.user, log.item, num_items=len(log.items)),
         user_codes=users.codes,
         item_codes=items.codes,
         ordered=split.ordered,
         keeps_seen=split.keeps_seen,
+        report=(*log.report, *describe.events(log)),
     )
 
 
@@ -287,12 +291,6 @@ def part(start: np.ndarray, stop: np.ndarray) -> Part:
     some = stop > start
     user = np.arange(1, len(some) + 1, dtype=np.int32)
     return Part(user[some], start[some], stop[some])
-
-
-def _has_repeats(log: interactions.Interactions) -> bool:
-    pairs = log.user.astype(np.int64) * len(log.items) + log.item
-    # With counts np.unique sorts; without, it hashes and takes ten times as long.
-    return bool((np.unique(pairs, return_counts=True)[1] > 1).any())
 
 
 def schema_of(

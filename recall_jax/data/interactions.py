@@ -41,10 +41,12 @@ class Interactions:
     users: Entities
     items: Entities
     time: np.ndarray | None = None  # [n] int64, seconds
+    nanoseconds: np.ndarray | None = None  # [n] int32, beside those; None: all 0
     weight: np.ndarray | None = None  # [n] float32
     events: dict[str, np.ndarray | Bag] = dataclasses.field(default_factory=dict)
     source: str = ""  # where it came from, for people
     shown: "Interactions | None" = None  # exposures passed over: same users and items
+    report: tuple[str, ...] = ()  # lines for people on how it was read
 
     def __len__(self) -> int:
         return len(self.user)
@@ -56,9 +58,14 @@ class Interactions:
             user=self.user[rows],
             item=self.item[rows],
             time=None if self.time is None else self.time[rows],
+            nanoseconds=None if self.nanoseconds is None else self.nanoseconds[rows],
             weight=None if self.weight is None else self.weight[rows],
             events={name: take(column, rows) for name, column in self.events.items()},
         )
+
+    def reported(self, *lines: str) -> "Interactions":
+        """The same with more lines for people."""
+        return dataclasses.replace(self, report=(*self.report, *lines))
 
 
 def take(column: np.ndarray | Bag, rows: np.ndarray) -> np.ndarray | Bag:
@@ -136,7 +143,7 @@ def leave_one_out(
     """The last event of a user tests, the last but one validates, the rest trains.
 
     Users with fewer than three events only train. `ties` says what decides between
-    events of one user in the same second: "file", their order in the file, or
+    events of one user at the same time: "file", their order in the file, or
     "shuffled", a random order from `seed`. Items that are `hidden` keep their test events
     alone, so that nothing but their features can find them.
     """
@@ -236,7 +243,7 @@ def given(log: Interactions, *, valid_share: float, seed: int) -> Split:
     cut = np.minimum(cut, np.maximum(length - 1, 0)) * bool(valid_share)
     told = f"{valid_share:.0%} of each user's training events, by seed {seed}, validate"
     return Split(
-        dataclasses.replace(log.select(order), time=None),
+        dataclasses.replace(log.select(order), time=None, nanoseconds=None),
         start,
         valid=test - cut,
         test=test,
@@ -304,14 +311,18 @@ def _sorted(
                 "the file is all the order there is"
             )
         position = np.random.default_rng([seed, len(log)]).permutation(position)
-    order = np.lexsort((position, time, log.user))
+    parts = (time,) if log.nanoseconds is None else (log.nanoseconds, time)
+    order = np.lexsort((position, *parts, log.user))
     log = log.select(order)
     count = np.bincount(log.user, minlength=len(log.users))
     start = np.concatenate([[0], np.cumsum(count)])
     last = start[1:][count >= 2] - 1
     if log.time is None or not len(last):
         return log, start, 0.0
-    return log, start, float(np.mean(log.time[last] == log.time[last - 1]))
+    tied = log.time[last] == log.time[last - 1]
+    if log.nanoseconds is not None:
+        tied &= log.nanoseconds[last] == log.nanoseconds[last - 1]
+    return log, start, float(np.mean(tied))
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -319,7 +330,7 @@ class Config:
     """How a log is filtered and split. Each source's Config adds its own fields."""
 
     protocol: str = "leave_one_out"  # "temporal", "file_order"; "given" for two parts
-    ties: str = "file"  # events in one second: "file" order, "shuffled", or "both" runs
+    ties: str = "file"  # events at one time: "file" order, "shuffled", or "both" runs
     ties_seed: int = 0
     min_user_events: int = 0  # k-core; 0 keeps everybody
     min_item_events: int = 0
@@ -355,9 +366,16 @@ def split(log: Interactions, *, config: Config) -> Split:
             "data.min_user_events and data.min_item_events would change test files that "
             "are published; set them to 0 under protocol given"
         )
+    number = len(log)
     log = min_count_filter(
         log, users=config.min_user_events, items=config.min_item_events
     )
+    if len(log) < number:
+        bounds = f"{config.min_user_events} a user, {config.min_item_events} an item"
+        gone = f"{number - len(log):,} of {number:,} events"
+        log = log.reported(
+            f"dropped    {gone}, of users or items with fewer than {bounds}"
+        )
     if not len(log):
         raise InputError(
             f"{log.source}: nothing is left with min_user_events="

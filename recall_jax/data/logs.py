@@ -2,7 +2,8 @@
 
 A CSV has no types; they are told from values. Ids are integers if all of them read
 as such ('7', not '007'). Features, and further columns of events, are dense if all
-their values are numbers and not all of those whole.
+their values are numbers and not all of those whole; data.dense and data.categorical say
+otherwise.
 """
 
 import dataclasses
@@ -11,7 +12,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recall_jax.data import interactions, positives, shards
+from recall_jax.data import (
+    describe,
+    duplicates,
+    entity_files,
+    interactions,
+    positives,
+    shards,
+    times,
+    values,
+)
 from recall_jax.data.interactions import Bag, Entities, Interactions
 from recall_jax.types import InputError
 
@@ -19,8 +29,6 @@ if TYPE_CHECKING:
     import polars as pl
 
 ROLES = ("time", "weight", "rating", "action", "dwell", "session")
-TICKS = {"ms": 10**3, "us": 10**6, "ns": 10**9}  # a second
-ISO_FORMATS = ("%F %T%.f", "%F %T%.f%#z", "%F", "%F %H:%M")
 
 
 @dataclasses.dataclass
@@ -50,11 +58,14 @@ class Config(interactions.Config):
     bags: tuple[str, ...] = ()  # columns of strings that hold several values
     list_separator: str = "|"  # between those
     text: tuple[str, ...] = ()  # feature columns to be read by people, text encoders
+    dense: tuple[str, ...] = ()  # feature columns that are numbers, whole as they are
+    categorical: tuple[str, ...] = ()  # those that are categories, whatever they hold
     actions: tuple[str, ...] = ()  # those that are positive; (): all
     exposures: tuple[str, ...] = ()  # those that say: shown, and passed over
     min_rating: float = 0.0  # 0: any
     min_weight: float = 0.0
     min_dwell: float = 0.0
+    duplicates: str = "auto"  # rows equal in user, item, time: duplicates.CHOICES
 
     def load(self) -> Interactions:
         """The positives, exposures apart. `read` gives every event."""
@@ -63,7 +74,9 @@ class Config(interactions.Config):
                 f"{min(both)!r} stands in data.exposures and in data.actions; an "
                 "action is one or the other"
             )
-        log, shown = positives.set_apart(self.read(), exposures=self.exposures)
+        duplicates.check(self.duplicates)
+        read = self.read()
+        log, shown = positives.set_apart(read, exposures=self.exposures)
         log = positives.filter_positives(
             log,
             actions=self.actions,
@@ -72,7 +85,9 @@ class Config(interactions.Config):
             min_dwell=self.min_dwell or None,
         )
         positives.check_usable(log, min_events=1)
-        return dataclasses.replace(log, shown=shown)
+        counts = {"positive": len(log), "shown": 0 if shown is None else len(shown)}
+        log = log.reported(*describe.filters(read=len(read), **counts))
+        return dataclasses.replace(duplicates.drop(log, self.duplicates), shown=shown)
 
     def read(self) -> Interactions:
         """Every event, in file order.
@@ -98,17 +113,32 @@ class Config(interactions.Config):
 
 
 def assemble(source: shards.Source, *, config: Config) -> Interactions:
+    refuse_header(source, config=config)
     user, users = factorize(parse_ids(source, column=config.user))
     item, items = factorize(parse_ids(source, column=config.item))
+    moments = None
+    if config.time:
+        moments = times.parse(source, column=config.time, form=config.time_format)
+    sides = {
+        side: read_entities(ids, side=side, config=config)
+        for side, ids in (("user", users), ("item", items))
+    }
     log = Interactions(
         user=user,
         item=item,
-        users=read_entities(users, side="user", config=config),
-        items=read_entities(items, side="item", config=config),
-        time=parse_time(source, column=config.time, form=config.time_format),
+        users=sides["user"].entities,
+        items=sides["item"].entities,
+        time=moments and moments.seconds,
+        nanoseconds=moments and moments.nanoseconds,
         weight=parse_weight(source, column=config.weight),
         events=parse_events(source, config=config),
         source=config.path,
+        report=(
+            *describe.files(source),
+            *describe.passed_over(config.path),
+            *sides["user"].report,
+            *sides["item"].report,
+        ),
     )
     there = {**log.events, **log.users.columns, **log.users.text}
     there |= {**log.items.columns, **log.items.text}
@@ -119,21 +149,112 @@ def assemble(source: shards.Source, *, config: Config) -> Interactions:
     return log
 
 
+def refuse_header(source: shards.Source, *, config: Config) -> None:
+    """Raise InputError for a line of column names among the events, of files that were
+    put one behind the other."""
+    if source.is_text:
+        rows = source.rows
+        bad = (rows[config.user] == config.user) & (rows[config.item] == config.item)
+        source.refuse(
+            bad,
+            column=config.user,
+            expected="an id, and no second line of column names",
+        )
+
+
 # Ids.
 
 
 def parse_ids(source: shards.Source, *, column: str) -> "pl.Series":
-    """Integers or strings, none missing."""
+    """Integers or strings, none missing; floats and decimals that are whole numbers are
+    these."""
+    polars = shards.import_polars()
     ids = source.rows[column]
     source.refuse(ids.is_null(), column=column, expected="an id")
     if ids.dtype.is_integer():
-        return ids
+        return as_one_integer(source, ids, column=column)
     if ids.dtype.is_float():  # what pandas makes of integers, once one was missing
+        whole = ids.is_finite() & (ids == ids.floor())
+        source.refuse(~whole, column=column, expected="a whole number")
+        exact = 2**24 if ids.dtype == polars.Float32 else 2**53
+        source.refuse(
+            ids.abs() > exact,
+            column=column,
+            expected=f"at most {exact:,}, from where {ids.dtype} skips numbers (write "
+            "integers or strings)",
+        )
+        return ids.cast(int)
+    if ids.dtype.is_decimal():
         source.refuse(ids != ids.floor(), column=column, expected="a whole number")
         return ids.cast(int)
-    ids = ids.cast(str)
-    source.refuse(ids == "", column=column, expected="an id")
-    return shards.as_whole(ids) if source.is_text else ids
+    if ids.dtype.is_nested() or ids.dtype.is_temporal() or ids.dtype == polars.Object:
+        raise InputError(
+            f"{source.where(0)}: ids in column {column!r} are of the type {ids.dtype}; "
+            "write integers or strings, one event a row"
+        )
+    ids = as_text(source, ids, column=column)
+    return as_whole(source, ids, column=column)
+
+
+def as_one_integer(
+    source: shards.Source, ids: "pl.Series", *, column: str
+) -> "pl.Series":
+    """Integers of shards with and without a sign, which have no common type."""
+    polars = shards.import_polars()
+    if ids.dtype not in (polars.Int128, polars.UInt128):
+        return ids
+    source.refuse(ids < 0, column=column, expected="at least 0, as ids above 2**63 are")
+    source.refuse(ids >= 2**64, column=column, expected="below 2**64")
+    return ids.cast(polars.UInt64)
+
+
+def as_text(source: shards.Source, ids: "pl.Series", *, column: str) -> "pl.Series":
+    """Ids as strings that can be told apart once they are stored."""
+    polars = shards.import_polars()
+    text = ids.cast(str, strict=False)
+    if ids.dtype == polars.Binary:
+        bad = text.is_null() | text.str.contains(r"[\x00-\x1f]")
+        source.refuse(
+            bad, column=column, expected="text, not bytes (write them in hex)"
+        )
+    source.refuse(text == "", column=column, expected="an id")
+    zero = text.str.contains("\0", literal=True)
+    source.refuse(zero, column=column, expected="without a zero byte")
+    if values.are_lists(text):
+        everything = polars.repeat(True, len(text), eager=True)
+        expected = "one id; a list of them should be a row each (polars: explode)"
+        source.refuse(everything, column=column, expected=expected)
+    return text
+
+
+def as_whole(source: shards.Source, ids: "pl.Series", *, column: str) -> "pl.Series":
+    """Strings of a text file as integers, if that loses nothing: '7', or '7.0', which
+    is how a float of that number is written; but not '007' or '+7'."""
+    rounded = ids.str.contains(r"^[+-]?\d(\.\d+)?[eE]\+\d+$")
+    source.refuse(
+        rounded,
+        column=column,
+        expected="an id in full (a spreadsheet has rounded it; write the column as text)",
+    )
+    bare = ids.str.replace(r"^(-?(?:0|[1-9]\d*))\.0+$", "${1}")
+    floats = bare != ids
+    whole = bare.cast(int, strict=False)
+    if source.is_text and (whole.cast(str) == bare).fill_null(False).all():
+        source.refuse(
+            floats & (whole.abs() > values.EXACT),
+            column=column,
+            expected=f"at most {values.EXACT:,}, from where floats skip numbers",
+        )
+        return whole
+    if floats.any():
+        # '1.0' beside '1' is one id or two, and nothing here can say which.
+        twice = floats & bare.is_in(ids.filter(~floats).unique().implode())
+        source.refuse(
+            twice,
+            column=column,
+            expected="written in one way, and the same number stands without .0 elsewhere",
+        )
+    return ids
 
 
 def factorize(ids: "pl.Series") -> tuple[np.ndarray, "pl.Series"]:
@@ -144,50 +265,6 @@ def factorize(ids: "pl.Series") -> tuple[np.ndarray, "pl.Series"]:
 
 
 # Events.
-
-
-def parse_time(source: shards.Source, *, column: str, form: str) -> np.ndarray | None:
-    """Whole seconds, int64; a fraction is cut off."""
-    if not column:
-        return None
-    raw = source.rows[column]
-    seconds = as_seconds(raw, form=form)
-    expected = f"as data.time_format, {form!r}" if form else "unix seconds or ISO 8601"
-    source.refuse(seconds.is_null(), column=column, expected=expected)
-    low, high = seconds.min(), seconds.max()
-    is_date = 19_000_101 <= low and high <= 21_001_231  # these seconds are in 1970
-    hint = "%Y%m%d" if is_date else "ms" if high > 10**11 else ""
-    if hint and not form and not raw.dtype.is_temporal():
-        raise InputError(
-            f"{source.where(0)}: times in {column!r} run from {low} to {high}, which "
-            f"are not unix seconds; say what they are, --config.data.time_format={hint}"
-        )
-    return seconds.to_numpy()
-
-
-def as_seconds(raw: "pl.Series", *, form: str) -> "pl.Series":
-    """int64, null where a value is no time."""
-    if raw.dtype.is_temporal():
-        return raw.dt.epoch("s")
-    if form and form not in TICKS:
-        return strptime(raw.cast(str), form=form)
-    ticks = TICKS.get(form, 1)
-    whole = raw.cast(int, strict=False)
-    seconds = whole // ticks
-    if whole.null_count():
-        fraction = (raw.cast(float, strict=False) / ticks).cast(int, strict=False)
-        seconds = seconds.zip_with(seconds.is_not_null(), fraction)
-    if form or raw.dtype.is_numeric():
-        return seconds
-    text = raw.str.replace("T", " ").str.replace(r"[zZ]$", "+00:00")
-    for iso in ISO_FORMATS if seconds.null_count() else ():
-        seconds = seconds.zip_with(seconds.is_not_null(), strptime(text, form=iso))
-    return seconds
-
-
-def strptime(text: "pl.Series", *, form: str) -> "pl.Series":
-    moments = text.str.to_datetime(form, strict=False, time_unit="us")
-    return moments.dt.epoch("s")
 
 
 def parse_weight(source: shards.Source, *, column: str) -> np.ndarray | None:
@@ -210,7 +287,9 @@ def parse_numbers(source: shards.Source, *, column: str) -> "pl.Series":
 
 def parse_session(source: shards.Source, *, column: str) -> np.ndarray:
     """Codes by first appearance, int32; -1 where there is none."""
-    raw = source.rows[column]
+    raw = values.cleaned(source.rows[column])
+    if raw.dtype.is_numeric():
+        raw = raw.set(raw == -1, None)
     codes = np.full(len(raw), -1, np.int32)
     codes[raw.is_not_null().to_numpy()] = factorize(raw.drop_nulls())[0]
     return codes
@@ -222,7 +301,7 @@ def parse_events(source: shards.Source, *, config: Config) -> dict:
         name: parse_event(source, column=name, config=config) for name in config.events
     }
     if config.action:
-        events["action"] = shards.as_strings(source.rows[config.action])
+        events["action"] = values.as_strings(source.rows[config.action])
     for role, column in (("rating", config.rating), ("dwell", config.dwell)):
         if column:
             events[role] = parse_numbers(source, column=column).to_numpy()
@@ -235,70 +314,41 @@ def parse_event(
     source: shards.Source, *, column: str, config: Config
 ) -> np.ndarray | Bag:
     """A bag, float32 (NaN missing), int64, or strings ('' missing)."""
-    values = source.rows[column]
-    if column in config.bags or values.dtype.is_nested():
-        return shards.as_bag(values, separator=config.list_separator)
-    values = shards.as_number(values) if source.is_text else values
-    if shards.is_dense(values):
-        return parse_numbers(source, column=column).to_numpy()
-    if values.dtype.is_integer() and not values.null_count():
-        return values.to_numpy()
-    return shards.as_strings(values)
+    raw = source.rows[column]
+    if column in config.bags or raw.dtype.is_nested():
+        return values.as_bag(source, column=column, separator=config.list_separator)
+    raw = values.cleaned(raw)
+    numbers = values.as_numbers(raw)
+    if numbers is None or numbers.values.null_count() == len(raw):
+        return values.as_strings(raw)
+    if not numbers.are_codes:
+        return numbers.values.fill_null(math.nan).to_numpy().astype(np.float32)
+    if not raw.null_count():
+        return values.as_codes(raw).cast(int).to_numpy()
+    return values.as_strings(values.as_codes(raw))
 
 
-# Features.
+# Features: `entities`.
 
 
-def read_entities(ids: "pl.Series", *, side: str, config: Config) -> Entities:
+def read_entities(
+    ids: "pl.Series", *, side: str, config: Config
+) -> entity_files.Described:
     """Entities of a side, 'user' or 'item', with the features that its file has."""
     path, key = getattr(config, f"{side}_features"), getattr(config, side)
     names = getattr(config, f"{side}_columns")
-    raw = ids.to_numpy() if ids.dtype.is_integer() else shards.as_strings(ids)
+    raw = ids.to_numpy() if ids.dtype.is_integer() else values.as_strings(ids)
     if not path and names:
         raise InputError(f"data.{side}_columns is set, data.{side}_features is not")
     if not path:
-        return Entities(raw)
+        return entity_files.Described(Entities(raw), ())
     asked = {f"{side}_columns={name}": name for name in names}
     source = shards.read_source(
         path, columns=asked and asked | {side: key}, separator=config.separator
     )
     shards.check_columns({side: key}, there=source.rows.columns, path=path)
     with shards.plain_errors(path):
-        rows = find_rows(ids, source=source, key=key)
-        columns = {
-            name: parse_feature(source, column=name, rows=rows, config=config)
-            for name in names or source.rows.columns
-            if name != key
-        }
-    text = {name: columns.pop(name) for name in config.text if name in columns}
-    return Entities(raw, columns, text)
-
-
-def find_rows(ids: "pl.Series", *, source: shards.Source, key: str) -> "pl.Series":
-    """Each id's row of features, null if it has none."""
-    keys = parse_ids(source, column=key).cast(str).alias(key)
-    twice = ~keys.is_first_distinct()
-    source.refuse(twice, column=key, expected="in one row only")
-    rows = keys.to_frame().with_row_index("row")
-    ids = ids.cast(str).alias(key).to_frame()
-    found = ids.join(rows, on=key, how="left", maintain_order="left")["row"]
-    if found.is_null().all():
-        raise InputError(
-            f"{source.where(0)}: no id in column {key!r}, such as {keys[0]!r}, occurs "
-            f"in the log, which has {ids[key][0]!r}"
+        keys = parse_ids(source, column=key).cast(str)
+        return entity_files.read(
+            source, ids, raw=raw, keys=keys, side=side, names=names, config=config
         )
-    return found
-
-
-def parse_feature(
-    source: shards.Source, *, column: str, rows: "pl.Series", config: Config
-) -> np.ndarray | Bag:
-    values = source.rows[column]
-    if column in config.bags or values.dtype.is_nested():
-        return shards.as_bag(values.gather(rows), separator=config.list_separator)
-    number = shards.as_number(values) if source.is_text else values
-    if column in config.text or not shards.is_dense(number):
-        return shards.as_strings(values.gather(rows))
-    dense = parse_numbers(source, column=column)
-    source.refuse(dense.is_infinite(), column=column, expected="finite")
-    return dense.fill_nan(None).gather(rows).fill_null(math.nan).to_numpy()

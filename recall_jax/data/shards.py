@@ -1,4 +1,4 @@
-"""Rows of Parquet and CSV files, where each of them stands, and columns as arrays.
+"""Rows of Parquet and CSV files, and where each of them stands.
 
 For `logs`. Whatever is wrong with a file is an InputError.
 """
@@ -7,14 +7,13 @@ import contextlib
 import dataclasses
 import difflib
 import glob
+import itertools
 import pathlib
 import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from recall_jax.data.interactions import Bag
+from recall_jax.data import text_files
 from recall_jax.types import InputError
 
 if TYPE_CHECKING:
@@ -68,8 +67,11 @@ def read_source(path: str, *, columns: dict[str, str], separator: str) -> Source
     part-10 follows part-9. Raises InputError for whatever is wrong with the files.
     """
     shards = find_shards(path)
-    if len(separator.encode()) != 1:
-        raise InputError(f"data.separator is {separator!r}; expected one character")
+    if len(separator.encode()) != 1 or separator in '"\n\r':
+        raise InputError(
+            f"data.separator is {separator!r}; expected one character that is no quote "
+            "and no line break"
+        )
     headers = {shard: read_header(shard, separator=separator) for shard in shards}
     names = headers[shards[0]]
     for shard, header in headers.items():
@@ -83,29 +85,94 @@ def read_source(path: str, *, columns: dict[str, str], separator: str) -> Source
     frames = [read_shard(shard, names=names, separator=separator) for shard in shards]
     if not sum(map(len, frames)):
         raise InputError(f"{path} has a header but no rows")
-    with plain_errors(path):
-        rows = import_polars().concat(frames, how="vertical_relaxed")
+    rows = one_frame(frames, shards=shards)
     counts = tuple((str(shard), len(f)) for shard, f in zip(shards, frames))
     return Source(rows, counts, is_text(shards[0]))
 
 
+def one_frame(
+    frames: list["pl.DataFrame"], *, shards: list[pathlib.Path]
+) -> "pl.DataFrame":
+    """Rows of all shards. Raises InputError, with column and files, for types that do
+    not go together."""
+    polars = import_polars()
+    columns = []
+    for name in frames[0].columns:
+        parts = of_one_type([frame.get_column(name) for frame in frames])
+        try:
+            columns.append(
+                polars.concat([x.to_frame() for x in parts], how="vertical_relaxed")
+            )
+        except polars.exceptions.PolarsError as error:
+            types = {part.dtype: path for part, path in zip(parts, shards, strict=True)}
+            told = ", ".join(f"{kind} in {path}" for kind, path in types.items())
+            raise InputError(
+                f"column {name!r} holds {told}; write one type in all shards"
+            ) from error
+    return polars.concat(columns, how="horizontal")
+
+
+def of_one_type(parts: list["pl.Series"]) -> list["pl.Series"]:
+    """A column's parts in a type that loses nothing of any, where polars' common one
+    would: floats that are whole among whole numbers, moments of unlike precision."""
+    polars = import_polars()
+    kinds = {part.dtype for part in parts}
+    if len(kinds) < 2:
+        return parts
+    if any(kind.is_float() for kind in kinds) and not all(k.is_float() for k in kinds):
+        floats = [part for part in parts if part.dtype.is_float()]
+        if all(is_whole(part) for part in floats):
+            parts = [x.cast(int) if x.dtype.is_float() else x for x in parts]
+    if all(isinstance(kind, polars.Datetime) for kind in kinds):
+        unit = next(x for x in ("ns", "us", "ms") if x in {k.time_unit for k in kinds})
+        parts = [part.dt.cast_time_unit(unit) for part in parts]
+    return parts
+
+
+def is_whole(values: "pl.Series") -> bool:
+    """Whether floats are whole numbers, none of them so large that floats skip some."""
+    largest = 2**24 if values.dtype == import_polars().Float32 else 2**53
+    return bool(((values == values.floor()) & (values.abs() <= largest)).all())
+
+
 def find_shards(path: str) -> list[pathlib.Path]:
+    """The files of a log, each once. Hidden ones, which begin with a dot or an
+    underscore or stand in a folder that does, are no part of it, unless named."""
     place = pathlib.Path(path).expanduser()
-    if place.is_dir():
-        found = [p for p in place.rglob("*") if p.name.endswith(SUFFIXES)]
+    if path and place.is_dir():
+        found = [p for p in place.rglob("*") if not is_hidden(p.relative_to(place))]
+        found = [p for p in found if is_shard(p)]
+    elif place.is_file():  # its name may have a [
+        found = [place]
     else:
+        fixed = len(
+            list(itertools.takewhile(lambda x: not glob.has_magic(x), place.parts))
+        )
         found = [pathlib.Path(p) for p in glob.glob(str(place), recursive=True)]
-        found = [place] if place.is_file() else found  # its name may have a [
+        found = [p for p in found if p.is_file()]
+        found = [p for p in found if not is_hidden(pathlib.Path(*p.parts[fixed:]))]
+    if "://" in path:
+        raise InputError(f"{path} is not on this machine's disk; copy the log there")
     if not path or not found:
         raise InputError(
             f"there is no log at {path!r}; expected a file, a folder of shards or a "
-            f"glob, with names that end in {', '.join(SUFFIXES)}"
+            f"glob, with names that end in {', '.join(SUFFIXES)} and begin with neither "
+            ". nor _"
         )
-    if odd := [p for p in found if not p.name.endswith(SUFFIXES)]:
+    if odd := [p for p in found if not is_shard(p)]:
         raise InputError(f"{odd[0]}: its name should end in {', '.join(SUFFIXES)}")
     if len({is_text(p) for p in found}) > 1:
         raise InputError(f"{path} holds Parquet and text files; name one kind, *.csv")
-    return sorted(found, key=in_numeric_order)
+    ordered = sorted(found, key=in_numeric_order)
+    return list({p.resolve(): p for p in reversed(ordered)}.values())[::-1]
+
+
+def is_hidden(path: pathlib.Path) -> bool:
+    return any(part.startswith((".", "_")) for part in path.parts)
+
+
+def is_shard(path: pathlib.Path) -> bool:
+    return path.is_file() and path.name.lower().endswith(SUFFIXES)
 
 
 def in_numeric_order(path: pathlib.Path) -> list[tuple[int, str]]:
@@ -114,45 +181,39 @@ def in_numeric_order(path: pathlib.Path) -> list[tuple[int, str]]:
 
 
 def is_text(path: pathlib.Path) -> bool:
-    return not path.name.endswith((".parquet", ".pq"))
+    return not path.name.lower().endswith((".parquet", ".pq"))
+
+
+def text_file(path: pathlib.Path, *, separator: str) -> text_files.File:
+    tabs = ".tsv" in path.name.lower()
+    return text_files.File(path, "\t" if tabs else separator)
 
 
 def read_header(path: pathlib.Path, *, separator: str) -> list[str]:
-    polars = import_polars()
+    if is_text(path):
+        return text_files.header(text_file(path, separator=separator))
     with plain_errors(path):
-        if not is_text(path):
-            return list(polars.read_parquet_schema(path))
-        return read_text(path, names=None, separator=separator, num_rows=0).columns
+        with open(path, "rb") as file:
+            if file.read(4) != b"PAR1":
+                raise InputError(
+                    f"{path} is no Parquet file, whatever its name says; if it is text, "
+                    "its name should end in .csv"
+                )
+        return scan(path).collect_schema().names()
+
+
+def scan(path: pathlib.Path) -> "pl.LazyFrame":
+    """A Parquet file by its very name, with the columns that stand in it."""
+    return import_polars().scan_parquet(path, glob=False, hive_partitioning=False)
 
 
 def read_shard(
     path: pathlib.Path, *, names: list[str], separator: str
 ) -> "pl.DataFrame":
-    polars = import_polars()
     with plain_errors(path):
-        if not is_text(path):
-            return polars.read_parquet(path, columns=names)
-        rows = read_text(path, names=names, separator=separator, num_rows=None)
-        # A quoted '' is as empty as one without quotes; lines at the end may be blank.
-        rows = rows.with_columns(polars.all().replace("", None)).select(names)
-        filled = rows.select(polars.any_horizontal(polars.all().is_not_null()))
-        return rows.head(len(rows) - (filled.to_series().reverse().arg_max() or 0))
-
-
-def read_text(
-    path: pathlib.Path,
-    *,
-    names: list[str] | None,
-    separator: str,
-    num_rows: int | None,
-) -> "pl.DataFrame":
-    return import_polars().read_csv(
-        path,
-        columns=names,
-        separator="\t" if ".tsv" in path.suffixes else separator,
-        infer_schema=False,
-        n_rows=num_rows,
-    )
+        if is_text(path):
+            return text_files.read(text_file(path, separator=separator), names=names)
+        return scan(path).select(names).collect()
 
 
 @contextlib.contextmanager
@@ -163,10 +224,7 @@ def plain_errors(path: str | pathlib.Path) -> Iterator[None]:
         yield
     except (kinds.PolarsError, kinds.PanicException, OSError) as error:
         said = str(error).strip().split("\n")[0][:200]
-        raise InputError(
-            f"{path} could not be read: {said}. Is it whole, and if text, UTF-8 with "
-            "the separator that --config.data.separator gives?"
-        ) from error
+        raise InputError(f"{path} could not be read: {said}. Is it whole?") from error
 
 
 def check_columns(columns: dict[str, str], *, there: list[str], path: str) -> None:
@@ -175,8 +233,18 @@ def check_columns(columns: dict[str, str], *, there: list[str], path: str) -> No
             raise InputError(
                 f"{path} has no column {name!r} (data.{option})"
                 f"{nearest(name, there)} It has {shown(there)}; a file without a line "
-                "of column names needs one"
+                "of column names needs one" + partition(name, path=path)
             )
+
+
+def partition(name: str, *, path: str) -> str:
+    """What to say where a folder's name holds a column, as Hive and Spark write it."""
+    if f"{name}=" not in path:
+        return ""
+    return (
+        f". {name!r} stands in the names of folders alone; write the column into the "
+        "files too"
+    )
 
 
 def nearest(name: str, there: Iterable[str]) -> str:
@@ -187,49 +255,3 @@ def nearest(name: str, there: Iterable[str]) -> str:
 def shown(names: list[str]) -> str:
     more = f" and {len(names) - 20} more" if len(names) > 20 else ""
     return ", ".join(repr(name[:40]) for name in names[:20]) + more
-
-
-# Values.
-
-
-def as_whole(values: "pl.Series") -> "pl.Series":
-    """Strings as integers, if that loses nothing: '7' but not '007' or '+7'."""
-    whole = values.cast(int, strict=False)
-    same = (whole.cast(str) == values).fill_null(False) | values.is_null()
-    return whole if same.all() else values
-
-
-def as_number(values: "pl.Series") -> "pl.Series":
-    """Strings as integers or floats, if all are numbers; '007' stays a string."""
-    whole = as_whole(values)
-    if whole.dtype.is_integer() or values.str.contains(r"^[+-]?0\d").any():
-        return whole
-    numbers = values.cast(float, strict=False)
-    return numbers if numbers.null_count() == values.null_count() else values
-
-
-def is_dense(values: "pl.Series") -> bool:
-    return values.dtype.is_float() or values.dtype.is_decimal()
-
-
-def as_strings(values: "pl.Series") -> np.ndarray:
-    return values.cast(str).fill_null("").to_numpy().astype(str)
-
-
-def as_bag(values: "pl.Series", *, separator: str) -> Bag:
-    polars = import_polars()
-    if not values.dtype.is_nested():
-        values = values.cast(str).str.split(separator)
-    rows = values.to_frame("value").with_row_index("row").explode("value").drop_nulls()
-    if is_dense(rows["value"]) or rows["value"].dtype.is_nested():
-        raise InputError(
-            f"column {values.name!r} holds {values.dtype}; lists of strings or whole "
-            "numbers can be read. Give each float a column of its own"
-        )
-    is_whole = rows["value"].dtype.is_integer()
-    if not is_whole:
-        rows = rows.with_columns(polars.col("value").cast(str))
-        rows = rows.filter(polars.col("value") != "")
-    lengths = np.bincount(rows["row"].to_numpy(), minlength=len(values))
-    flat = rows["value"].to_numpy() if is_whole else as_strings(rows["value"])
-    return Bag(flat, np.concatenate([[0], np.cumsum(lengths)]))

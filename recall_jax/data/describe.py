@@ -1,0 +1,209 @@
+"""A log in a few lines, before anything is trained on it: what was read, what it holds,
+and, after "note", what looks wrong and what to do."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+
+from recall_jax.data import shards
+from recall_jax.data.interactions import Bag, Entities, Interactions
+
+NULL_LIKE = ("", "na", "n/a", "nan", "null", "none", "nil", "\\n", "undefined", "<na>")
+"""Ids, in lower case, that often stand for a missing one."""
+MANY = 0.1  # of all events; more are not one person's
+RECENT = 10**8  # March 1973
+
+
+def line(label: str, text: str) -> str:
+    return f"{label:<11}{text}"
+
+
+def note(text: str) -> str:
+    return line("note", text)
+
+
+def files(source: shards.Source) -> list[str]:
+    """Files and rows read."""
+    first, last = source.shards[0][0], source.shards[-1][0]
+    rows = sum(count for _, count in source.shards)
+    names = first if first == last else f"{first} to {last}"
+    number = f"{len(source.shards)} file" + "s" * (len(source.shards) > 1)
+    return [line("files", f"{number}, {rows:,} rows: {names}")]
+
+
+def passed_over(path: str) -> list[str]:
+    """What lies in a log's folder and is not read."""
+    place = pathlib.Path(path).expanduser()
+    if not place.is_dir():
+        return []
+    inside = [p for p in place.rglob("*") if p.is_file()]
+    hidden = [p for p in inside if shards.is_hidden(p.relative_to(place))]
+    other = [p for p in inside if p not in hidden and not shards.is_shard(p)]
+    lines = []
+    if hidden:
+        lines.append(
+            line("", f"{len(hidden)} hidden files left out, such as {hidden[0]}")
+        )
+    if other:
+        text = f"{len(other)} files of other kinds are not read, such as {other[0]}; "
+        text += f"if they hold events, write them as {shards.SUFFIXES[0]}"
+        lines.append(note(text))
+    if (place / "_delta_log").exists():
+        lines.append(
+            note(
+                f"{path} is a Delta table, and files that its log has removed are read "
+                "too; write its present rows to another folder"
+            )
+        )
+    return lines
+
+
+def filters(*, read: int, positive: int, shown: int) -> list[str]:
+    """What the filters of positives dropped."""
+    if read == positive:
+        return []
+    text = f"{read - positive - shown:,} of {read:,} rows by filters of positives"
+    return [line("dropped", text + (f"; {shown:,} are exposures" if shown else ""))]
+
+
+def events(log: Interactions) -> list[str]:
+    """Times, ids and features of the events that are split."""
+    lines = Span().add(log.time, log.nanoseconds).lines()
+    for side, codes in (("user", log.user), ("item", log.item)):
+        entities = getattr(log, f"{side}s")
+        count = np.bincount(codes, minlength=len(entities))
+        lines += ids(entities.id, count, side=side)
+        lines += features(entities, count > 0, side=side)
+    return lines
+
+
+@dataclasses.dataclass
+class Span:
+    """The times of a log, some of them after the other."""
+
+    low: int = np.iinfo(np.int64).max
+    high: int = np.iinfo(np.int64).min
+    rows: int = 0
+    early: int = 0  # before 1973
+    in_days: bool = True
+    in_seconds: bool = True
+
+    def add(self, seconds: np.ndarray | None, nanoseconds: np.ndarray | None) -> "Span":
+        if seconds is None or not len(seconds):
+            return self
+        self.low = min(self.low, int(seconds.min()))
+        self.high = max(self.high, int(seconds.max()))
+        self.rows += len(seconds)
+        self.in_seconds &= nanoseconds is None
+        self.in_days &= self.in_seconds and not (seconds % 86_400).any()
+        if self.low < RECENT:
+            self.early += int((seconds < RECENT).sum())
+        return self
+
+    def lines(self) -> list[str]:
+        """The span in plain dates, and what is odd about it."""
+        if not self.rows:
+            return [line("times", "none: the order of rows is the order of events")]
+        unit = "whole days" if self.in_days else "whole seconds"
+        unit = unit if self.in_seconds else "parts of seconds"
+        text = f"{date(self.low)} to {date(self.high)} UTC, in {unit}"
+        lines = [line("times", text)]
+        if self.low == self.high:
+            text = "all events have one time, so nothing says which came last; name "
+            lines.append(note(text + "a column of times with --config.data.time"))
+        if self.high < RECENT:
+            text = "these times lie before 1973, as of a clock that starts at 0; dates "
+            text += "of a spreadsheet, or years, should be written as ISO 8601"
+            lines.append(note(text))
+        elif self.early:
+            text = f"{self.early:,} of {self.rows:,} times lie before 1973, as where 0 "
+            text += "stands for an unknown one; leave those rows out of the file"
+            lines.append(note(text))
+        if self.high > np.datetime64("now", "s").astype(int):
+            text = "the last event lies in the future; look at the unit and the zone "
+            lines.append(note(text + "of times (--config.data.time_format)"))
+        return lines
+
+
+def date(seconds: int) -> str:
+    return str(np.datetime64(seconds, "s")).replace("T", " ")
+
+
+def ids(raw: np.ndarray, count: np.ndarray, *, side: str) -> list[str]:
+    """Null-like ids and their share; ids that may be one; one with too much."""
+    total, lines = int(count.sum()), []
+    there = np.flatnonzero(count)
+    null = np.zeros(len(there), bool)
+    if raw.dtype.kind in "OUT":
+        names = np.array([str(x).strip().lower() for x in raw[there].tolist()], object)
+        null = np.isin(names, np.array(NULL_LIKE, object))
+        lines += alike(raw[there], names, side=side)
+    share = count[there[null]].sum() / max(total, 1)
+    lines.insert(0, line(f"{side} ids", f"{share:.2%} of rows are empty or null-like"))
+    if null.any():
+        shown = ", ".join(repr(str(x)) for x in raw[there[null]][:3].tolist())
+        text = (
+            f"{share:.1%} of rows have the {side} {shown}, which looks like a missing "
+        )
+        lines.append(note(text + "one and is taken as an id; leave those rows out"))
+    most = int(count.argmax())
+    if len(there) >= 20 and count[most] > MANY * total and side == "user":
+        text = (
+            f"{side} {raw[most].item()!r} has {count[most] / total:.0%} of all events; "
+        )
+        lines.append(
+            note(text + "if that is a robot or stands for nobody, leave it out")
+        )
+    return lines
+
+
+def alike(raw: np.ndarray, names: np.ndarray, *, side: str) -> list[str]:
+    """Ids that differ by blanks or case alone."""
+    distinct, counts = np.unique(names, return_counts=True)
+    if not (counts > 1).any():
+        return []
+    name = distinct[counts > 1][0]
+    shown = " and ".join(repr(str(x)) for x in raw[names == name][:2].tolist())
+    text = (
+        f"{int((counts - 1).sum()):,} {side} ids differ from another by blanks or case "
+    )
+    return [note(f"{text}alone, such as {shown}; if they are one, write them alike")]
+
+
+def features(entities: Entities, there: np.ndarray, *, side: str) -> list[str]:
+    """A line a feature: its kind, values, and the share that is missing."""
+    lines, num = [], max(int(there.sum()), 1)
+    for name, column in entities.columns.items():
+        kind, values, missing = kind_of(column, there)
+        text = f"{side} feature {name!r}: {kind}, {values:,} values"
+        lines.append(line("", f"{text}, {missing / num:.1%} missing"))
+        if kind == "categories" and values == num - missing >= 20:
+            text = (
+                f"{name!r} is another in each {side}, and so tells nothing of others; "
+            )
+            text += "data.dense takes whole numbers as numbers, data.text reads words, "
+            lines.append(note(f"{text}data.{side}_columns leaves the column out"))
+        elif values <= 1:
+            text = f"{name!r} is the same in each {side}; leave it out with "
+            lines.append(note(f"{text}--config.data.{side}_columns"))
+    for name, column in entities.text.items():
+        missing = int(sum(not text for text in column[there].tolist()))
+        text = f"{side} feature {name!r}: text, {missing / num:.1%} missing"
+        lines.append(line("", text))
+    return lines
+
+
+def kind_of(column: np.ndarray | Bag, there: np.ndarray) -> tuple[str, int, int]:
+    """Kind, distinct values and missing ones of a feature among entities `there`."""
+    if isinstance(column, Bag):
+        lengths = np.diff(column.offsets)
+        inside = np.repeat(there, lengths)
+        values = len(np.unique(column.values[inside]))
+        return "several values each", values, int((lengths[there] == 0).sum())
+    cells = column[there]
+    if column.dtype.kind == "f":
+        finite = np.isfinite(cells)
+        return "numbers", len(np.unique(cells[finite])), int((~finite).sum())
+    missing = cells == "" if column.dtype.kind in "UT" else np.zeros(len(cells), bool)
+    return "categories", len(np.unique(cells[~missing])), int(missing.sum())
