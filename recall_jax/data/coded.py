@@ -99,7 +99,7 @@ class Codes:
         """Codes int32 of a slice's ids."""
         ids = logs.parse_ids(source, column=column).alias("id")
         if ids.dtype.is_integer():
-            ids = ids.cast(int)
+            ids = self._in_one_type(ids, source=source, column=column)
         if self.known is None:
             self.known = self._numbered(ids.head(0), first=0)
         elif self.known["id"].dtype != ids.dtype:
@@ -114,6 +114,25 @@ class Codes:
         asked = ids.to_frame()
         codes = asked.join(self.known, on="id", how="left", maintain_order="left")
         return codes["code"].to_numpy()
+
+    def _in_one_type(
+        self, ids: "pl.Series", *, source: shards.Source, column: str
+    ) -> "pl.Series":
+        """As int64, or as uint64, the ids before them too, once one is beyond int64."""
+        polars = shards.import_polars()
+        before = None if self.known is None else self.known["id"]
+        is_wide = before is not None and before.dtype == polars.UInt64
+        if not is_wide and (ids.max() or 0) <= np.iinfo(np.int64).max:
+            return ids.cast(polars.Int64)
+        both = [ids] if before is None else [ids, before]
+        if any((x.min() or 0) < 0 for x in both if x.dtype.is_integer()):
+            raise InputError(
+                f"{source.where(0)}: column {column!r} has ids below 0 and ids of 2**63 "
+                "and more, which no type of integers holds; write it as strings"
+            )
+        if before is not None and before.dtype.is_integer():
+            self.known = self.known.with_columns(polars.col("id").cast(polars.UInt64))
+        return ids.cast(polars.UInt64)
 
     @staticmethod
     def _numbered(ids: "pl.Series", *, first: int) -> "pl.DataFrame":

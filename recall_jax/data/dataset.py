@@ -73,7 +73,7 @@ class Data:
         there are any, weights, labels, exposures, searches, ages and features."""
         if self.log is not None:
             return self.log.manifest["sha256"]
-        digest = hashlib.sha256(features.dump_vocabularies(self.vocabularies).encode())
+        digest = hashlib.sha256(features.as_text(self.vocabularies).encode())
         arrays = [self.items, self.offsets, self.train_stop]
         data = self.dataset
         if data.weights is not None:

@@ -322,7 +322,8 @@ def write_catalogue(
         own = features.Vocabulary(entities.id[side.codes], side.known)
         vocabularies |= {name: own} | more
         schema[name] = [list(column) for column in described]
-        np.savez(folder / f"{name}_columns.npz", **columns)
+        # By place, as in `described`: a column's name need not be one of a file.
+        np.savez(folder / f"{name}_columns.npz", *columns.values())
     (folder / "schema.json").write_text(json.dumps(schema), "utf-8")
     (folder / "vocabularies.json").write_text(
         features.dump_vocabularies(vocabularies), "utf-8"

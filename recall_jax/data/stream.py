@@ -27,7 +27,7 @@ from recall_jax.data.arrays import CONTEXTS, Dataset
 from recall_jax.data.interactions import Interactions
 from recall_jax.types import InputError
 
-FORMAT = 1
+FORMAT = 2
 PROTOCOLS = ("leave_one_out", "temporal")
 UNHEEDED = (
     "prepared",
@@ -343,20 +343,25 @@ def _mapped(path: pathlib.Path) -> np.ndarray:
 
 
 def _columns(folder: pathlib.Path, side: str) -> dict[str, jax.Array]:
+    """By name; the file has them by their place among those of schema.json."""
+    names = [column.name for column in _described(folder)[side]]
     with np.load(folder / f"{side}_columns.npz", allow_pickle=False) as found:
-        return {name: jnp.asarray(found[name]) for name in found.files}
+        return {name: jnp.asarray(found[f"arr_{j}"]) for j, name in enumerate(names)}
+
+
+def _described(folder: pathlib.Path) -> dict[str, list[features.Column]]:
+    content = json.loads((folder / "schema.json").read_text("utf-8"))
+    return {
+        side: [features.Column(*column) for column in content[side]]
+        for side in ("user", "item")
+    }
 
 
 def _schema(
     folder: pathlib.Path, vocabularies: dict, *, history_length: int
 ) -> features.Schema:
-    described = json.loads((folder / "schema.json").read_text("utf-8"))
-    user, item = (
-        [features.Column(*column) for column in described[side]]
-        for side in ("user", "item")
-    )
     return dataset.schema_of(
-        vocabularies, user=user, item=item, history_length=history_length
+        vocabularies, **_described(folder), history_length=history_length
     )
 
 
