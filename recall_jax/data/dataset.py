@@ -12,7 +12,7 @@ import numpy as np
 
 from recall_jax import features, sharding
 from recall_jax.data import columns as columns_lib
-from recall_jax.data import examples, interactions, tokens
+from recall_jax.data import examples, interactions, positives, tokens
 from recall_jax.data.arrays import CONTEXTS, Dataset
 from recall_jax.data.interactions import Bag, ranges, take
 from recall_jax.types import InputError
@@ -171,6 +171,14 @@ def _lay_out(
         raise InputError(
             f"{log.source}: no user has more than {min_history} training events, so "
             "there is nothing to train on"
+        )
+    if log.weight is not None:
+        trained = log.weight[flat.order][found.position[: found.num_positive]]
+        positives.check_weights(
+            trained.min(),
+            trained.max(),
+            column=getattr(config, "weight", ""),  # a log's own columns have names
+            source=log.source,
         )
     trains = np.zeros(len(log), bool)
     trains[ranges(flat.start, flat.valid)] = True

@@ -21,7 +21,7 @@ import numpy as np
 from recall_jax import features
 from recall_jax.data import coded as coded_lib
 from recall_jax.data import columns as columns_lib
-from recall_jax.data import logs
+from recall_jax.data import logs, positives
 from recall_jax.data.coded import SLICE, Coded
 from recall_jax.types import InputError
 
@@ -53,6 +53,7 @@ class Found:
     repeats: bool = False  # some user met some item twice
     last: int = 0  # last events of users who have another one
     tied: int = 0  # those that share their second with it
+    weights: tuple[float, float] | None = None  # of training examples, from and to
 
     def add(
         self, records: np.ndarray, *, trains: np.ndarray, examples: np.ndarray
@@ -64,6 +65,9 @@ class Found:
         self.examples += np.bincount(item[examples], minlength=num)
         pairs = np.sort(user.astype(np.int64) * num + item)
         self.repeats |= bool((pairs[1:] == pairs[:-1]).any())
+        if "weight" in records.dtype.names and examples.any():
+            weights = np.append(records["weight"][examples], self.weights or ())
+            self.weights = weights.min(), weights.max()
         if "time" in records.dtype.names:
             time, same = records["time"], user[1:] == user[:-1]
             last = np.flatnonzero(same & np.append(~same[1:], True)) + 1
@@ -99,6 +103,10 @@ def write(config: logs.Config, folder: pathlib.Path, *, min_history: int) -> dic
         num_items=len(coded.items),
         min_history=min_history,
     )
+    if found.weights is not None:
+        positives.check_weights(
+            *found.weights, column=config.weight, source=config.path
+        )
     items = number(found.trained, found.events)
     as_npy(scratch / "item.bin", folder / "items.npy", kind=np.int32, ids=items.ids)
     if "weight" in kind.names:
