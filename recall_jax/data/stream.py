@@ -280,7 +280,12 @@ def open_data(config: Config, *, history_length: int, min_history: int) -> datas
     )
     return dataset.Data(
         dataset=_catalogue(log, history_length=history_length, context=config.context),
-        schema=_schema(log.folder, vocabularies, history_length=history_length),
+        schema=dataset.schema_of(
+            vocabularies,
+            **_described(log.folder),
+            history_length=history_length,
+            config=config,
+        ),
         vocabularies=vocabularies,
         items=log.items,
         times=None,
@@ -355,14 +360,6 @@ def _described(folder: pathlib.Path) -> dict[str, list[features.Column]]:
         side: [features.Column(*column) for column in content[side]]
         for side in ("user", "item")
     }
-
-
-def _schema(
-    folder: pathlib.Path, vocabularies: dict, *, history_length: int
-) -> features.Schema:
-    return dataset.schema_of(
-        vocabularies, **_described(folder), history_length=history_length
-    )
 
 
 def _drawn(part: dataset.Part, number: int) -> dataset.Part:

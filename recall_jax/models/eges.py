@@ -15,6 +15,7 @@ from recall_jax.pairs import PairsConfig
 from recall_jax.types import Columns, InputError
 
 KINDS = ("eges", "ges", "bge")
+OWN_TABLES = ("context", "weights")
 
 
 @dataclasses.dataclass
