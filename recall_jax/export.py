@@ -151,7 +151,7 @@ def load(folder: pathlib.Path | str) -> Exported:
         item=towers["item"],
         item_ids=vocabularies["item"].ids,
         item_vectors=stored["items"],
-        titles=np.array(read_json(folder / "titles.json")) if titles else None,
+        titles=_texts(folder / "titles.json") if titles else None,
         popularity=arrays["popularity"],
         user_ids=vocabularies["user"].ids,
         user_vectors=stored.get("users"),
@@ -347,6 +347,11 @@ def _columns(
 
 def read_array(path: pathlib.Path) -> np.ndarray:
     return np.load(path, allow_pickle=False)
+
+
+def _texts(path: pathlib.Path) -> np.ndarray:
+    """Each of its own length; NumPy's strings all take the memory of the longest."""
+    return np.array(read_json(path), object)
 
 
 def read_json(path: pathlib.Path) -> Any:

@@ -133,6 +133,7 @@ def parse_ids(source: shards.Source, *, column: str) -> "pl.Series":
         return ids.cast(int)
     ids = ids.cast(str)
     source.refuse(ids == "", column=column, expected="an id")
+    shards.refuse_long(source, ids, column=column)
     return shards.as_whole(ids) if source.is_text else ids
 
 
@@ -294,10 +295,12 @@ def parse_feature(
     source: shards.Source, *, column: str, rows: "pl.Series", config: Config
 ) -> np.ndarray | Bag:
     values = source.rows[column]
+    if column in config.text:
+        return shards.as_texts(values.gather(rows))
     if column in config.bags or values.dtype.is_nested():
         return shards.as_bag(values.gather(rows), separator=config.list_separator)
     number = shards.as_number(values) if source.is_text else values
-    if column in config.text or not shards.is_dense(number):
+    if not shards.is_dense(number):
         return shards.as_strings(values.gather(rows))
     dense = parse_numbers(source, column=column)
     source.refuse(dense.is_infinite(), column=column, expected="finite")

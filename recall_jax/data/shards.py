@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from recall_jax.data.interactions import Bag
-from recall_jax.types import InputError
+from recall_jax.types import InputError, MissingData
 
 if TYPE_CHECKING:
     import polars as pl
 
+LONGEST = 1000  # letters of an id, and of a value that is not a text
 SUFFIXES = (".parquet", ".pq", ".csv", ".tsv", ".csv.gz", ".tsv.gz")
 
 
@@ -97,7 +98,7 @@ def find_shards(path: str) -> list[pathlib.Path]:
         found = [pathlib.Path(p) for p in glob.glob(str(place), recursive=True)]
         found = [place] if place.is_file() else found  # its name may have a [
     if not path or not found:
-        raise InputError(
+        raise MissingData(
             f"there is no log at {path!r}; expected a file, a folder of shards or a "
             f"glob, with names that end in {', '.join(SUFFIXES)}"
         )
@@ -213,7 +214,44 @@ def is_dense(values: "pl.Series") -> bool:
 
 
 def as_strings(values: "pl.Series") -> np.ndarray:
-    return values.cast(str).fill_null("").to_numpy().astype(str)
+    """NumPy's strings, '' for null: all of them take the memory of the longest, so
+    InputError for one that must be a text."""
+    strings = values.cast(str).fill_null("")
+    if (most := longest(strings)) > LONGEST:
+        raise InputError(
+            f"column {values.name!r} has a value of {most:,} letters, and values that are "
+            f"told apart have at most {LONGEST:,}; if it is a feature and a text, name it "
+            "in --config.data.text, else leave it out"
+        )
+    return strings.to_numpy().astype(str)
+
+
+def as_texts(values: "pl.Series") -> np.ndarray:
+    """Python's strings, '' for null: each takes the memory of its own length."""
+    if values.dtype.is_nested():
+        raise InputError(
+            f"column {values.name!r} is in data.text and holds {values.dtype}; a text is "
+            "one string: leave it out there, or join it in the file"
+        )
+    return values.cast(str).fill_null("").to_numpy().astype(object)
+
+
+def longest(strings: "pl.Series") -> int:
+    """Letters of the longest; 0 without any."""
+    return strings.str.len_chars().max() or 0
+
+
+def refuse_long(source: Source, ids: "pl.Series", *, column: str) -> None:
+    """Raise InputError at the first id that is too long to be one."""
+    if longest(ids) <= LONGEST:
+        return
+    letters = ids.str.len_chars()
+    row = (letters > LONGEST).arg_max()
+    raise InputError(
+        f"{source.where(row)}: column {column!r} should be an id of at most {LONGEST:,} "
+        f"letters, has {letters[row]:,}, which begin {ids[row][:40]!r}; is a quotation "
+        "mark open, or the column another one?"
+    )
 
 
 def as_bag(values: "pl.Series", *, separator: str) -> Bag:
