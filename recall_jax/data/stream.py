@@ -25,7 +25,7 @@ from recall_jax import checkpoint, features, processes, sharding
 from recall_jax.data import dataset, logs, partition, shards
 from recall_jax.data.arrays import CONTEXTS, Dataset
 from recall_jax.data.interactions import Interactions
-from recall_jax.types import InputError
+from recall_jax.types import InputError, MissingData
 
 FORMAT = 2
 PROTOCOLS = ("leave_one_out", "temporal")
@@ -181,10 +181,9 @@ def prepared(config: Config, *, min_history: int) -> pathlib.Path:
 
 
 def _prepared(config: Config, *, min_history: int) -> pathlib.Path:
-    place = _place(config)
-    wanted = {"format": FORMAT, "settings": _settings(config, min_history=min_history)}
-    key = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:16]
-    folder, made_of = place / key, _files(config)
+    place, made_of = _place(config), _files(config)
+    wanted = _wanted(config, min_history=min_history)
+    folder = place / _key(wanted)
     if _manifest(folder).get("files") == made_of:
         return folder
     with checkpoint.lock(place, what="folder of prepared arrays"):
@@ -195,7 +194,7 @@ def _prepared(config: Config, *, min_history: int) -> pathlib.Path:
         print(f"prepare    {config.path} as mapped arrays in {folder}", flush=True)
         for left in place.glob(".building-*"):
             shutil.rmtree(left)
-        building = place / f".building-{key}"
+        building = place / f".building-{folder.name}"
         building.mkdir()
         told = partition.write(config, building, min_history=min_history)
         if _files(config) != made_of:
@@ -208,6 +207,28 @@ def _prepared(config: Config, *, min_history: int) -> pathlib.Path:
             shutil.rmtree(folder)
         os.replace(building, folder)
     return folder
+
+
+def prepared_sha256(config: Config, *, min_history: int) -> str:
+    """`dataset.Data.fingerprint` of the log, "" where its files have changed since it was
+    prepared. Raises MissingData where there is no log, or it would have to be prepared."""
+    check(config)
+    made_of = _files(config)
+    folder = _place(config) / _key(_wanted(config, min_history=min_history))
+    manifest = _manifest(folder)
+    if not manifest:
+        raise MissingData(f"{config.path} is not prepared, in {folder}")
+    return manifest["sha256"] if manifest["files"] == made_of else ""
+
+
+def _wanted(config: Config, *, min_history: int) -> dict[str, Any]:
+    settings = _settings(config, min_history=min_history)
+    return {"format": FORMAT, "settings": settings}
+
+
+def _key(wanted: dict[str, Any]) -> str:
+    text = json.dumps(wanted, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _place(config: Config) -> pathlib.Path:
