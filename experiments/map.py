@@ -121,14 +121,15 @@ def describe(made: Map, run: similar.Run) -> list[dict[str, Any]]:
     rows = []
     for cluster, near in enumerate(made.near):
         value, share = _commonest(made.values.of[made.of == cluster])
-        names = run.ids if run.titles is None else run.titles
+        titles = run.ids if run.titles is None else run.titles
+        names = [logs.brief(titles[row]) or run.ids[row] for row in near]
         rows.append(
             {
                 "cluster": cluster,
                 "items": int(np.count_nonzero(made.of == cluster)),
                 f"commonest {made.values.name}": value,
                 "share": share,
-                "nearest to its centre": "; ".join(map(logs.brief, names[near])),
+                "nearest to its centre": "; ".join(names),
                 "ids": " ".join(run.ids[near]),
             }
         )

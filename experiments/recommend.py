@@ -130,8 +130,8 @@ def _history(answer: serving.Recommended, *, own: bool) -> list[str]:
     ]
     for at in range(number - 1, max(number - 1 - SHOWN, -1), -1):
         titles = answer.history_titles
-        title = "" if titles is None else f", {logs.brief(titles[at])}"
-        lines.append(f"           {answer.history[at]}{title}")
+        title = "" if titles is None else logs.brief(titles[at])
+        lines.append(f"           {answer.history[at]}{', ' * bool(title)}{title}")
     if number > SHOWN:
         lines.append(f"           and {number - SHOWN:,} before them")
     return lines

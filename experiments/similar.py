@@ -100,7 +100,8 @@ def find(text: str, *, ids: np.ndarray, titles: np.ndarray | None) -> int:
 
 
 def _named(row: int, *, ids: np.ndarray, titles: np.ndarray | None) -> str:
-    return ids[row] if titles is None else f"{ids[row]}, {logs.brief(titles[row])}"
+    title = "" if titles is None else logs.brief(titles[row])
+    return f"{ids[row]}, {title}" if title else str(ids[row])
 
 
 def similar(run: Run, row: int, *, num: int, index: str) -> str:
