@@ -49,7 +49,7 @@ def load(workdir: pathlib.Path) -> towers.Run:
         params,
         data,
         name=config.name,
-        titles=None if titles is None else titles[data.item_codes].astype(str),
+        titles=None if titles is None else titles[data.item_codes],
         seen="removed" if removed else "kept",
     )
 

@@ -121,14 +121,15 @@ def describe(made: Map, run: similar.Run) -> list[dict[str, Any]]:
     rows = []
     for cluster, near in enumerate(made.near):
         value, share = _commonest(made.values.of[made.of == cluster])
-        names = run.ids if run.titles is None else run.titles
+        titles = run.ids if run.titles is None else run.titles
+        names = [logs.brief(titles[row]) or run.ids[row] for row in near]
         rows.append(
             {
                 "cluster": cluster,
                 "items": int(np.count_nonzero(made.of == cluster)),
                 f"commonest {made.values.name}": value,
                 "share": share,
-                "nearest to its centre": "; ".join(names[near]),
+                "nearest to its centre": "; ".join(names),
                 "ids": " ".join(run.ids[near]),
             }
         )
@@ -189,7 +190,7 @@ def draw(made: Map, path: pathlib.Path, *, pyplot, title: str) -> None:
     groups = [("other", ~np.isin(values, shown), OTHER)]
     groups += [(name, values == name, color) for name, color in zip(shown, COLORS)]
     for name, rows, color in groups:
-        label = _plain(f"{name} ({rows.sum():,})")
+        label = _plain(f"{logs.brief(name)} ({rows.sum():,})")
         axes.scatter(*at[rows].T, s=size, color=color, linewidths=0, label=label)
     for cluster in range(len(made.near)):
         middle = at[made.of == cluster].mean(axis=0)

@@ -111,7 +111,8 @@ def told(
     columns = ["rank", "id", "score"]
     if answer.titles is not None:
         columns.insert(2, "title")
-        rows = [{**row, "title": x} for row, x in zip(rows, answer.titles)]
+        titles = map(logs.brief, answer.titles)
+        rows = [{**row, "title": x} for row, x in zip(rows, titles)]
     return "\n".join(
         [*lines, "", logs.table(rows, columns) if rows else "no item is left"]
     )
@@ -128,10 +129,9 @@ def _history(answer: serving.Recommended, *, own: bool) -> list[str]:
         f"history    {number:,} items{whose}{read}{', last first:' if number else ''}"
     ]
     for at in range(number - 1, max(number - 1 - SHOWN, -1), -1):
-        title = (
-            "" if answer.history_titles is None else f", {answer.history_titles[at]}"
-        )
-        lines.append(f"           {answer.history[at]}{title}")
+        titles = answer.history_titles
+        title = "" if titles is None else logs.brief(titles[at])
+        lines.append(f"           {answer.history[at]}{', ' * bool(title)}{title}")
     if number > SHOWN:
         lines.append(f"           and {number - SHOWN:,} before them")
     return lines

@@ -22,11 +22,12 @@ def served(run: similar.Run, workdir: pathlib.Path) -> serving.Served:
     own = {
         name: _feature(column, run)
         for name, column in offered.items()
-        if name in read and name not in ("user", "history", "example_age")
+        if name in read and not _is_made(column)
     }
     encode = functools.partial(
         _encode, run=run, asked=asked, columns={name: offered[name] for name in own}
     )
+    made = {name for name, column in offered.items() if _is_made(column)}
     removed = evaluate.removes_seen(run.config.evaluate, data)
     return serving.Served(
         name=f"{run.config.name}, step {run.restored.step:,} of {workdir}",
@@ -40,7 +41,7 @@ def served(run: similar.Run, workdir: pathlib.Path) -> serving.Served:
         history_length=data.dataset.history_length if "history" in read else 0,
         reads_user="user" in read,
         features=own,
-        unread=frozenset(set(offered) - read - {"user", "history", "example_age"}),
+        unread=frozenset(set(offered) - read - made),
         seen="removed" if removed else "kept",
         encode=encode,
     )
@@ -61,10 +62,17 @@ def reads(run: similar.Run) -> set[str]:
     return found
 
 
+def _is_made(column: features.Column) -> bool:
+    """Of the id, the history, the time; a feature may have such a name where there are
+    none."""
+    is_history = column.name == "history" and column.kind == "sequence"
+    return is_history or column.name == "user" or column.kind == "age"
+
+
 def _feature(column: features.Column, run: similar.Run) -> serving.Feature:
     if column.kind == "text":
         return serving.Feature("text")
-    if not column.vocabulary:
+    if not column.has_ids:
         return serving.Feature("dense")
     vocabulary = run.data.vocabularies[column.vocabulary]
     return serving.Feature("categorical", column.width > 0, vocabulary)
@@ -97,7 +105,7 @@ def _encode(
 
 def _as_column(value, column: features.Column, *, run: similar.Run) -> np.ndarray:
     """A feature that was given, as the query tower reads it."""
-    if not column.vocabulary:
+    if not column.has_ids:
         return np.float32((value - column.mean) / column.scale)
     if column.kind == "text":
         ids = text.trigram_ids([value], buckets=column.rows - 2).values

@@ -11,7 +11,6 @@ train as one, on all that they have (experiments/distributed.py).
 
 import collections
 import contextlib
-import dataclasses
 import pathlib
 import time
 from typing import Any
@@ -26,6 +25,7 @@ from experiments import (
     distributed,
     figures,
     run_files,
+    same_data,
     summary,
     training,
 )
@@ -98,6 +98,7 @@ def run(config: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
         print("\n".join(config_lib.as_flags(config)))
         done = workdir / "results.json"
         if processes.of_first(done.exists):
+            same_data.check([same_data.Finished(config, workdir)])
             results = results_lib.upgraded(run_files.read_json(done))
             print(f"{workdir} is finished; these are its results.")
         else:
@@ -238,11 +239,7 @@ def _refit(
     """Test figures of the model trained anew on all of train, validation part included,
     for the epochs that validation chose, in `workdir`/refit; and of the baselines, which
     then count the validation part too."""
-    config = dataclasses.replace(
-        config,
-        data=dataclasses.replace(config.data, valid_share=0.0),
-        train=dataclasses.replace(config.train, refit="none"),
-    )
+    config = training.without_validation(config)
     data = training.prepare(config).data
     seen = evaluate.removes_seen(config.evaluate, data)
     evaluate.check_leak(data, data.test, seen=seen)
@@ -290,9 +287,11 @@ def _measure_conversions(
 def describe(config: Experiment, data: Data) -> None:
     """Tell what a run trains on and how it is measured."""
     users, items = (data.vocabularies[name] for name in ("user", "item"))
-    seen = "removed" if evaluate.removes_seen(config.evaluate, data) else "kept"
+    seen, why = evaluate.seen_items(config.evaluate, data)
     print(f"devices    {sharding.described()}")
     print(f"data       {data.source}")
+    for told in data.report:
+        print(told)
     print(
         f"counts     {len(users.ids):,} users, {len(items.ids):,} items, "
         f"{len(data.items):,} events; {data.num_examples:,} training examples, "
@@ -303,7 +302,8 @@ def describe(config: Experiment, data: Data) -> None:
             f"           {len(items.ids) - items.known:,} items have no training event"
         )
     ranked = evaluate.ranked(config.evaluate)
-    print(f"protocol   {data.protocol}; {ranked}, seen items {seen}")
+    print(f"protocol   {data.protocol}; {ranked}")
+    print(f"seen items {seen}: {why}")
     if data.log is not None:
         print(
             "           no rows bigram, item knn, ease: they take the whole log into "

@@ -13,11 +13,17 @@ from recall_jax.types import InputError
 
 def check_same_data(data: Data, workdir: pathlib.Path) -> None:
     """Raise InputError where a run was trained on other data."""
+    if (workdir / "data.json").exists():
+        check_sha256(data.fingerprint(), workdir, source=data.source)
+
+
+def check_sha256(now: str, workdir: pathlib.Path, *, source: str) -> None:
+    """As `check_same_data`, by the checksum that the data of `source` have now."""
     path = workdir / "data.json"
-    if path.exists() and read_json(path)["sha256"] != data.fingerprint():
+    if path.exists() and read_json(path)["sha256"] != now:
         raise InputError(
-            f"{workdir} was trained on other data than {data.source} holds now; bring "
-            "that back, or train in another folder, with --workdir"
+            f"{workdir} was trained on other data than {source} holds now; bring that "
+            "back, or train in another folder, with --workdir (of a table: --runs)"
         )
 
 

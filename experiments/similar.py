@@ -32,7 +32,7 @@ class Run(NamedTuple):
     config: Experiment
     data: Data
     ids: np.ndarray  # [V] of str
-    titles: np.ndarray | None  # [V] of str
+    titles: np.ndarray | None  # [V] of Python's str
     vectors: np.ndarray  # [V, d] of length 1, or 0
     served: np.ndarray  # [V, d] as the model serves them
     restored: training.Restored
@@ -64,7 +64,7 @@ def load(workdir: pathlib.Path) -> Run:
         config,
         data,
         data.vocabularies["item"].ids.astype(str),
-        None if titles is None else titles[data.item_codes].astype(str),
+        None if titles is None else titles[data.item_codes].astype(object),
         served / np.maximum(length, 1e-12),
         served,
         restored,
@@ -95,12 +95,13 @@ def find(text: str, *, ids: np.ndarray, titles: np.ndarray | None) -> int:
     close = difflib.get_close_matches(wanted, list(names), n=SHOWN, cutoff=0.3)
     raise InputError(
         f"--item={text!r} is no id and in no title of the run's {len(ids):,} items; "
-        f"nearest: {'; '.join(names[name] for name in close) or 'none'}"
+        f"nearest: {'; '.join(logs.brief(names[name]) for name in close) or 'none'}"
     )
 
 
 def _named(row: int, *, ids: np.ndarray, titles: np.ndarray | None) -> str:
-    return ids[row] if titles is None else f"{ids[row]}, {titles[row]}"
+    title = "" if titles is None else logs.brief(titles[row])
+    return f"{ids[row]}, {title}" if title else str(ids[row])
 
 
 def similar(run: Run, row: int, *, num: int, index: str) -> str:
@@ -128,7 +129,7 @@ def similar(run: Run, row: int, *, num: int, index: str) -> str:
         {
             "rank": str(rank),
             "id": run.ids[other],
-            "title": "" if run.titles is None else run.titles[other],
+            "title": "" if run.titles is None else logs.brief(run.titles[other]),
             "cosine": f"{score:.4f}",
             "events": f"{run.data.popularity[other + 1]:,}",
         }

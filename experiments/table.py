@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from experiments import cli, compare, figures, run, run_files, tabulate
+from experiments import cli, compare, figures, run, run_files, same_data, tabulate
 from experiments import results as results_lib
 from experiments.compare import Cell
 from recall_jax import checkpoint, logs
@@ -66,7 +66,8 @@ def make_cells(
     entries: Sequence[cli.Entry], *, num_seeds: int, folder: pathlib.Path
 ) -> list[Cell]:
     """Every entry with every seed, and the results there are. Raises InputError for
-    what would fail late: a config's values, a folder of another config."""
+    what would fail late: a config's values, a folder of another config, figures of data
+    that are no longer what the log holds."""
     cells, taken = [], {}
     for entry in entries:
         if "seed" in entry.overrides:
@@ -78,6 +79,8 @@ def make_cells(
         for seed in range(num_seeds):
             config = dataclasses.replace(entry.config, seed=seed)
             cells.append(_cell(entry, config, folder / name / f"seed-{seed}"))
+    finished = [cell for cell in cells if cell.results]
+    same_data.check([same_data.Finished(c.config, c.workdir) for c in finished])
     return cells
 
 

@@ -93,6 +93,15 @@ def with_ties(config: Experiment, ties: str) -> Experiment:
     return dataclasses.replace(config, data=dataclasses.replace(config.data, ties=ties))
 
 
+def without_validation(config: Experiment) -> Experiment:
+    """What refits it: on all of train, for epochs that are known."""
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, valid_share=0.0),
+        train=dataclasses.replace(config.train, refit="none"),
+    )
+
+
 def train_model(
     config: Experiment, data: Data, workdir: pathlib.Path, *, epochs: int | None = None
 ) -> tuple[evaluate.Encoder, fit.Fitted]:

@@ -34,6 +34,9 @@ class EvaluateConfig:
     candidates_seed: int = 0
 
 
+FEW = 0.01  # of all events; where no more repeat an item, that may be by mistake
+
+
 def cutoff(config: EvaluateConfig) -> int:
     """The largest k of the metrics."""
     return max(metrics.parse(name)[1] for name in config.metrics)
@@ -135,6 +138,25 @@ def removes_seen(config: EvaluateConfig, data: Data) -> bool:
             f"unknown evaluate.seen {config.seen!r}; there are: " + ", ".join(choices)
         )
     return choices[config.seen]
+
+
+def seen_items(config: EvaluateConfig, data: Data) -> tuple[str, str]:
+    """What happens to items of a user's history, and why, for people."""
+    done = "removed" if removes_seen(config, data) else "kept"
+    if config.seen != "auto":
+        return done, f"evaluate.seen={config.seen}"
+    if data.keeps_seen:
+        return done, "so has the protocol"
+    if not data.repeats:
+        return done, "no user meets an item again"
+    share = f"{data.repeats:,} of {len(data.items):,} events ({data.repeats / len(data.items):.2%})"
+    why = f"{share} are of an item that their user has met before"
+    if data.repeats <= FEW * len(data.items):
+        why += (
+            "; if those are no second visits, --config.data.duplicates=repeats drops them "
+            "and seen items are removed"
+        )
+    return done, why
 
 
 class Targets(NamedTuple):

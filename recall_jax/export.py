@@ -5,8 +5,8 @@
         specification.json  the towers' arguments in order, and how vectors are stored
         vocabularies.json   raw ids and values in the order of their inner ids
         query.jax item.jax  programs of jax.export: (weights, columns) -> float32 [b, d]
-        weights/*.npy       their weights, by name
-        columns/*.npy       the features of users and items, by catalogue id
+        weights/*.npy       their weights; specification.json names each one's file
+        columns/*.npy       the features of users and items, by catalogue id; the same
         items.npy users.npy vectors in the order of the vocabularies (`vectors`)
         items.parquet ...   the same with raw ids
         histories.npy ...   each user's items, and where each user's begin
@@ -31,7 +31,7 @@ from recall_jax import features, vectors
 from recall_jax.data import text
 from recall_jax.types import InputError
 
-FORMAT = 1
+FORMAT = 2
 """Of the folder; another is refused."""
 
 Features = Mapping[str, Any]
@@ -151,7 +151,7 @@ def load(folder: pathlib.Path | str) -> Exported:
         item=towers["item"],
         item_ids=vocabularies["item"].ids,
         item_vectors=stored["items"],
-        titles=np.array(read_json(folder / "titles.json")) if titles else None,
+        titles=_texts(folder / "titles.json") if titles else None,
         popularity=arrays["popularity"],
         user_ids=vocabularies["user"].ids,
         user_vectors=stored.get("users"),
@@ -347,6 +347,11 @@ def _columns(
 
 def read_array(path: pathlib.Path) -> np.ndarray:
     return np.load(path, allow_pickle=False)
+
+
+def _texts(path: pathlib.Path) -> np.ndarray:
+    """Each of its own length; NumPy's strings all take the memory of the longest."""
+    return np.array(read_json(path), object)
 
 
 def read_json(path: pathlib.Path) -> Any:

@@ -48,21 +48,34 @@ def frequency_order(codes: np.ndarray, *, num: int) -> tuple[np.ndarray, int]:
 
 
 def dump_vocabularies(vocabularies: dict[str, Vocabulary]) -> str:
-    """The JSON text that `load_vocabularies` reads."""
-    return json.dumps(
-        {
-            name: {"known": vocabulary.known, "ids": vocabulary.ids.tolist()}
-            for name, vocabulary in vocabularies.items()
-        },
-        ensure_ascii=False,
-    )
+    """The JSON text that `load_vocabularies` reads: of each, how many are known, the
+    type of its ids ("str" of strings of any length) and the ids."""
+    content = _described(vocabularies)
+    for name, entry in content.items():
+        ids = vocabularies[name].ids
+        entry["dtype"] = "str" if ids.dtype.kind in "OU" else ids.dtype.name
+    return json.dumps(content, ensure_ascii=False)
+
+
+def as_text(vocabularies: dict[str, Vocabulary]) -> str:
+    """What vocabularies hold, whatever the type of their ids; for checksums, which older
+    runs have of this very text."""
+    return json.dumps(_described(vocabularies), ensure_ascii=False)
+
+
+def _described(vocabularies: dict[str, Vocabulary]) -> dict[str, dict]:
+    return {
+        name: {"known": vocabulary.known, "ids": vocabulary.ids.tolist()}
+        for name, vocabulary in vocabularies.items()
+    }
 
 
 def load_vocabularies(path: pathlib.Path) -> dict[str, Vocabulary]:
     """Vocabularies by name, as a run folder holds them."""
     content = json.loads(pathlib.Path(path).read_text("utf-8"))
+    # Without their type, ids on both sides of 2**63 would come back as rounded floats.
     return {
-        name: Vocabulary(np.array(entry["ids"]), entry["known"])
+        name: Vocabulary(np.array(entry["ids"], entry["dtype"]), entry["known"])
         for name, entry in content.items()
     }
 
@@ -86,6 +99,12 @@ class Column(NamedTuple):
     kind: str = "feature"  # KINDS
     mean: float = 0.0  # of a dense feature's raw values, and their deviation: the
     scale: float = 1.0  # tower reads (raw - mean) / scale
+
+    @property
+    def has_ids(self) -> bool:
+        """Whether its values are ids that read a table; else they are numbers. The name
+        of the vocabulary does not tell: that of a column without a name is "" too."""
+        return self.rows > 0
 
 
 KINDS = ("feature", "sequence", "text", "age")

@@ -119,6 +119,16 @@ def count_compilations() -> Iterator[Compilations]:
         jax.monitoring.unregister_event_duration_listener(listen)
 
 
+def brief(text: str, *, most: int = 80) -> str:
+    """A text on one line, without its end where it is long.
+
+    >>> brief("Toy  Story\\n(1995)"), brief("abcdef", most=4)
+    ('Toy Story (1995)', 'abc…')
+    """
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     """Rows as a Markdown table that reads well in a terminal too.
 

@@ -223,7 +223,7 @@ def by_market(
     """Items by `weight` [V] within each value of the item column `name`; InputError,
     which names the config's `field`, where it is no column of markets."""
     column = data.schema.pick((name,), side="item")[0]
-    if column.width or not column.vocabulary or column.name == "item":
+    if column.width or not column.has_ids or column.name == "item":
         raise InputError(
             f"{field} {name!r} must be a categorical item column with one value an item"
         )

@@ -261,9 +261,11 @@ def _old(
     ids = features.load_vocabularies(folder / "vocabularies.json")[kind.side].ids
     row = {raw: j for j, raw in enumerate(ids.tolist())}
     source = np.array([row.get(raw, -1) for raw in kind.ids.tolist()])
+    files, earlier = (x["columns"][kind.side] for x in (specification, before))
     for column in specification["towers"][kind.side]["columns"]:
-        file = specification["columns"][kind.side][column["name"]]
-        new, was = (export.read_array(x / file)[1:] for x in (building, folder))
+        name = column["name"]  # there too: the tower is the same
+        new = export.read_array(building / files[name])[1:]
+        was = export.read_array(folder / earlier[name])[1:]
         if new.shape[1:] != was.shape[1:]:
             return None
         differ = new != was[source]

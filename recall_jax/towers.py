@@ -4,7 +4,7 @@ weights and the columns that it reads."""
 import contextlib
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -69,6 +69,8 @@ def split(graph: Graph, params: Any, data: Data) -> dict[str, Tower]:
             gather=gathers[side],
             data=data,
             side=side,
+            # Such a query tower reads no column of users, whatever those are called.
+            own=() if on_items and side == "query" else getattr(data.schema, side),
         )
         for side in ("query", "item")
     }
@@ -112,7 +114,7 @@ def _served_item(model, columns: Columns) -> jax.Array:
 
 
 def _named(params: Any) -> dict[str, jax.Array]:
-    """Weights by a name that can be a file's."""
+    """Weights by where they stand among a model's parameters."""
     kinds = ("tables", "dense", "statistics")
     leaves = jax.tree_util.tree_flatten_with_path(dict(zip(kinds, params)))[0]
     return {
@@ -148,6 +150,7 @@ def _export(
     gather: Callable[..., Columns],
     data: Data,
     side: str,
+    own: Sequence[Column],
 ) -> Tower:
     one = jax.ShapeDtypeStruct((1,), np.int32)
     rows = (one,) if side == "item" else (one, one)
@@ -174,7 +177,8 @@ def _export(
             "flatbuffers"
         ) from problem
     specified = [
-        _specified(name, columns[name], data=data, side=side) for name in columns
+        _specified(name, columns[name], data=data, side=side, own=own)
+        for name in columns
     ]
     width = exported.out_avals[0].shape[-1]
     return Tower(program, weights, specified, width, gather)
@@ -208,19 +212,25 @@ def _read(function: Callable, weights, columns) -> tuple[set[str], set[str]]:
 
 
 def _specified(
-    name: str, shape: jax.ShapeDtypeStruct, *, data: Data, side: str
+    name: str,
+    shape: jax.ShapeDtypeStruct,
+    *,
+    data: Data,
+    side: str,
+    own: Sequence[Column],
 ) -> dict[str, Any]:
-    """A column's entry in the specification.
+    """A column's entry in the specification; `own` are those of the side that it may be.
 
     `of` says where its values come from: "query" or "item", a feature of the user or of
     the item; "history", the item column `column` at each item of the history; "now", 0.
     """
-    own = {column.name: column for column in getattr(data.schema, side)}
+    own = {column.name: column for column in own}
     items = {column.name: column for column in data.schema.item}
     of, source = side, name
     if name not in own:  # of a history's items
         of, source = "history", name.removeprefix("history_")
-    if side == "query" and name == "history":
+    is_history = name not in own or own[name].kind == "sequence"
+    if side == "query" and name == "history" and is_history:
         of, source = "history", "item"
     column = items[source] if of == "history" else own[name]
     entry = {
@@ -230,13 +240,18 @@ def _specified(
         "kind": _kind(column),
         "of": "now" if column.kind == "age" else of,
         "column": source,
-        "vocabulary": "" if column.kind == "text" else column.vocabulary,
+        "vocabulary": column.vocabulary if _has_vocabulary(column) else None,
     }
-    if column.vocabulary:
+    if column.has_ids:
         sequence = of == "history" or column.kind == "sequence"
         padded = {"padding": 0, "padding_side": "left" if sequence else "right"}
         return entry | padded | {"unknown": column.rows - 1}
     return entry | {"mean": column.mean, "scale": column.scale}
+
+
+def _has_vocabulary(column: Column) -> bool:
+    """Not of a text: the ids of its trigrams are made by hashing."""
+    return column.has_ids and column.kind != "text"
 
 
 def _kind(column: Column) -> str:
@@ -244,16 +259,19 @@ def _kind(column: Column) -> str:
     hashed trigrams ("text"), a number ("dense"), the age of an example ("age")."""
     if column.kind != "feature":
         return column.kind
-    return "categorical" if column.vocabulary else "dense"
+    return "categorical" if column.has_ids else "dense"
 
 
 def write_programs(folder: pathlib.Path, split: dict[str, Tower]) -> dict[str, Any]:
     """Files of both towers, and their entry in the specification."""
     (folder / "weights").mkdir()
+    names = sorted({name for tower in split.values() for name in tower.weights})
+    # A name may hold that of a column, which need not be one of a file.
+    files = {name: f"weights/{j}.npy" for j, name in enumerate(names)}
     for side, tower in split.items():
         (folder / f"{side}.jax").write_bytes(tower.program)
         for name, weight in tower.weights.items():
-            path = folder / _file(name)
+            path = folder / files[name]
             if not path.exists():  # both towers may read it
                 np.save(path, np.asarray(weight), allow_pickle=False)
     return {
@@ -263,7 +281,7 @@ def write_programs(folder: pathlib.Path, split: dict[str, Tower]) -> dict[str, A
             "weights": [
                 {
                     "name": name,
-                    "file": _file(name),
+                    "file": files[name],
                     "dtype": str(weight.dtype),
                     "shape": list(weight.shape),
                 }
@@ -274,10 +292,6 @@ def write_programs(folder: pathlib.Path, split: dict[str, Tower]) -> dict[str, A
         }
         for side, tower in split.items()
     }
-
-
-def _file(name: str) -> str:
-    return f"weights/{name}.npy"
 
 
 def write_columns(
@@ -295,7 +309,7 @@ def write_columns(
         "item": data.dataset.item(jnp.arange(data.dataset.num_items + 1)),
     }
     files = {
-        side: {name: f"columns/{side}.{name}.npy" for name in names}
+        side: {name: f"columns/{side}-{j}.npy" for j, name in enumerate(names)}
         for side, names in (("query", of_users), ("item", sorted(of_items)))
     }
     for side, named in files.items():

@@ -21,6 +21,10 @@ from recall_jax.objective import Objective
 from recall_jax.tables import RowState, TableParam
 from recall_jax.types import Batch, Columns, Hypers, InputError, Key, Model
 
+LEAST_WEIGHT = 1e-30
+"""That a batch is taken to have in sum: without any it trains nothing, and a mean by so
+little is a number still."""
+
 
 @dataclasses.dataclass
 class OptimConfig:
@@ -295,7 +299,7 @@ def mean_loss(
         state=drawn.memory,
         hypers=objective_lib.with_learned(hypers, loss),
     )
-    mean = total / jnp.maximum(jnp.sum(drawn.sample.weight), 1e-12)
+    mean = total / jnp.maximum(jnp.sum(drawn.sample.weight), LEAST_WEIGHT)
     return mean, (vectors, statistics_of(model))
 
 

@@ -49,6 +49,10 @@ class InputError(ValueError):
     """A mistake in a file, a field or a flag; its text says how to mend it."""
 
 
+class MissingData(InputError):
+    """There are no data where they should be, or none that can be read as they are."""
+
+
 Key = jax.Array
 Hypers = dict[str, Array]
 """Traced floats (learning rate, temperature, ...): changing one does not recompile."""

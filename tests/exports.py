@@ -71,5 +71,5 @@ def make_run(name: str) -> towers.Run:
         params,
         data,
         name=config.name,
-        titles=log.items.text["title"][data.item_codes].astype(str),
+        titles=log.items.text["title"][data.item_codes],
     )

@@ -252,7 +252,7 @@ def test_a_folder_without_an_export_is_told(tmp_path):
 def test_another_format_version_is_refused(copy):
     manifest = json.loads((copy / "manifest.json").read_text())
     (copy / "manifest.json").write_text(json.dumps(manifest | {"format": 99}))
-    with pytest.raises(InputError, match="is an export of format 99, and .* format 1"):
+    with pytest.raises(InputError, match="is an export of format 99, and .* format 2"):
         export.load(copy)
     (copy / "manifest.json").write_text("[]")
     with pytest.raises(InputError, match="is an export of format None"):
@@ -264,7 +264,7 @@ def test_another_format_version_is_refused(copy):
 
 @pytest.mark.parametrize(
     "name",
-    ["items.npy", "item.jax", "weights/tables.item.npy", "specification.json"],
+    ["items.npy", "item.jax", "weights/0.npy", "specification.json"],
 )
 def test_a_changed_or_missing_file_is_refused(copy, name):
     path = copy / name

@@ -95,6 +95,16 @@ def test_without_to_it_stands_in_the_runs_folder(workdir, monkeypatch):
     assert written == [workdir / "map.png"] * 2
 
 
+def test_an_item_without_a_title_is_told_by_its_id(loaded):
+    titles = np.array(["", "x" * 500] * len(loaded.ids), object)[: len(loaded.ids)]
+    some = loaded._replace(titles=titles)
+    made = map.make(some, map.values_of(some, None), num=3, seed=0)
+    for cluster, near in zip(map.describe(made, some), made.near):
+        names = cluster["nearest to its centre"].split("; ")
+        for row, name in zip(near, names, strict=True):
+            assert name == (f"{'x' * 79}…" if titles[row] else some.ids[row])
+
+
 def with_columns(loaded: similar.Run, **columns) -> similar.Run:
     entities = loaded.items
     return loaded._replace(items=type(entities)(entities.id, columns, entities.text))

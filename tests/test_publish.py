@@ -132,7 +132,7 @@ def test_what_is_no_longer_so_is_computed_again(trained, folder, what):
     else:
         text = (folder / "manifest.json").read_text()
         (folder / "manifest.json").write_text(
-            text.replace('"format": 1', '"format": 0')
+            text.replace('"format": 2', '"format": 0')
         )
     report = publish.write(now, folder, config=config)
     assert report.written["items"] == vectors.Written(40, 0, 0)

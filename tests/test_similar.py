@@ -84,6 +84,14 @@ def test_an_item_is_named_by_id_by_title_or_by_a_part_that_one_title_has(text, r
     assert similar.find(text, ids=IDS, titles=TITLES) == row
 
 
+def test_an_item_is_told_by_id_and_by_a_title_of_one_line():
+    titles = np.array(["", "x" * 500, "one\nline"], object)
+    told = [
+        similar._named(row, ids=np.array([*"abc"]), titles=titles) for row in range(3)
+    ]
+    assert told == ["a", f"b, {'x' * 79}…", "c, one line"]
+
+
 def test_an_unknown_item_gets_the_nearest_names():
     with pytest.raises(InputError, match="'alein' is no id .*5 items; nearest: Alien"):
         similar.find("alein", ids=IDS, titles=TITLES)

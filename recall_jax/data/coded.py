@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from recall_jax.data import logs, shards
+from recall_jax.data import describe, logs, shards, times, values
 from recall_jax.types import InputError
 
 if TYPE_CHECKING:
     import polars as pl
 
 SLICE = 1 << 22  # rows read, and records worked on, at a time
+FROM_ROW = " from row "
 
 
 class Coded(NamedTuple):
@@ -25,6 +26,8 @@ class Coded(NamedTuple):
     records: np.ndarray  # [n], mapped; user, item int32, and time, weight where asked
     users: "pl.Series"  # raw ids by code
     items: "pl.Series"
+    report: tuple[str, ...]  # lines for people on what was read
+    timed: bool
 
     def blocks(self) -> Iterator[np.ndarray]:
         for start in range(0, len(self.records), SLICE):
@@ -34,34 +37,67 @@ class Coded(NamedTuple):
 def code(config: logs.Config, path: pathlib.Path) -> Coded:
     """The positives of a config's shards, as records written to `path`."""
     kind = record_type(config)
-    users, items = Codes(), Codes()
-    met = Met(config.actions)
+    users, items, met = Codes(), Codes(), Met(config.actions)
+    span, actions, read = describe.Span(), {}, []
     with open(path, "wb") as file:
         for source in slices(config):
+            read += source.shards
             with shards.plain_errors(config.path):
                 records = np.empty(len(source.rows), kind)
                 records["user"] = users.encode(source, column=config.user)
                 records["item"] = items.encode(source, column=config.item)
                 if config.time:
-                    form = config.time_format
-                    records["time"] = logs.parse_time(
-                        source, column=config.time, form=form
+                    moments = times.parse(
+                        source, column=config.time, form=config.time_format
                     )
+                    records["time"] = moments.joined()
                 if config.weight:
                     records["weight"] = logs.parse_weight(source, column=config.weight)
-                records[positives(source, records, config=config, met=met)].tofile(file)
+                if config.action:
+                    column = values.as_strings(source.rows[config.action])
+                    records["action"] = numbered(column, known=actions)
+                kept = positives(source, records, config=config, met=met)
+                if config.time:
+                    span.add(*(x if x is None else x[kept] for x in moments))
+                records[kept].tofile(file)
     met.check()
     if not path.stat().st_size:
         raise InputError(
             f"{config.path}: no events are left after the filters; lower a bound of "
             "data.min_rating, data.min_weight, data.min_dwell, or name other actions"
         )
-    return Coded(np.memmap(path, kind, "r"), users.ids, items.ids)
+    records = np.memmap(path, kind, "r")
+    rows = sum(count for _, count in read)
+    report = [
+        *describe.files(merged(read)),
+        *describe.passed_over(config.path),
+        *describe.filters(read=rows, positive=len(records), shown=0),
+        *span.lines(),
+    ]
+    return Coded(records, users.ids, items.ids, tuple(report), bool(config.time))
+
+
+def merged(read: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Rows by file, of rows by slice of a file."""
+    counts: dict[str, int] = {}
+    for name, count in read:
+        path = name.split(FROM_ROW)[0]
+        counts[path] = counts.get(path, 0) + count
+    return list(counts.items())
+
+
+def numbered(column: np.ndarray, *, known: dict[str, int]) -> np.ndarray:
+    """Numbers of strings, those met before as they were."""
+    distinct, codes = np.unique(column, return_inverse=True)
+    numbers = [known.setdefault(name, len(known)) for name in distinct.tolist()]
+    return np.array(numbers, np.int32)[codes]
 
 
 def record_type(config: logs.Config) -> np.dtype:
+    """A positive on disk; its time in nanoseconds."""
     fields = [("user", np.int32), ("item", np.int32)]
     fields += [("time", np.int64)] if config.time else []
+    fields += [("action", np.int32)] if config.action else []
     return np.dtype(fields + ([("weight", np.float32)] if config.weight else []))
 
 
@@ -76,12 +112,12 @@ def slices(config: logs.Config) -> Iterator[shards.Source]:
         shards.check_columns(asked, there=header, path=str(path))
     for path in found:
         with shards.plain_errors(path):
-            scan = polars.scan_parquet(path, glob=False).select(set(asked.values()))
+            scan = shards.scan(path).select(set(asked.values()))
             total = scan.select(polars.len()).collect().item()
         for start in range(0, total, SLICE):
             with shards.plain_errors(path):
                 rows = scan.slice(start, SLICE).collect()
-            name = f"{path} from row {start:,}" if start else str(path)
+            name = f"{path}{FROM_ROW}{start:,}" if start else str(path)
             yield shards.Source(rows, ((name, len(rows)),), is_text=False)
 
 
@@ -99,7 +135,7 @@ class Codes:
         """Codes int32 of a slice's ids."""
         ids = logs.parse_ids(source, column=column).alias("id")
         if ids.dtype.is_integer():
-            ids = ids.cast(int)
+            ids = self._in_one_type(ids, source=source, column=column)
         if self.known is None:
             self.known = self._numbered(ids.head(0), first=0)
         elif self.known["id"].dtype != ids.dtype:
@@ -114,6 +150,25 @@ class Codes:
         asked = ids.to_frame()
         codes = asked.join(self.known, on="id", how="left", maintain_order="left")
         return codes["code"].to_numpy()
+
+    def _in_one_type(
+        self, ids: "pl.Series", *, source: shards.Source, column: str
+    ) -> "pl.Series":
+        """As int64, or as uint64, the ids before them too, once one is beyond int64."""
+        polars = shards.import_polars()
+        before = None if self.known is None else self.known["id"]
+        is_wide = before is not None and before.dtype == polars.UInt64
+        if not is_wide and (ids.max() or 0) <= np.iinfo(np.int64).max:
+            return ids.cast(polars.Int64)
+        both = [ids] if before is None else [ids, before]
+        if any((x.min() or 0) < 0 for x in both if x.dtype.is_integer()):
+            raise InputError(
+                f"{source.where(0)}: column {column!r} has ids below 0 and ids of 2**63 "
+                "and more, which no type of integers holds; write it as strings"
+            )
+        if before is not None and before.dtype.is_integer():
+            self.known = self.known.with_columns(polars.col("id").cast(polars.UInt64))
+        return ids.cast(polars.UInt64)
 
     @staticmethod
     def _numbered(ids: "pl.Series", *, first: int) -> "pl.DataFrame":
@@ -152,11 +207,11 @@ def positives(
     """Mask of the events that pass the filters, as `logs.Config.load` has them."""
     keep = np.ones(len(records), bool)
     if config.actions:
-        keep &= met.among(shards.as_strings(source.rows[config.action]))
+        keep &= met.among(values.as_strings(source.rows[config.action]))
     for role in ("rating", "dwell"):
         if (least := getattr(config, f"min_{role}")) and getattr(config, role):
-            values = logs.parse_numbers(source, column=getattr(config, role))
-            keep &= values.to_numpy() >= least
+            numbers = logs.parse_numbers(source, column=getattr(config, role))
+            keep &= numbers.to_numpy() >= least
     if config.min_weight:
         keep &= records["weight"] >= config.min_weight
     return keep

@@ -12,7 +12,14 @@ import numpy as np
 
 from recall_jax import features, sharding
 from recall_jax.data import columns as columns_lib
-from recall_jax.data import describe, duplicates, examples, interactions, tokens
+from recall_jax.data import (
+    describe,
+    duplicates,
+    examples,
+    interactions,
+    positives,
+    tokens,
+)
 from recall_jax.data.arrays import CONTEXTS, Dataset
 from recall_jax.data.interactions import Bag, ranges, take
 from recall_jax.types import InputError
@@ -76,7 +83,7 @@ class Data:
         there are any, weights, labels, exposures, searches, ages and features."""
         if self.log is not None:
             return self.log.manifest["sha256"]
-        digest = hashlib.sha256(features.dump_vocabularies(self.vocabularies).encode())
+        digest = hashlib.sha256(features.as_text(self.vocabularies).encode())
         arrays = [self.items, self.offsets, self.train_stop]
         data = self.dataset
         if data.weights is not None:
@@ -121,7 +128,7 @@ def prepare(
         vocabularies["searched"] = laid.searched.vocabulary
     return Data(
         dataset=dataset,
-        schema=_schema(laid, dataset),
+        schema=_schema(laid, dataset, config),
         vocabularies=vocabularies,
         items=flat.items,
         times=None if log.time is None else log.time[flat.order],
@@ -175,6 +182,14 @@ def _lay_out(
         raise InputError(
             f"{log.source}: no user has more than {min_history} training events, so "
             "there is nothing to train on"
+        )
+    if log.weight is not None:
+        trained = log.weight[flat.order][found.position[: found.num_positive]]
+        positives.check_weights(
+            trained.min(),
+            trained.max(),
+            column=getattr(config, "weight", ""),  # a log's own columns have names
+            source=log.source,
         )
     trains = np.zeros(len(log), bool)
     trains[ranges(flat.start, flat.valid)] = True
@@ -299,18 +314,31 @@ def schema_of(
     user: Sequence[features.Column],
     item: Sequence[features.Column],
     history_length: int,
+    config: interactions.Config,
     more: Sequence[features.Column] = (),
 ) -> features.Schema:
-    """The columns of each side: ids, the history, `more` of the query's, features."""
+    """The columns of each side: ids, the history, `more` of the query's, features.
+    Raises InputError for a feature with the name of another column."""
     ids = {side: vocabularies[side].rows for side in ("user", "item")}
     own = {side: features.Column(side, side, rows, 0) for side, rows in ids.items()}
     if length := history_length:
         kept = features.Column("history", "item", ids["item"], length, "sequence")
         more = (kept, *more)
+    reserved = {column.name for column in (*own.values(), *more)}
+    for side, columns in (("user", user), ("item", item)):
+        if taken := [column.name for column in columns if column.name in reserved]:
+            file = getattr(config, f"{side}_features", "")  # a log's own
+            raise InputError(
+                f"{file or f'the {side} features'}: the name of the column {taken[0]!r} "
+                f"is reserved, as are {', '.join(sorted(reserved - {taken[0]}))}; rename "
+                f"it, or leave it out: --config.data.{side}_columns lists those to take"
+            )
     return features.Schema(query=(own["user"], *more, *user), item=(own["item"], *item))
 
 
-def _schema(laid: _Laid, dataset: Dataset) -> features.Schema:
+def _schema(
+    laid: _Laid, dataset: Dataset, config: interactions.Config
+) -> features.Schema:
     users, items, searched = laid.users, laid.items, laid.searched
     more = []
     if searched is not None:
@@ -323,6 +351,7 @@ def _schema(laid: _Laid, dataset: Dataset) -> features.Schema:
         user=users.schema,
         item=items.schema,
         history_length=dataset.history_length,
+        config=config,
         more=more,
     )
 

@@ -3,6 +3,7 @@ and, after "note", what looks wrong and what to do."""
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -23,12 +24,12 @@ def note(text: str) -> str:
     return line("note", text)
 
 
-def files(source: shards.Source) -> list[str]:
-    """Files and rows read."""
-    first, last = source.shards[0][0], source.shards[-1][0]
-    rows = sum(count for _, count in source.shards)
+def files(read: Sequence[tuple[str, int]]) -> list[str]:
+    """Files read, and their rows."""
+    first, last = read[0][0], read[-1][0]
+    rows = sum(count for _, count in read)
     names = first if first == last else f"{first} to {last}"
-    number = f"{len(source.shards)} file" + "s" * (len(source.shards) > 1)
+    number = f"{len(read)} file" + "s" * (len(read) > 1)
     return [line("files", f"{number}, {rows:,} rows: {names}")]
 
 
@@ -71,11 +72,14 @@ def events(log: Interactions) -> list[str]:
     """Times, ids and features of the events that are split."""
     lines = Span().add(log.time, log.nanoseconds).lines()
     for side, codes in (("user", log.user), ("item", log.item)):
-        entities = getattr(log, f"{side}s")
-        count = np.bincount(codes, minlength=len(entities))
-        lines += ids(entities.id, count, side=side)
-        lines += features(entities, count > 0, side=side)
+        made = getattr(log, f"{side}s")
+        lines += entities(made, np.bincount(codes, minlength=len(made)), side=side)
     return lines
+
+
+def entities(made: Entities, count: np.ndarray, *, side: str) -> list[str]:
+    """Of users or items with `count` events each: their ids and features."""
+    return ids(made.id, count, side=side) + features(made, count > 0, side=side)
 
 
 @dataclasses.dataclass

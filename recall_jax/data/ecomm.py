@@ -13,7 +13,7 @@ import numpy as np
 
 from recall_jax.data import interactions, movielens
 from recall_jax.data.interactions import Bag, Entities, Interactions
-from recall_jax.types import InputError
+from recall_jax.types import InputError, MissingData
 
 ACTIONS = ("click", "collect", "cart", "buy")  # codes 1, 2, 3, 4
 TABLES = {  # file: fields
@@ -79,7 +79,7 @@ def locate(given: str) -> pathlib.Path:
     folder = pathlib.Path(given or pathlib.Path(root) / "ecomm").expanduser()
     for file in TABLES:
         if not (folder / file).is_file():
-            raise InputError(
+            raise MissingData(
                 f"{folder} has no {file}; name a folder with {', '.join(TABLES)} in "
                 "--config.data.dir, or one that holds ecomm/ in RECALL_DATA_DIR "
                 f"(now {repr(root) if root else 'not set'})"

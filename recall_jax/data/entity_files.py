@@ -48,7 +48,7 @@ def read(
         if not names and (why := left_out(source, name, config=config)):
             report.append(f"note       {side} feature {name!r} is left out: {why}")
         elif name in config.text:
-            text[name] = values.as_strings(source.rows[name].gather(rows))
+            text[name] = values.as_texts(source.rows[name].gather(rows))
         else:
             columns[name] = parse(source, column=name, rows=rows, config=config)
     return Described(Entities(raw, columns, text), tuple(report))

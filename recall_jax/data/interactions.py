@@ -20,7 +20,8 @@ class Entities:
     """Users or items: raw ids with feature columns aligned.
 
     A column is a `Bag`, a float array (a dense feature, NaN missing) or an array of strings or
-    integers (a categorical one). `text` is for people to read and for text encoders.
+    integers (a categorical one). `text` is for people to read and for text encoders:
+    strings, best of dtype object, which take no more memory than they are long.
     """
 
     id: np.ndarray  # [m] raw ids, unique; strings or integers

@@ -11,7 +11,7 @@ import numpy as np
 
 from recall_jax.data import interactions
 from recall_jax.data.interactions import Entities, Interactions
-from recall_jax.types import InputError
+from recall_jax.types import InputError, MissingData
 
 FILES = ("train.txt", "test.txt")
 
@@ -60,7 +60,7 @@ def locate(given: str, *, name: str) -> pathlib.Path:
     """The folder to read."""
     root = os.environ.get("RECALL_DATA_DIR", "")
     if not given and not root:
-        raise InputError(
+        raise MissingData(
             f"where is {name}? Name the folder of {' and '.join(FILES)}, as LightGCN "
             "publishes them, with --config.data.dir=PATH, or a folder that holds "
             f"{name}/ with RECALL_DATA_DIR=PATH"
@@ -68,7 +68,7 @@ def locate(given: str, *, name: str) -> pathlib.Path:
     folder = pathlib.Path(given or pathlib.Path(root) / name).expanduser()
     for file in FILES:
         if not (folder / file).is_file():
-            raise InputError(
+            raise MissingData(
                 f"{folder} has no {file}; name a folder with {' and '.join(FILES)} in "
                 "--config.data.dir or RECALL_DATA_DIR"
             )

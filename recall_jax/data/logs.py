@@ -134,7 +134,7 @@ def assemble(source: shards.Source, *, config: Config) -> Interactions:
         events=parse_events(source, config=config),
         source=config.path,
         report=(
-            *describe.files(source),
+            *describe.files(source.shards),
             *describe.passed_over(config.path),
             *sides["user"].report,
             *sides["item"].report,
@@ -218,6 +218,7 @@ def as_text(source: shards.Source, ids: "pl.Series", *, column: str) -> "pl.Seri
             bad, column=column, expected="text, not bytes (write them in hex)"
         )
     source.refuse(text == "", column=column, expected="an id")
+    values.refuse_long(source, text, column=column)
     zero = text.str.contains("\0", literal=True)
     source.refuse(zero, column=column, expected="without a zero byte")
     if values.are_lists(text):

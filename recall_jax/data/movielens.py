@@ -20,7 +20,7 @@ import numpy as np
 
 from recall_jax.data import interactions
 from recall_jax.data.interactions import Bag, Entities, Interactions
-from recall_jax.types import InputError
+from recall_jax.types import InputError, MissingData
 
 URL = "https://files.grouplens.org/datasets/movielens/{}.zip"
 MAX_UNKNOWN = 0.1  # share of ratings of unlisted movies above which files misfit
@@ -117,18 +117,29 @@ class Config(interactions.Config):
 # Where the files are.
 
 
+def is_here(config: Config) -> bool:
+    """Whether `Config.load` would read it without a download."""
+    layout = LAYOUTS[config.name]
+    return bool(config.dir) or _set_up(layout) is not None or kept_zip(layout).exists()
+
+
 def locate(given: str, *, layout: Layout) -> pathlib.Path:
     """The folder or zip to read; downloads it when there is neither."""
     if given:
         place = pathlib.Path(given).expanduser()
         if not place.exists():
-            raise InputError(f"data.dir {given!r} does not exist; {ways(layout)}")
+            raise MissingData(f"data.dir {given!r} does not exist; {ways(layout)}")
         return place
+    return _set_up(layout) or fetch(layout)
+
+
+def _set_up(layout: Layout) -> pathlib.Path | None:
+    """What $RECALL_DATA_DIR holds of it."""
     root = os.environ.get("RECALL_DATA_DIR", "")
     for name in (layout.folder, f"{layout.folder}.zip") if root else ():
         if (place := pathlib.Path(root).expanduser() / name).exists():
             return place
-    return fetch(layout)
+    return None
 
 
 def ways(layout: Layout) -> str:
@@ -144,17 +155,21 @@ def ways(layout: Layout) -> str:
     )
 
 
+def kept_zip(layout: Layout) -> pathlib.Path:
+    """Where the cache has the original zip, if it has it."""
+    cache = os.environ.get("RECALL_CACHE_DIR") or "~/.cache/recall_jax"
+    return pathlib.Path(cache).expanduser() / f"{layout.folder}.zip"
+
+
 def fetch(layout: Layout) -> pathlib.Path:
     """The original zip, from the cache or downloaded with its SHA-256 checked."""
-    cache = os.environ.get("RECALL_CACHE_DIR") or "~/.cache/recall_jax"
-    cache = pathlib.Path(cache).expanduser()
-    kept = cache / f"{layout.folder}.zip"
+    kept = kept_zip(layout)
     if kept.exists():
         return kept
     url = URL.format(layout.folder)
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as folder:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
             os.replace(download(url, folder=folder), kept)
     # tfds, requests and urllib3 each raise their own kind, with no common base.
     except Exception as error:

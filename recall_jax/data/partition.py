@@ -21,8 +21,9 @@ import numpy as np
 from recall_jax import features
 from recall_jax.data import coded as coded_lib
 from recall_jax.data import columns as columns_lib
-from recall_jax.data import logs
+from recall_jax.data import describe, duplicates, logs, positives
 from recall_jax.data.coded import SLICE, Coded
+from recall_jax.data.times import SECOND
 from recall_jax.types import InputError
 
 
@@ -50,9 +51,11 @@ class Found:
     events: np.ndarray  # [I] all events of each item
     trained: np.ndarray  # [I] training events
     examples: np.ndarray  # [I] training examples
-    repeats: bool = False  # some user met some item twice
+    repeats: int = 0  # of a user and an item that an earlier one has
+    equal: int = 0  # of them, to one in time and action too
     last: int = 0  # last events of users who have another one
-    tied: int = 0  # those that share their second with it
+    tied: int = 0  # those that share their time with it
+    weights: tuple[float, float] | None = None  # of training examples, from and to
 
     def add(
         self, records: np.ndarray, *, trains: np.ndarray, examples: np.ndarray
@@ -63,7 +66,11 @@ class Found:
         self.trained += np.bincount(item[trains], minlength=num)
         self.examples += np.bincount(item[examples], minlength=num)
         pairs = np.sort(user.astype(np.int64) * num + item)
-        self.repeats |= bool((pairs[1:] == pairs[:-1]).any())
+        self.repeats += int((pairs[1:] == pairs[:-1]).sum())
+        self.equal += int(copies(records).sum())
+        if "weight" in records.dtype.names and examples.any():
+            weights = np.append(records["weight"][examples], self.weights or ())
+            self.weights = weights.min(), weights.max()
         if "time" in records.dtype.names:
             time, same = records["time"], user[1:] == user[:-1]
             last = np.flatnonzero(same & np.append(~same[1:], True)) + 1
@@ -85,20 +92,18 @@ def write(config: logs.Config, folder: pathlib.Path, *, min_history: int) -> dic
     scratch = folder / "scratch"
     scratch.mkdir()
     coded = coded_lib.code(config, scratch / "coded.bin")
-    kind, cuts = coded.records.dtype, cut(coded, config=config)
-    check(cuts, config=config)
-    users = number(cuts.train, cuts.count)
-    spans = spans_of(cuts, users)
-    buckets = partition(coded, scratch, users=users, offsets=spans.offsets)
+    kind, laid = coded.records.dtype, lay_out(coded, scratch, config, min_history)
+    count, choice = counted(laid.found, coded), config.duplicates
+    report = duplicates.report(count, choice)
+    if count.dropped(choice):
+        coded = without_copies(coded, scratch, laid=laid, choice=choice)
+        laid = lay_out(coded, scratch, config, min_history)
+    cuts, users, spans, found = laid
     (scratch / "coded.bin").unlink()
-    found = sort(
-        buckets,
-        scratch,
-        kind=kind,
-        spans=spans,
-        num_items=len(coded.items),
-        min_history=min_history,
-    )
+    if found.weights is not None:
+        positives.check_weights(
+            *found.weights, column=config.weight, source=config.path
+        )
     items = number(found.trained, found.events)
     as_npy(scratch / "item.bin", folder / "items.npy", kind=np.int32, ids=items.ids)
     if "weight" in kind.names:
@@ -110,10 +115,11 @@ def write(config: logs.Config, folder: pathlib.Path, *, min_history: int) -> dic
     arrays = {**spans._asdict(), "popularity": popularity, "item_count": count}
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
-    write_catalogue(
+    report += write_catalogue(
         config, folder, coded, users=users, items=items, cuts=cuts, found=found
     )
     return {
+        "report": [*coded.report, *report],
         "events": int(spans.offsets[-1]),
         "protocol": cuts.told.format(ties=f"{found.tied / max(found.last, 1):.0%}"),
         "repeats": found.repeats,
@@ -121,6 +127,70 @@ def write(config: logs.Config, folder: pathlib.Path, *, min_history: int) -> dic
         "known_items": items.known,
         "sha256": digest(folder),
     }
+
+
+class Laid(NamedTuple):
+    """The second pass's result; the arrays of events lie in the scratch folder."""
+
+    cuts: Cuts
+    users: Side
+    spans: Spans
+    found: Found
+
+
+def lay_out(
+    coded: Coded, scratch: pathlib.Path, config: logs.Config, min_history: int
+) -> Laid:
+    cuts = cut(coded, config=config)
+    check(cuts, config=config)
+    users = number(cuts.train, cuts.count)
+    spans = spans_of(cuts, users)
+    found = sort(
+        partition(coded, scratch, users=users, offsets=spans.offsets),
+        scratch,
+        kind=coded.records.dtype,
+        spans=spans,
+        num_items=len(coded.items),
+        min_history=min_history,
+    )
+    return Laid(cuts, users, spans, found)
+
+
+def counted(found: Found, coded: Coded) -> duplicates.Count:
+    rows, equal = len(coded.records), found.equal
+    return duplicates.Count(rows, equal, found.repeats - equal, coded.timed)
+
+
+def copies(records: np.ndarray) -> np.ndarray:
+    """Mask of rows that equal an earlier one. Rows of whole users, by user and time."""
+    names = [x for x in ("user", "item", "time", "action") if x in records.dtype.names]
+    some = np.arange(len(records))
+    if "time" in names:  # a copy stands beside its like, or among others of their time
+        user, time = records["user"], records["time"]
+        tied = (user[1:] == user[:-1]) & (time[1:] == time[:-1])
+        some = np.flatnonzero(np.append(tied, False) | np.append(False, tied))
+    made = np.zeros(len(records), bool)
+    made[some] = duplicates.is_copy([records[name][some] for name in names])
+    return made
+
+
+def without_copies(
+    coded: Coded, scratch: pathlib.Path, *, laid: Laid, choice: str
+) -> Coded:
+    """The records less those that a choice of data.duplicates drops, users together."""
+    kind, path = coded.records.dtype, scratch / "kept.bin"
+    buckets = partition(coded, scratch, users=laid.users, offsets=laid.spans.offsets)
+    with open(path, "wb") as file:
+        for bucket in buckets:
+            records = sorted_records(np.fromfile(bucket, kind))
+            bucket.unlink()
+            gone = copies(records)
+            if choice == "repeats":
+                gone = duplicates.is_copy([records["user"], records["item"]])
+            records["user"] = laid.users.codes[records["user"] - 1]
+            records[~gone].tofile(file)
+    path.replace(scratch / "coded.bin")
+    return coded._replace(records=np.memmap(scratch / "coded.bin", kind, "r"))
 
 
 def check(cuts: Cuts, *, config: logs.Config) -> None:
@@ -160,12 +230,13 @@ def cut(coded: Coded, *, config: logs.Config) -> Cuts:
     if config.protocol == "leave_one_out":
         return leave_one_out(count, config=config)
     shares = [1 - config.test_share - config.valid_share, 1 - config.test_share]
-    times = [quantile(coded, share) for share in shares]
+    # At a whole second, as in memory.
+    seconds = [quantile(coded, share) // SECOND for share in shares]
     train, before = (
-        count_users(coded, lambda block, time=time: block["time"] < time)
-        for time in times
+        count_users(coded, lambda block, at=at: block["time"] < at * SECOND)
+        for at in seconds
     )
-    told = ", ".join(str(np.datetime64(int(time), "s")) for time in times)
+    told = ", ".join(str(np.datetime64(at, "s")) for at in seconds)
     return Cuts(count, train, before, f"temporal, cut at {told}")
 
 
@@ -260,10 +331,8 @@ def sort(
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(open(scratch / f"{c}.bin", "wb")) for c in columns]
         for path in buckets:
-            records = np.fromfile(path, kind)
+            records = sorted_records(np.fromfile(path, kind))
             path.unlink()
-            keys = [records[name] for name in ("time",) if name in kind.names]
-            records = records[np.lexsort((*keys, records["user"]))]
             user, at = records["user"], done + np.arange(len(records))
             trains = at < spans.train_stop[user]
             found.add(records, trains=trains, examples=trains & (at >= first[user]))
@@ -271,6 +340,12 @@ def sort(
                 records[column].tofile(file)
             done += len(records)
     return found
+
+
+def sorted_records(records: np.ndarray) -> np.ndarray:
+    """By user, then time, then as they stood."""
+    keys = [records[name] for name in ("time",) if name in records.dtype.names]
+    return records[np.lexsort((*keys, records["user"]))]
 
 
 def as_npy(
@@ -307,23 +382,29 @@ def write_catalogue(
     items: Side,
     cuts: Cuts,
     found: Found,
-) -> None:
-    """vocabularies.json, schema.json, and the columns of features by catalogue id."""
+) -> list[str]:
+    """vocabularies.json, schema.json, and the columns of features by catalogue id;
+    returns lines for people on what they hold."""
     vocabularies: dict[str, features.Vocabulary] = {}
     schema: dict[str, list] = {}
-    for name, ids, side, weight in (
-        ("user", coded.users, users, cuts.train),
-        ("item", coded.items, items, found.trained),
+    report: list[str] = []
+    for name, ids, side, weight, count in (
+        ("user", coded.users, users, cuts.train, cuts.count),
+        ("item", coded.items, items, found.trained, found.events),
     ):
-        entities = logs.read_entities(ids, side=name, config=config)
+        entities, lines = logs.read_entities(ids, side=name, config=config)
+        report += lines
+        report += describe.entities(entities, count, side=name)
         columns, described, more = columns_lib.feature_columns(
             entities, codes=side.codes, weight=weight, text_buckets=config.text_buckets
         )
         own = features.Vocabulary(entities.id[side.codes], side.known)
         vocabularies |= {name: own} | more
         schema[name] = [list(column) for column in described]
-        np.savez(folder / f"{name}_columns.npz", **columns)
+        # By place, as in `described`: a column's name need not be one of a file.
+        np.savez(folder / f"{name}_columns.npz", *columns.values())
     (folder / "schema.json").write_text(json.dumps(schema), "utf-8")
     (folder / "vocabularies.json").write_text(
         features.dump_vocabularies(vocabularies), "utf-8"
     )
+    return report

@@ -7,6 +7,10 @@ import numpy as np
 from recall_jax.data.interactions import Interactions
 from recall_jax.types import InputError
 
+LARGEST_WEIGHT = 1e-25, 1e25
+"""Between which the largest weight must be: float32 then holds the sum of a batch's
+weights and losses, of which the ratios alone matter."""
+
 
 def filter_positives(
     log: Interactions,
@@ -74,6 +78,25 @@ def labels(log: Interactions, name: str) -> np.ndarray:
             "later ones; name the column in data.time, or drop data.exposures"
         )
     return column.astype(np.float32)
+
+
+def check_weights(low: float, high: float, *, column: str, source: str) -> None:
+    """Raise InputError where weights of training examples, which run from `low` to
+    `high`, cannot weigh anything; `column` is what they are called, if they are."""
+    named = f"data.weight={column}" if column else "the weights"
+    told = f"{source}: {named} of the training examples"
+    if low == high == 0:
+        raise InputError(
+            f"{told} are all 0, so there is nothing to train on; leave the weights out, "
+            "or bring others"
+        )
+    least, most = LARGEST_WEIGHT
+    if not (low >= 0 and least <= high <= most):  # NaN too
+        raise InputError(
+            f"{told} run from {low:g} to {high:g}; they must be at least 0, and the "
+            f"largest {least:g} to {most:g}, or sums of a batch are lost to rounding. "
+            "Only their ratios matter: scale the column"
+        )
 
 
 def event_column(log: Interactions, name: str) -> np.ndarray:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from recall_jax.data import text_files
-from recall_jax.types import InputError
+from recall_jax.types import InputError, MissingData
 
 if TYPE_CHECKING:
     import polars as pl
@@ -154,7 +154,7 @@ def find_shards(path: str) -> list[pathlib.Path]:
     if "://" in path:
         raise InputError(f"{path} is not on this machine's disk; copy the log there")
     if not path or not found:
-        raise InputError(
+        raise MissingData(
             f"there is no log at {path!r}; expected a file, a folder of shards or a "
             f"glob, with names that end in {', '.join(SUFFIXES)} and begin with neither "
             ". nor _"

@@ -22,12 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from recall_jax import checkpoint, features, processes, sharding
-from recall_jax.data import dataset, logs, partition, shards
+from recall_jax.data import dataset, duplicates, logs, partition, shards
 from recall_jax.data.arrays import CONTEXTS, Dataset
 from recall_jax.data.interactions import Interactions
-from recall_jax.types import InputError
+from recall_jax.types import InputError, MissingData
 
-FORMAT = 1
+FORMAT = 2
 PROTOCOLS = ("leave_one_out", "temporal")
 UNHEEDED = (
     "prepared",
@@ -98,6 +98,7 @@ def check(config: Config) -> None:
             raise InputError(
                 f"data.{field} needs a column; name it with --config.data.{column}"
             )
+    duplicates.check(config.duplicates)
     if config.user == config.item:
         raise InputError(f"data.user and data.item are one column, {config.user!r}")
     if config.context not in CONTEXTS:
@@ -181,10 +182,9 @@ def prepared(config: Config, *, min_history: int) -> pathlib.Path:
 
 
 def _prepared(config: Config, *, min_history: int) -> pathlib.Path:
-    place = _place(config)
-    wanted = {"format": FORMAT, "settings": _settings(config, min_history=min_history)}
-    key = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:16]
-    folder, made_of = place / key, _files(config)
+    place, made_of = _place(config), _files(config)
+    wanted = _wanted(config, min_history=min_history)
+    folder = place / _key(wanted)
     if _manifest(folder).get("files") == made_of:
         return folder
     with checkpoint.lock(place, what="folder of prepared arrays"):
@@ -195,7 +195,7 @@ def _prepared(config: Config, *, min_history: int) -> pathlib.Path:
         print(f"prepare    {config.path} as mapped arrays in {folder}", flush=True)
         for left in place.glob(".building-*"):
             shutil.rmtree(left)
-        building = place / f".building-{key}"
+        building = place / f".building-{folder.name}"
         building.mkdir()
         told = partition.write(config, building, min_history=min_history)
         if _files(config) != made_of:
@@ -208,6 +208,28 @@ def _prepared(config: Config, *, min_history: int) -> pathlib.Path:
             shutil.rmtree(folder)
         os.replace(building, folder)
     return folder
+
+
+def prepared_sha256(config: Config, *, min_history: int) -> str:
+    """`dataset.Data.fingerprint` of the log, "" where its files have changed since it was
+    prepared. Raises MissingData where there is no log, or it would have to be prepared."""
+    check(config)
+    made_of = _files(config)
+    folder = _place(config) / _key(_wanted(config, min_history=min_history))
+    manifest = _manifest(folder)
+    if not manifest:
+        raise MissingData(f"{config.path} is not prepared, in {folder}")
+    return manifest["sha256"] if manifest["files"] == made_of else ""
+
+
+def _wanted(config: Config, *, min_history: int) -> dict[str, Any]:
+    settings = _settings(config, min_history=min_history)
+    return {"format": FORMAT, "settings": settings}
+
+
+def _key(wanted: dict[str, Any]) -> str:
+    text = json.dumps(wanted, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _place(config: Config) -> pathlib.Path:
@@ -280,7 +302,12 @@ def open_data(config: Config, *, history_length: int, min_history: int) -> datas
     )
     return dataset.Data(
         dataset=_catalogue(log, history_length=history_length, context=config.context),
-        schema=_schema(log.folder, vocabularies, history_length=history_length),
+        schema=dataset.schema_of(
+            vocabularies,
+            **_described(log.folder),
+            history_length=history_length,
+            config=config,
+        ),
         vocabularies=vocabularies,
         items=log.items,
         times=None,
@@ -298,6 +325,7 @@ def open_data(config: Config, *, history_length: int, min_history: int) -> datas
         ordered=True,
         keeps_seen=False,
         log=log,
+        report=tuple(log.manifest["report"]),
     )
 
 
@@ -343,21 +371,18 @@ def _mapped(path: pathlib.Path) -> np.ndarray:
 
 
 def _columns(folder: pathlib.Path, side: str) -> dict[str, jax.Array]:
+    """By name; the file has them by their place among those of schema.json."""
+    names = [column.name for column in _described(folder)[side]]
     with np.load(folder / f"{side}_columns.npz", allow_pickle=False) as found:
-        return {name: jnp.asarray(found[name]) for name in found.files}
+        return {name: jnp.asarray(found[f"arr_{j}"]) for j, name in enumerate(names)}
 
 
-def _schema(
-    folder: pathlib.Path, vocabularies: dict, *, history_length: int
-) -> features.Schema:
-    described = json.loads((folder / "schema.json").read_text("utf-8"))
-    user, item = (
-        [features.Column(*column) for column in described[side]]
+def _described(folder: pathlib.Path) -> dict[str, list[features.Column]]:
+    content = json.loads((folder / "schema.json").read_text("utf-8"))
+    return {
+        side: [features.Column(*column) for column in content[side]]
         for side in ("user", "item")
-    )
-    return dataset.schema_of(
-        vocabularies, user=user, item=item, history_length=history_length
-    )
+    }
 
 
 def _drawn(part: dataset.Part, number: int) -> dataset.Part:
@@ -393,7 +418,7 @@ def entities(config: Config, data: dataset.Data) -> Interactions:
     users, items = (
         logs.read_entities(
             polars.Series(data.vocabularies[side].ids), side=side, config=config
-        )
+        ).entities
         for side in ("user", "item")
     )
     none = np.zeros(0, np.int32)

@@ -22,6 +22,7 @@ DECIMAL_COMMA = r"^[+-]?\d+,\d+$"
 CURRENCY = r"^([+-]?)[$€£¥₹] ?|[$€£¥₹]$"
 LIST = r"^(\[.*\]|\(.*\)|\{.*\})$"
 EXACT = 2**53  # from here on floats skip whole numbers
+LONGEST = 1000  # letters of an id, and of a value that is not a text
 
 
 # What a column holds.
@@ -88,12 +89,44 @@ def as_codes(values: "pl.Series") -> "pl.Series":
 
 
 def as_strings(values: "pl.Series") -> np.ndarray:
-    return values.cast(str).fill_null("").to_numpy().astype(str)
+    """NumPy's strings, '' for null: all of them take the memory of the longest, so
+    InputError for one that must be a text."""
+    strings = values.cast(str).fill_null("")
+    if (most := longest(strings)) > LONGEST:
+        raise InputError(
+            f"column {values.name!r} has a value of {most:,} letters, and values that are "
+            f"told apart have at most {LONGEST:,}; if it is a feature and a text, name it "
+            "in --config.data.text, else leave it out"
+        )
+    return strings.to_numpy().astype(str)
 
 
-def longest(values: "pl.Series") -> int:
-    """Letters of the longest string."""
-    return int(values.str.len_chars().max() or 0)
+def as_texts(values: "pl.Series") -> np.ndarray:
+    """Python's strings, '' for null: each takes the memory of its own length."""
+    if values.dtype.is_nested():
+        raise InputError(
+            f"column {values.name!r} is in data.text and holds {values.dtype}; a text is "
+            "one string: leave it out there, or join it in the file"
+        )
+    return values.cast(str).fill_null("").to_numpy().astype(object)
+
+
+def longest(strings: "pl.Series") -> int:
+    """Letters of the longest; 0 without any."""
+    return strings.str.len_chars().max() or 0
+
+
+def refuse_long(source: Source, ids: "pl.Series", *, column: str) -> None:
+    """Raise InputError at the first id that is too long to be one."""
+    if longest(ids) <= LONGEST:
+        return
+    letters = ids.str.len_chars()
+    row = (letters > LONGEST).arg_max()
+    raise InputError(
+        f"{source.where(row)}: column {column!r} should be an id of at most {LONGEST:,} "
+        f"letters, has {letters[row]:,}, which begin {ids[row][:40]!r}; is a quotation "
+        "mark open, or the column another one?"
+    )
 
 
 # Several values a cell.

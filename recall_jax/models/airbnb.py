@@ -77,7 +77,7 @@ def check_cold_start(config: Config, schema: Schema) -> None:
 
 
 def _kind(column: Column) -> str:
-    return "categorical" if column.vocabulary else "dense"
+    return "categorical" if column.has_ids else "dense"
 
 
 def with_cold_start(

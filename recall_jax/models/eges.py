@@ -15,6 +15,7 @@ from recall_jax.pairs import PairsConfig
 from recall_jax.types import Columns, InputError
 
 KINDS = ("eges", "ges", "bge")
+OWN_TABLES = ("context", "weights")
 
 
 @dataclasses.dataclass
@@ -45,11 +46,17 @@ class Config(itemwise.Config):
         every = tuple(
             column.name
             for column in schema.item
-            if column.kind == "feature" and column.vocabulary and column.name != "item"
+            if column.kind == "feature" and column.has_ids and column.name != "item"
         )
         side = schema.pick(self.side or every, side="item")
         for column in side:
-            if not column.vocabulary or column.name == "item":
+            if column.name in OWN_TABLES and self.kind != "bge":
+                raise InputError(
+                    f"model.side {column.name!r} has the name of a table of the model's "
+                    "own; rename the column, or leave it out: model.side lists those to "
+                    "take"
+                )
+            if not column.has_ids or column.name == "item":
                 raise InputError(
                     f"model.side {column.name!r} is not categorical; cut a number into "
                     "buckets, and leave the item's id out"

@@ -52,7 +52,7 @@ class Config:
             (column, own.get(column.name, column.vocabulary), self.width + extra)
             for columns, extra in ((query, 0), (item, 1))
             for column in columns
-            if column.vocabulary
+            if column.has_ids
         )
         return FM(self, query=query, item=item, tables=tables, rngs=rngs), tables
 
@@ -92,7 +92,7 @@ class Terms(nnx.Module):
     ):
         self.columns = tuple(columns)
         self.table_of = {name: table.name for table in tables for name in table.reads}
-        dense = [column.name for column in columns if not column.vocabulary]
+        dense = [column.name for column in columns if not column.has_ids]
         self.dense = nnx.Dict(
             {
                 name: nnx.Param(scale * jax.random.normal(rngs.params(), (width,)))
@@ -104,7 +104,7 @@ class Terms(nnx.Module):
         total = squares = 0.0
         for column in self.columns:
             values = columns[column.name]
-            if not column.vocabulary:
+            if not column.has_ids:
                 vector = self.dense[column.name][...]
                 terms = jnp.einsum("...,d->...d", values, vector)[..., None, :]
             else:

@@ -62,7 +62,7 @@ def reads(config: Config, columns: Sequence[Column]) -> Plan:
 
 def column_width(config: Config, column: Column) -> int:
     """Of a column's embedding; a dense feature is one number."""
-    if not column.vocabulary:
+    if not column.has_ids:
         return 1
     ids = column.vocabulary in ("user", "item")
     return config.id_width if ids else config.feature_width
@@ -76,7 +76,7 @@ def tables(
     return tables_of(
         (column, table, widths.get(column.name, column_width(config, column)))
         for column, table in reads(config, columns)
-        if column.vocabulary
+        if column.has_ids
     )
 
 
@@ -152,7 +152,7 @@ class Fields(nnx.Module):
         parts = []
         for (column, table), encode in zip(self.plan, self.pools, strict=True):
             values = batch[column.name]
-            if not column.vocabulary:
+            if not column.has_ids:
                 parts.append(values[..., None])
                 continue
             vectors = tables[table](values)

@@ -6,7 +6,7 @@ import pytest
 from conftest import make_data, make_log
 
 from recall_jax import features
-from recall_jax.data import dataset, interactions
+from recall_jax.data import dataset, interactions, logs, stream
 from recall_jax.data.interactions import Bag
 from recall_jax.types import InputError
 
@@ -97,6 +97,50 @@ def test_a_missing_value_of_a_bag_is_padding():
         min_history=1,
     )
     assert (np.asarray(data.dataset.item_columns["tags"]) == 0).all()
+
+
+@pytest.mark.parametrize("side", ["user", "item"])
+@pytest.mark.parametrize("name", ["user", "item", "history", "example_age"])
+def test_a_name_that_is_reserved_is_said_to_be(side, name):
+    log = make_log()
+    old = getattr(log, f"{side}s")
+    new = dataclasses.replace(old, columns=old.columns | {name: old.id.astype(str)})
+    split = split_of(dataclasses.replace(log, **{f"{side}s": new}))
+    expected = f"the {side} features: .*'{name}' is reserved.*data.{side}_columns lists"
+    with pytest.raises(InputError, match=expected):
+        dataset.prepare(split, history_length=3, min_history=1)
+
+
+def test_a_name_that_is_free_is_taken():
+    log = make_log()
+    columns = log.items.columns | {"searched": log.items.id, "history": log.items.id}
+    items = dataclasses.replace(log.items, columns=columns)
+    split = split_of(dataclasses.replace(log, items=items))
+    data = dataset.prepare(split, history_length=0, min_history=1)
+    assert {"searched", "history"} <= {column.name for column in data.schema.item}
+
+
+@pytest.mark.parametrize("kind", [logs.Config, stream.Config])
+def test_the_file_of_a_reserved_name_is_told(tmp_path, kind):
+    pl = pytest.importorskip("polars", reason="shards are read with polars")
+    rows = {"user": [1, 1, 1, 1, 2, 2, 2, 2], "item": [1, 2, 3, 4, 1, 2, 3, 4]}
+    pl.DataFrame(rows).write_parquet(tmp_path / "log.parquet")
+    features_ = {"item": [1, 2, 3, 4], "history": [*"abcd"], "kind": [*"aabb"]}
+    pl.DataFrame(features_).write_parquet(tmp_path / "kinds.parquet")
+    config = kind(
+        path=str(tmp_path / "log.parquet"), item_features=f"{tmp_path}/kinds.parquet"
+    )
+
+    def prepared(config):
+        if kind is stream.Config:
+            return stream.open_data(config, history_length=3, min_history=1)
+        split = interactions.split(config.load(), config=config)
+        return dataset.prepare(split, history_length=3, min_history=1, config=config)
+
+    with pytest.raises(InputError, match="kinds.parquet: .* 'history' is reserved"):
+        prepared(config)
+    left = prepared(dataclasses.replace(config, item_columns=("kind",)))
+    assert [column.name for column in left.schema.item] == ["item", "kind"]
 
 
 def test_one_name_on_both_sides_is_refused():

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from recall_jax.data import positives
+from recall_jax.data import dataset, interactions, logs, positives, stream
 from recall_jax.data.interactions import Entities, Interactions
 from recall_jax.types import InputError
 
@@ -86,3 +86,59 @@ def test_leave_one_out_needs_two_users_and_three_events_of_one():
         positives.check_usable(log.select(np.arange(4)))
     with pytest.raises(InputError, match="are one user's"):
         positives.check_usable(log.select(log.user == 1))
+
+
+WEIGHTS = {
+    "zero": (0.0, 0.0, r"data.weight=w of the training examples are all 0"),
+    "huge": (1.0, 1e38, r"run from 1 to 1e\+38; .*Only their ratios matter: scale"),
+    "tiny": (0.0, 1e-38, r"run from 0 to 1e-38; "),
+    "negative": (-1.0, 1.0, r"run from -1 to 1; they must be at least 0"),
+    "missing": (np.nan, np.nan, r"run from nan to nan"),
+}
+
+
+@pytest.mark.parametrize("low, high, expected", WEIGHTS.values(), ids=WEIGHTS)
+def test_weights_that_weigh_nothing_are_refused(low, high, expected):
+    with pytest.raises(InputError, match=f"^a log: .*{expected}"):
+        positives.check_weights(low, high, column="w", source="a log")
+
+
+@pytest.mark.parametrize("low, high", [(0.0, 1.0), (1e-38, 1e25), (1e-25, 1e-25)])
+def test_weights_are_relative(low, high):
+    positives.check_weights(low, high, column="", source="a log")
+
+
+def weighed(weights: np.ndarray) -> Interactions:
+    """Four users with four events each; the first two of each train."""
+    user = np.repeat(np.arange(4, dtype=np.int32), 4)
+    item = np.tile(np.arange(4, dtype=np.int32), 4)
+    entities = Entities(np.arange(4))
+    kept = np.tile(weights, 4).astype(np.float32)
+    return Interactions(user, item, entities, entities, weight=kept, source="a log")
+
+
+def test_weights_of_what_is_held_out_are_not_asked():
+    split = interactions.split(
+        weighed(np.array([0, 0, 1, 1])), config=interactions.Config()
+    )
+    with pytest.raises(InputError, match="a log: the weights of .* are all 0"):
+        dataset.prepare(split, history_length=2, min_history=1)
+    split = interactions.split(
+        weighed(np.array([0, 1, 1e38, 0])), config=interactions.Config()
+    )
+    dataset.prepare(split, history_length=2, min_history=1)
+
+
+@pytest.mark.parametrize("weights", [[0, 0, 1, 1], [1e-30, 1e-30, 1, 1]])
+def test_a_streamed_log_is_refused_alike(tmp_path, weights):
+    pl = pytest.importorskip("polars", reason="shards are read with polars")
+    log = weighed(np.array(weights))
+    rows = {"user": log.user, "item": log.item, "w": log.weight}
+    pl.DataFrame(rows).write_parquet(tmp_path / "log.parquet")
+    config = stream.Config(path=str(tmp_path / "log.parquet"), weight="w")
+    with pytest.raises(InputError, match="log.parquet: data.weight=w of the training"):
+        stream.open_data(config, history_length=2, min_history=1)
+    plain = logs.Config(path=config.path, weight="w")
+    split = interactions.split(plain.load(), config=plain)
+    with pytest.raises(InputError, match="log.parquet: data.weight=w of the training"):
+        dataset.prepare(split, history_length=2, min_history=1, config=plain)

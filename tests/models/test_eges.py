@@ -5,6 +5,7 @@ import pytest
 from conftest import make_data
 from flax import nnx
 
+from recall_jax.features import Column, Schema
 from recall_jax.models import eges, item2vec
 from recall_jax.types import InputError
 
@@ -53,6 +54,17 @@ def test_equal_weights_are_ges_and_no_side_information_is_bge():
     alone, tables = made(data, kind="bge")
     assert [table.name for table in tables] == ["item", "context"]
     np.testing.assert_allclose(alone.item(columns), alone.tables["item"](ids))
+
+
+@pytest.mark.parametrize("name", eges.OWN_TABLES)
+def test_a_side_with_the_name_of_a_table_of_its_own_is_refused(name):
+    column = Column(name, name, 5, 0)
+    schema = Schema((), (Column("item", "item", 9, 0), column))
+    with pytest.raises(
+        InputError, match=f"model.side '{name}' has the name of a table"
+    ):
+        eges.Config(width=4).make(schema, nnx.Rngs(0))
+    eges.Config(width=4, kind="bge").make(schema, nnx.Rngs(0))
 
 
 def test_weights_belong_to_the_item():

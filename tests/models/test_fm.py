@@ -32,7 +32,7 @@ def features_of(terms, columns, j, tables):
     found = []
     for column in terms.columns:
         values = np.asarray(columns[column.name])[j]
-        if not column.vocabulary:
+        if not column.has_ids:
             found.append((float(values), np.asarray(terms.dense[column.name][...])))
             continue
         table = np.asarray(
