@@ -111,6 +111,8 @@ def similar(run: Run, row: int, *, num: int, index: str) -> str:
     if index not in evaluate.INDEXES:
         known = ", ".join(evaluate.INDEXES)
         raise InputError(f"unknown --index {index!r}; there are: {known}")
+    if len(run.ids) == 1:
+        raise InputError(f"{run.ids[row]} is the run's only item: none is like it")
     if not run.vectors[row].any():
         raise InputError(
             f"the model has no vector for item {run.ids[row]}, which has "

@@ -8,7 +8,7 @@ import pytest
 
 from experiments import cli, run, run_files, same_data, streaming, table, training
 from recall_jax import config as config_lib
-from recall_jax.data import logs, stream
+from recall_jax.data import logs, movielens, stream
 from recall_jax.types import InputError
 
 pl = pytest.importorskip("polars", reason="logs are read with polars")
@@ -151,3 +151,20 @@ def test_runs_of_versions_that_kept_no_checksum_are_read(tmp_path):
     run_files.write_json(tmp_path / "run" / "data.json", {"source": "a log"})
     log_of(tmp_path, users=7)
     same_data.check([asked])
+
+
+def test_nothing_is_downloaded_to_tell(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("RECALL_DATA_DIR", raising=False)
+    monkeypatch.setenv("RECALL_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(movielens, "download", None)
+    config = cli.load_config("mf_ml1m")
+    (tmp_path / "run").mkdir()
+    run_files.write_json(tmp_path / "run" / "data.json", {"sha256": "5a"})
+    same_data.check([same_data.Finished(config, tmp_path / "run")])
+    assert "run: MovieLens is not on this machine" in capsys.readouterr().out
+    for name in ("RECALL_CACHE_DIR", "RECALL_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+        assert not movielens.is_here(config.data)
+        (tmp_path / "ml-1m.zip").touch()
+        assert movielens.is_here(config.data)
+        (tmp_path / "ml-1m.zip").unlink()

@@ -92,6 +92,12 @@ def test_an_item_is_told_by_id_and_by_a_title_of_one_line():
     assert told == ["a", f"b, {'x' * 79}…", "c, one line"]
 
 
+def test_an_only_item_is_said_to_have_none_like_it():
+    only = similar.Run(*[None] * 9)._replace(ids=np.array(["a"]))
+    with pytest.raises(InputError, match="a is the run's only item"):
+        similar.similar(only, 0, num=3, index="exact")
+
+
 def test_an_unknown_item_gets_the_nearest_names():
     with pytest.raises(InputError, match="'alein' is no id .*5 items; nearest: Alien"):
         similar.find("alein", ids=IDS, titles=TITLES)
