@@ -6,7 +6,8 @@ import jax
 import numpy as np
 from conftest import make_data
 
-from experiments import building, cli
+from experiments import building, cli, training
+from recall_jax import evaluate
 
 
 def test_a_model_with_dropout_in_its_item_tower_can_be_built():
@@ -28,3 +29,32 @@ def test_first_states_are_those_that_are_built():
         state, key = first(seed)
         jax.tree.map(np.testing.assert_array_equal, state, built.state)
         assert key == built.order_key
+
+
+def test_the_checkpoint_is_chosen_on_validation_with_all_items_ranked(tmp_path):
+    """Also where the figures of the end are sampled; the test part has no say."""
+    config, data = cli.load_config("dssm_synthetic"), make_data()
+    config = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, history_length=5),
+        train=dataclasses.replace(config.train, batch_size=64),
+        evaluate=evaluate.EvaluateConfig(
+            metrics=("hr@3", "ndcg@3"),
+            select_by="hr@3",
+            candidates="sampled_uniform",
+            num_candidates=5,
+        ),
+    )
+    encoder, loop, state = training.make_loop(config, data, tmp_path)
+    found = {}
+    for name, part in (("valid", data.valid), ("test", data.test)):
+        found[name] = evaluate.measure_model(
+            encoder,
+            evaluate.params_of(state),
+            data=data,
+            part=part,
+            config=evaluate.over_all(config.evaluate),
+            index="exact",
+        ).means()
+    assert loop.validate(state) == found["valid"] != found["test"]
+    assert loop.select_by == "hr@3"
