@@ -6,10 +6,6 @@ import pathlib
 
 import flags
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Most of a test's seconds are compilation. The README's main command, which continuous
-# integration runs too, is optimised as ever.
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 flags.set_once()
 
 from jaxtyping import install_import_hook

@@ -1,4 +1,4 @@
-"""What tests tell XLA: eight devices of one CPU, and to compile quickly."""
+"""What tests tell JAX and XLA: eight devices of one CPU, and to compile quickly."""
 
 import os
 import subprocess
@@ -9,8 +9,12 @@ QUICKER = "--xla_cpu_use_fusion_emitters=false"  # compiles a third faster
 
 
 def set_once() -> None:
-    """Into the environment; whoever is begun by a process that has done so, as the
-    workers of pytest-xdist are, has the flags already."""
+    """Into the environment, before JAX is imported; whoever is begun by a process that
+    has done so, as the workers of pytest-xdist are, has the flags already."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    # Most of a test's seconds are compilation. The README's main command, which
+    # continuous integration runs too, is optimised as ever.
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     if EIGHT_DEVICES in os.environ.get("XLA_FLAGS", ""):
         return
     add_flag(EIGHT_DEVICES)

@@ -13,25 +13,33 @@ without any fault, and where a fault survives.
 """
 
 import argparse
-import concurrent.futures
+import dataclasses
 import importlib
 import json
 import os
 import pathlib
-import queue
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import flags
+import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 MOST = 600  # seconds of a fault's tests; one that hangs is not caught
-PYTEST = "-o addopts= -p no:xdist -p no:cacheprovider -p own_failures -q --tb=short"
+LISTS = sorted((ROOT / "tests").glob("mutants_*.py"))
+PYTEST = (
+    "-o addopts= -p no:xdist -p no:cacheprovider -p own_failures -q --tb=short "
+    "--hypothesis-seed=0 -W ignore::pytest.PytestAssertRewriteWarning"
+)
+IMPORTED = ("hypothesis.extra.numpy", "flax.nnx", "jaxtyping", "optax", "scipy.stats")
+"""What most tests import beside the library, and JAX with them."""
 
 
 class Mutant(NamedTuple):
@@ -87,7 +95,7 @@ def problem_of(mutant: Mutant, root: pathlib.Path = ROOT) -> str | None:
 
 def copy_tree(to: pathlib.Path) -> pathlib.Path:
     """What git has or would take, as it lies in the working tree."""
-    listed = "git ls-files -z --cached --others --exclude-standard".split()
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     done = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True)
     for name in filter(None, done.stdout.split("\0")):
         if (ROOT / name).is_file():
@@ -96,50 +104,96 @@ def copy_tree(to: pathlib.Path) -> pathlib.Path:
     return to
 
 
-def run(
-    tests: Iterable[str], tree: pathlib.Path, *, programs: pathlib.Path, first: bool
-) -> Seen:
-    """Tests in a copy of the tree; with `first` up to the first that does not pass."""
-    told = tree.with_name(f"{tree.name}.told")
-    told.unlink(missing_ok=True)
-    paths = str(tree), str(tree / "tests")
-    environment = os.environ | {
+@dataclasses.dataclass
+class Tried:
+    """Tests at work in a process of their own, and what is to be put back after them."""
+
+    tree: pathlib.Path
+    process: int
+    begun: float
+    mutant: Mutant | None = None
+    whole: str = ""  # the mutant's file as it was
+
+    @property
+    def told(self) -> pathlib.Path:
+        return self.tree.with_name(f"{self.tree.name}.told")
+
+    @property
+    def output(self) -> pathlib.Path:
+        return self.tree.with_name(f"{self.tree.name}.output")
+
+
+def begin(
+    tree: pathlib.Path, tests: Sequence[str], *, mutant: Mutant | None = None
+) -> Tried:
+    """Tests in a copy of the tree, with a fault planted up to the first that does not
+    pass. The process is a fork: what tests import beside the library takes longer than
+    most of them."""
+    whole = ""
+    if mutant:
+        whole = (tree / mutant.file).read_text("utf-8")
+        changed = whole.replace(mutant.text, mutant.other)
+        (tree / mutant.file).write_text(changed, "utf-8")
+    process = os.fork()
+    tried = Tried(tree, process, time.monotonic(), mutant, whole)
+    if not process:
+        status = 1
+        try:
+            status = _pytest(tried, [*["--maxfail=1"] * bool(mutant), *tests])
+        finally:
+            os._exit(status)
+    return tried
+
+
+def _pytest(tried: Tried, arguments: Sequence[str]) -> int:
+    """In the fork: the exit status."""
+    tried.told.unlink(missing_ok=True)
+    output = os.open(tried.output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.chdir(tried.tree)
+    paths = [str(tried.tree), str(tried.tree / "tests")]
+    sys.path[:1] = paths  # in place of the folder of this script
+    os.environ |= {
         "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONDONTWRITEBYTECODE": "1",  # a fault must not meet what was compiled before
-        "RECALL_TOLD": str(told),
-        "RECALL_PROGRAMS": str(programs),
+        "RECALL_TOLD": str(tried.told),
+        "RECALL_PROGRAMS": str(tried.tree.with_name("programs")),
     }
-    command = [sys.executable, "-m", "pytest", *PYTEST.split()]
-    command += ["--maxfail=1"] * first + list(tests)
-    begin = time.monotonic()
-    try:
-        done = subprocess.run(
-            command,
-            cwd=tree,
-            env=environment,
-            timeout=MOST if first else None,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        status, output = done.returncode, done.stdout
-    except subprocess.TimeoutExpired:
-        status, output = -1, f"not done after {MOST} s"
-    lines = told.read_text("utf-8").splitlines() if told.exists() else []
+    sys.dont_write_bytecode = True
+    for name in ("flags", *(module.stem for module in LISTS)):
+        sys.modules.pop(name, None)
+    return int(pytest.main([*PYTEST.split(), *arguments]))
+
+
+def end(tried: Tried, status: int) -> Seen:
+    """What became of tests whose process is over; the fault is gone."""
+    if tried.mutant:
+        (tried.tree / tried.mutant.file).write_text(tried.whole, "utf-8")
+    lines = tried.told.read_text("utf-8").splitlines() if tried.told.exists() else []
     outcomes = {test: outcome for outcome, test in map(json.loads, lines)}
-    return Seen(outcomes, status, output, time.monotonic() - begin)
+    output = tried.output.read_text("utf-8", errors="replace")
+    return Seen(outcomes, status, output, time.monotonic() - tried.begun)
 
 
-def try_one(mutant: Mutant, tree: pathlib.Path, *, programs: pathlib.Path) -> Seen:
-    """Plant a fault, run its tests, and put the file back."""
-    path = tree / mutant.file
-    whole = path.read_text("utf-8")
-    path.write_text(whole.replace(mutant.text, mutant.other), "utf-8")
-    try:
-        return run(mutant.tests, tree, programs=programs, first=True)
-    finally:
-        path.write_text(whole, "utf-8")
+def each(
+    mutants: Sequence[Mutant], trees: Sequence[pathlib.Path]
+) -> Iterator[tuple[Mutant, Seen]]:
+    """Every fault and what became of its tests, as many at a time as there are trees."""
+    waiting, free, running = list(mutants), list(trees), []
+    while waiting or running:
+        while waiting and free:
+            mutant = waiting.pop(0)
+            running.append(begin(free.pop(), mutant.tests, mutant=mutant))
+        for tried in list(running):
+            over, status = os.waitpid(tried.process, os.WNOHANG)
+            if over:
+                running.remove(tried)
+                free.append(tried.tree)
+                yield tried.mutant, end(tried, os.waitstatus_to_exitcode(status))
+            elif time.monotonic() - tried.begun > MOST:
+                os.kill(tried.process, signal.SIGKILL)
+        time.sleep(0.05)
 
 
 def main() -> None:
@@ -153,37 +207,29 @@ def main() -> None:
         print(f"{mutant}: {problem}")
     if wrong or not mutants:
         sys.exit(f"{len(wrong)} faults cannot be planted; {len(mutants)} chosen")
-    flags.set_once()  # for all processes of tests: to ask takes seconds
+    flags.set_once()
+    for name in IMPORTED:
+        importlib.import_module(name)
+    warnings.filterwarnings("ignore", message=".*fork")  # nothing has computed yet
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         sys.exit(try_all(mutants, pathlib.Path(folder), jobs=options.jobs))
 
 
 def try_all(mutants: Sequence[Mutant], folder: pathlib.Path, *, jobs: int) -> int:
     """The exit status."""
-    begin, programs = time.monotonic(), folder / "programs"
+    begun = time.monotonic()
     trees = [copy_tree(folder / f"tree-{j}") for j in range(jobs)]
-    tests = sorted({test for mutant in mutants for test in mutant.tests})
-    without = run(tests, trees[0], programs=programs, first=False)
+    tried = begin(trees[0], sorted({test for m in mutants for test in m.tests}))
+    _, status = os.waitpid(tried.process, 0)
+    without = end(tried, status)
     if without.status or without.of("skipped"):
         print(without.output)
         print("without any fault these are not passed:", *_not_passed(without))
         return 1
     count = len(without.outcomes)
     print(f"{count} tests pass without any fault, {without.seconds:.0f} s", flush=True)
-    free: queue.Queue[pathlib.Path] = queue.Queue()
-    for tree in trees:
-        free.put(tree)
-
-    def tried(mutant: Mutant) -> bool:
-        tree = free.get()
-        try:
-            return tell(mutant, try_one(mutant, tree, programs=programs))
-        finally:
-            free.put(tree)
-
-    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        caught = list(pool.map(tried, mutants))
-    minutes = (time.monotonic() - begin) / 60
+    caught = [tell(mutant, seen) for mutant, seen in each(mutants, trees)]
+    minutes = (time.monotonic() - begun) / 60
     print(f"{sum(caught)} of {len(caught)} faults caught, {minutes:.1f} minutes")
     return int(not all(caught))
 
@@ -212,16 +258,16 @@ def _end(output: str, *, lines: int = 12) -> str:
 
 
 def _differ(text: str, other: str) -> tuple[str, str]:
-    """Both from where they begin to differ to where they end, whole words."""
-    begin = len(os.path.commonprefix([text, other]))
-    begin = text.rfind(" ", 0, begin) + 1
-    end = len(os.path.commonprefix([text[:begin:-1], other[:begin:-1]]))
-    return text[begin : len(text) - end], other[begin : len(other) - end]
+    """The words from the first that differ to the last."""
+    one, two = text.split(), other.split()
+    begin = len(os.path.commonprefix([one, two]))
+    end = len(os.path.commonprefix([one[begin:][::-1], two[begin:][::-1]]))
+    return tuple(" ".join(words[begin : len(words) - end]) for words in (one, two))
 
 
 def _short(text: str, *, most: int = 60) -> str:
-    line = " ".join(text.split()) or "nothing"
-    return line if len(line) <= most else line[: most - 3] + "..."
+    text = text or "nothing"
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def parse() -> argparse.Namespace:

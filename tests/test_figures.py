@@ -382,3 +382,21 @@ def test_baselines_have_the_figures_of_the_test_part(exact):
         search = getattr(baselines, name)(data, data.test)
         alone = evaluate.measure(search, data=data, part=data.test, config=SETTINGS)
         assert exact["baselines"][name] == alone.means()
+
+
+def test_baselines_are_kept_for_the_same_data_measured_alike(data):
+    config, made = experiment(), []
+    other = dataclasses.replace(data, items=data.items[::-1].copy())
+
+    def ask(config=config, data=data, of="rows"):
+        return figures._once(
+            lambda: made.append(of) or len(made), config=config, data=data, of=of
+        )
+
+    with figures.baselines_kept():
+        assert [ask(), ask()] == [1, 1]
+        assert [ask(data=other), ask(data=other)] == [2, 2]
+        assert ask(experiment(seen="kept")) == 3
+        assert ask(of="others") == 4
+        assert ask() == 1
+    assert ask() == 5

@@ -6,28 +6,11 @@ import made_up_runs
 import numpy as np
 import pytest
 
-from experiments import cli, compare, ranking
+from experiments import compare, ranking
 from recall_jax.fit import Diverged
 
-BY = "ndcg@10"  # select_by; the test figures of others stand beside it
-
-
-def cell_of(folder, rate: str, seed: int, figures) -> compare.Cell:
-    """A run whose figures are (validation, test), or an exception, or None: unfinished."""
-    own = {"optim.learning_rate": rate}
-    config = made_up_runs.experiment(seed=seed)
-    entry = cli.Entry("dssm_synthetic", own, own, config)
-    cell = compare.Cell(entry, config, folder / rate / f"seed-{seed}")
-    if isinstance(figures, Exception):
-        cell.problem = figures
-    elif figures is not None:
-        valid, test = figures
-        results = made_up_runs.results_of(config, level=0.5, protocol="a protocol")
-        results["valid"] = {"hr@10": 0.9 - valid, BY: valid, "recall@20": 0.7}
-        results["test"] = {"hr@10": 0.8 - test, BY: test, "recall@20": 0.6}
-        cell.results = results | {"candidates": "whole catalogue ranked"}
-        cell.data = {"source": "a log", "events": 7000}
-    return cell
+BY = "ndcg@10"  # select_by
+FIELD = "optim.learning_rate"
 
 
 @pytest.fixture
@@ -36,7 +19,7 @@ def cells(tmp_path):
 
     def make(**settings) -> list[compare.Cell]:
         return [
-            cell_of(tmp_path, rate, seed, figures)
+            made_up_runs.cell(tmp_path, {FIELD: rate}, figures, seed=seed)
             for rate, seeds in settings.items()
             for seed, figures in enumerate(seeds)
         ]
@@ -45,7 +28,7 @@ def cells(tmp_path):
 
 
 def order(rows) -> list[str]:
-    return [row["own"]["optim.learning_rate"] for row in rows]
+    return [row["own"][FIELD] for row in rows]
 
 
 def test_validation_chooses_and_test_is_only_told(cells):
@@ -117,7 +100,7 @@ def test_the_table_says_which_figure_is_of_which_part(cells):
     text = ranking.as_text(made)
     heading, _, *rows = shown(text)
     assert heading == [
-        "optim.learning_rate",
+        FIELD,
         f"valid {BY}",
         "sd",
         f"test {BY}",

@@ -253,6 +253,15 @@ def test_the_fingerprint_covers_what_models_read():
     assert len({prepare(log).fingerprint() for log in changed}) == 4
 
 
+def test_the_fingerprint_covers_the_split():
+    """The same events, of which one more of a user would train."""
+    data = prepare()
+    more = data.train_stop.copy()
+    more[3] += 1
+    other = dataclasses.replace(data, train_stop=more)
+    assert other.fingerprint() != data.fingerprint()
+
+
 @pytest.mark.parametrize(
     "options",
     [
