@@ -258,10 +258,11 @@ def _end(output: str, *, lines: int = 12) -> str:
 
 
 def _differ(text: str, other: str) -> tuple[str, str]:
-    """The words from the first that differ to the last."""
+    """From the word before the first that differs to the one after the last."""
     one, two = text.split(), other.split()
-    begin = len(os.path.commonprefix([one, two]))
-    end = len(os.path.commonprefix([one[begin:][::-1], two[begin:][::-1]]))
+    begin = max(len(os.path.commonprefix([one, two])) - 1, 0)
+    rest = one[begin + 1 :][::-1], two[begin + 1 :][::-1]
+    end = max(len(os.path.commonprefix(rest)) - 1, 0)
     return tuple(" ".join(words[begin : len(words) - end]) for words in (one, two))
 
 
