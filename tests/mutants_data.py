@@ -65,7 +65,7 @@ MUTANTS = [
         "recall_jax/data/interactions.py",
         "order = np.concatenate([train, test_rows])",
         "order = np.concatenate([test_rows, train])",
-        GIVEN + "test_of_fewer_than_three_training_events_one_in_ten_is_none",
+        GIVEN + "test_every_user_keeps_his_events_part_by_part",
     ),
     (
         "recall_jax/data/interactions.py",
