@@ -128,7 +128,7 @@ MUTANTS = [
         "experiments/sweep_plan.py",
         '    "data.context",\n',
         '    "data.context",\n    "data.ties",\n',
-        SWEEP + "test_bad_input_is_one_plain_line_before_any_work",
+        OVER + "test_settings_of_other_targets_are_not_ranked",
     ),
     (
         "experiments/sweep_plan.py",

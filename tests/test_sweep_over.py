@@ -81,6 +81,15 @@ def test_traced_fields_share_a_group_and_others_do_not(tmp_path):
         assert len({cell.config.optim.tables for cell in group}) == 1
 
 
+@pytest.mark.parametrize(
+    "over_", ["data.ties=file,shuffled", "evaluate.seen=kept,removed"]
+)
+def test_settings_of_other_targets_are_not_ranked(over_):
+    made = over.make_settings(entry(), [over_], samples=0, seed=0)
+    with pytest.raises(InputError, match="it changes what is measured"):
+        sweep_plan.check(made, memory_gb=0.0)
+
+
 def test_data_are_shared_by_runs_that_differ_in_training_alone(tmp_path):
     def data_of(field, value):
         made = over.make_settings(entry(), [f"{field}={value}"], samples=0, seed=0)
