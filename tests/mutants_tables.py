@@ -200,7 +200,7 @@ MUTANTS = [
     (
         "experiments/study.py",
         "parts = [base, study.budget, text, *last]",
-        "parts = [study.budget, base, text, *last]",
+        "parts = [base, study.budget, *last, text]",
         ABLATE
         + "test_a_setting_is_base_then_budget_then_its_own_then_what_holds_for_all",
     ),

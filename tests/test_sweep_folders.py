@@ -185,7 +185,9 @@ def test_each_lane_keeps_the_best_of_its_own_by_select_by(tmp_path):
     assert [lane.progress.best for lane in lanes] == [0.4, 0.2]
     for loop, lane, number in zip(loops, lanes, (1, 12), strict=True):
         like = sweep.outline(state(0)._replace(slots={}, dense={"bias": jnp.arange(3)}))
-        kept, _ = checkpoint.restore_on_host(loop.folder, like, kind="best")
+        found = checkpoint.restore_on_host(loop.folder, like, kind="best")
+        assert found is not None, "in its own folder"
+        kept, _ = found
         assert kept.step == number and lane.progress.best_step == steps * (
             1 + (number == 12)
         )
