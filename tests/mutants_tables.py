@@ -104,8 +104,8 @@ MUTANTS = [
     (
         "experiments/compare.py",
         "    if len(gaps) < 2:\n",
-        "    if len(gaps) < 1:\n",
-        COMPARE + "test_one_seed_in_common_makes_no_difference",
+        "    if len(gaps) < 3:\n",
+        COMPARE + "test_differences_are_of_the_same_seeds_where_some_are_missing",
     ),
     (
         "experiments/compare.py",

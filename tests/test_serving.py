@@ -223,6 +223,12 @@ def test_similar_items_are_those_of_the_largest_cosine_without_itself():
     assert len(alone.similar("a").ids) == 0
 
 
+def test_a_long_vector_makes_no_item_more_similar():
+    """By the inner product with a the long c would come first."""
+    vectors = np.array([[1, 0], [1, 0.1], [5, 5], [-2, 0], [0, 0]], np.float32)
+    assert make(item_vectors=vectors).similar("a", k=2).ids.tolist() == ["b", "c"]
+
+
 def test_an_item_that_is_not_there_or_has_no_vector_is_refused():
     many = make(item_ids=np.array(["anna", "berta", "carla", "dora", "emma"]))
     with pytest.raises(InputError, match="no item 'berti'; did you mean berta"):
