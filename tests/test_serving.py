@@ -301,6 +301,7 @@ def test_an_export_serves_known_users_by_their_columns_and_new_ones_by_theirs():
     assert kept.seen == "kept" and kept.history_length == 4
     assert kept.reads_user and set(kept.features) == {"gender"}
     assert kept.unread == {"zip"}
+    assert kept.popularity.tolist() == [9, 5, 5, 1, 0], "without that of padding"
 
 
 def test_load_is_the_recommender_of_an_exports_folder(monkeypatch):
