@@ -3,33 +3,10 @@ and a tiny log at hand."""
 
 import os
 import pathlib
-import subprocess
-import sys
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Most of a test's seconds are compilation. The README's main command, which continuous
-# integration runs too, is optimised as ever.
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"
-QUICKER = "--xla_cpu_use_fusion_emitters=false"  # compiles a third faster
+import flags
 
-
-def add_flag(flag: str) -> None:
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
-
-
-def is_known(flag: str) -> bool:
-    """Whether this XLA has the flag; a process given one that it lacks would abort."""
-    tried = os.environ | {"XLA_FLAGS": flag}
-    devices = [sys.executable, "-c", "import jax; jax.devices()"]
-    found = subprocess.run(devices, env=tried, capture_output=True, check=False)
-    return found.returncode == 0
-
-
-if "PYTEST_XDIST_WORKER" not in os.environ:  # workers have the flags of who began them
-    add_flag(EIGHT_DEVICES)
-    if "slow" not in sys.argv and is_known(QUICKER):  # those compile as users do
-        add_flag(QUICKER)
+flags.set_once()
 
 from jaxtyping import install_import_hook
 
@@ -133,7 +110,10 @@ def data():
 
 @pytest.fixture(scope="session")
 def program_folder(tmp_path_factory) -> pathlib.Path:
-    return tmp_path_factory.mktemp("programs")
+    """Of one session, or what tests/mutants.py names: a cache is keyed by program, so
+    that a changed one is never taken for what it was."""
+    kept = os.environ.get("RECALL_PROGRAMS")
+    return pathlib.Path(kept) if kept else tmp_path_factory.mktemp("programs")
 
 
 @pytest.fixture(scope="module", autouse=True)

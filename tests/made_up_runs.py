@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from experiments import cli, run_files
+from experiments import cli, compare, run_files
 from recall_jax import config as config_lib
 from recall_jax.config import Experiment
 
@@ -68,6 +68,32 @@ def begin(
     return folder
 
 
+def cell(
+    folder: pathlib.Path,
+    own: dict[str, str],
+    figures: tuple[float, float] | Exception | None,
+    *,
+    seed: int = 0,
+    candidates: str = "whole catalogue ranked",
+) -> compare.Cell:
+    """A run whose ndcg@10 are (validation, test), or what ended it, or None: unfinished.
+    Its hr@10 falls as ndcg@10 rises."""
+    config = experiment(seed=seed)
+    entry = cli.Entry("dssm_synthetic", own, own, config)
+    name = ",".join(f"{field}={value}" for field, value in own.items())
+    made = compare.Cell(entry, config, folder / name / f"seed-{seed}")
+    if isinstance(figures, Exception):
+        made.problem = figures
+    elif figures is not None:
+        valid, test = figures
+        results = results_of(config, level=0.5, protocol="a protocol")
+        results["valid"] = {"hr@10": 0.9 - valid, "ndcg@10": valid, "recall@20": 0.7}
+        results["test"] = {"hr@10": 0.8 - test, "ndcg@10": test, "recall@20": 0.6}
+        made.results = results | {"candidates": candidates}
+        made.data = {"source": "a log", "events": 7000}
+    return made
+
+
 def end(folder: pathlib.Path, *, outcome: str, told: str) -> None:
     """As a sweep ends a run without figures."""
     run_files.write_json(folder / "ended.json", {"outcome": outcome, "told": told})
@@ -92,7 +118,7 @@ def results_of(config: Experiment, *, level: float, protocol: str) -> dict[str, 
         "seed": config.seed,
         "protocol": protocol,
         "seen": seen,
-        "valid": rows["test"],
+        "valid": _figures(level - 0.05),
         "test": rows["test"],
         "index": "exact",
         "indexes": {"exact": {"metrics": rows["test"], "queries_per_second": 9.0}},

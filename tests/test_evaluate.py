@@ -107,6 +107,17 @@ def test_several_targets_of_a_user_count_once_each():
         np.testing.assert_array_equal(past, data.items[begin:start] - 1)
 
 
+def test_a_target_met_twice_counts_once(data):
+    """In whatever order; of equals one is left, the rest is padding."""
+    user, (start, *_) = data.test.user[:1], data.offsets[data.test.user[:1]]
+    items = data.items.copy()
+    items[start : start + 5] = [3, 7, 3, 7, 3]
+    part = dataset.Part(user, np.array([start]), np.array([start + 5]))
+    found = evaluate.targets(dataclasses.replace(data, items=items), part, seen=False)
+    assert found.positions.tolist() == [[6, -1, 2, -1, -1]]
+    assert found.count.tolist() == [2]
+
+
 def test_what_repeats_is_not_removed():
     log = make_log()
     doubled = dataclasses.replace(
@@ -129,6 +140,25 @@ def test_a_target_in_its_own_history_is_a_leak(data):
     leaky = dataclasses.replace(data, items=items)
     with pytest.raises(InputError, match="1 targets stand in their own user's history"):
         evaluate.check(CONFIG, leaky)
+
+
+def test_a_target_of_anothers_history_is_no_leak(data):
+    """Here each target is in many histories, and in none of its own user."""
+    begin, stop = data.offsets[data.test.user], data.test.start
+    histories = [data.items[a:b].tolist() for a, b in zip(begin, stop, strict=True)]
+    target = data.items[stop].tolist()
+    assert all(sum(item in one for one in histories) > 1 for item in target)
+    try:
+        evaluate.check_leak(data, data.test, seen=True)
+    except InputError as problem:
+        pytest.fail(str(problem))
+
+
+def test_a_target_in_the_training_part_is_a_leak(data):
+    user, start, stop = data.valid
+    early = dataset.Part(user, start - 1, stop)
+    with pytest.raises(InputError, match="a target stands in the training part"):
+        evaluate.check(CONFIG, dataclasses.replace(data, valid=early))
 
 
 def test_held_out_events_that_train_are_a_leak(data):

@@ -10,7 +10,7 @@ from flax import nnx
 
 from experiments import figures, run, summary, training
 from experiments import results as results_lib
-from recall_jax import evaluate, metrics, retrieval, train
+from recall_jax import baselines, evaluate, metrics, retrieval, train
 from recall_jax.config import Experiment
 from recall_jax.data import interactions
 from recall_jax.evaluate import EvaluateConfig, Result
@@ -356,3 +356,47 @@ def test_links_and_booked_items_are_metrics_of_a_table():
         "popularity": {"link_auc": 0.7, "booked_mrr": 0.1},
     }
     assert results_lib.further({"link_auc": None, "conversions": None}) == {}
+
+
+# Validation and test.
+
+
+def test_each_part_has_its_own_figures():
+    """Of an untrained model, the same as each part measured by itself."""
+    config = experiment(metrics=("mrr@5",), select_by="mrr@5")
+    rows, data = measured(config), training.prepare(config).data
+    model, tables = config.model.make(data.schema, nnx.Rngs(0))
+    graph, *params = train.make_graph(model, tables)
+    encoder = evaluate.make_encoder(graph)
+    for name, part in (("valid", data.valid), ("test", data.test)):
+        alone = evaluate.measure_model(
+            encoder, params, data=data, part=part, config=config.evaluate, index="exact"
+        )
+        assert rows[name] == alone.means()
+    assert rows["valid"] != rows["test"]
+
+
+def test_baselines_have_the_figures_of_the_test_part(exact):
+    data = training.prepare(experiment()).data
+    for name in ("popularity", "bigram"):
+        search = getattr(baselines, name)(data, data.test)
+        alone = evaluate.measure(search, data=data, part=data.test, config=SETTINGS)
+        assert exact["baselines"][name] == alone.means()
+
+
+def test_baselines_are_kept_for_the_same_data_measured_alike(data):
+    config, made = experiment(), []
+    other = dataclasses.replace(data, items=data.items[::-1].copy())
+
+    def ask(config=config, data=data, of="rows"):
+        return figures._once(
+            lambda: made.append(of) or len(made), config=config, data=data, of=of
+        )
+
+    with figures.baselines_kept():
+        assert [ask(), ask()] == [1, 1]
+        assert [ask(data=other), ask(data=other)] == [2, 2]
+        assert ask(experiment(seen="kept")) == 3
+        assert ask(of="others") == 4
+        assert ask() == 1
+    assert ask() == 5

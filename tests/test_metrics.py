@@ -145,7 +145,16 @@ def test_values_by_hand():
     table = metrics.metric_table(
         ranks,
         relevant,
-        ["hr@1", "hr@3", "recall@4", "precision@4", "mrr@3", "ndcg@4", "map@4"],
+        [
+            "hr@1",
+            "hr@3",
+            "recall@4",
+            "precision@4",
+            "mrr@3",
+            "mrr@1",
+            "ndcg@4",
+            "map@4",
+        ],
     )
     log2 = np.log2
     by_hand = {
@@ -154,6 +163,7 @@ def test_values_by_hand():
         "recall@4": [2 / 3, 0, 2 / 8],
         "precision@4": [2 / 4, 0, 2 / 4],
         "mrr@3": [1, 0, 1 / 2],
+        "mrr@1": [1, 0, 0],  # rank 1 is the second place
         "ndcg@4": [
             (1 + 1 / log2(5)) / (1 + 1 / log2(3) + 1 / log2(4)),
             0,

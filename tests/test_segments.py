@@ -36,6 +36,19 @@ def test_thirds_of_the_users_by_history_keep_equals_together():
     ]
 
 
+def test_what_three_do_not_divide_makes_the_lower_thirds_larger():
+    made = segments.by_activity(np.zeros((4, 1), np.int32), lengths=np.arange(1, 5))
+    assert members(made) == {"light": [0, 1], "medium": [2], "heavy": [3]}
+
+
+def test_the_history_of_a_test_query_has_validation_too():
+    data = make_data()
+    lengths = np.diff(data.offsets)[data.test.user] - 1
+    light, *_, heavy = segments.of_part(data, data.test)["activity"]
+    assert light.told.startswith(f"history of {lengths.min()} to ")
+    assert heavy.told.endswith(f" to {lengths.max()} events")
+
+
 def test_users_of_one_length_are_one_segment():
     made = segments.by_activity(np.zeros((4, 1), np.int32), lengths=np.full(4, 6))
     assert members(made) == {"light": [0, 1, 2, 3]}

@@ -223,6 +223,12 @@ def test_similar_items_are_those_of_the_largest_cosine_without_itself():
     assert len(alone.similar("a").ids) == 0
 
 
+def test_a_long_vector_makes_no_item_more_similar():
+    """By the inner product with a the long c would come first."""
+    vectors = np.array([[1, 0], [1, 0.1], [5, 5], [-2, 0], [0, 0]], np.float32)
+    assert make(item_vectors=vectors).similar("a", k=2).ids.tolist() == ["b", "c"]
+
+
 def test_an_item_that_is_not_there_or_has_no_vector_is_refused():
     many = make(item_ids=np.array(["anna", "berta", "carla", "dora", "emma"]))
     with pytest.raises(InputError, match="no item 'berti'; did you mean berta"):
@@ -295,6 +301,7 @@ def test_an_export_serves_known_users_by_their_columns_and_new_ones_by_theirs():
     assert kept.seen == "kept" and kept.history_length == 4
     assert kept.reads_user and set(kept.features) == {"gender"}
     assert kept.unread == {"zip"}
+    assert kept.popularity.tolist() == [9, 5, 5, 1, 0], "without that of padding"
 
 
 def test_load_is_the_recommender_of_an_exports_folder(monkeypatch):

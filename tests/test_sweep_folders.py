@@ -1,6 +1,7 @@
 """What a sweep keeps where: its folder, those of its runs, and training states."""
 
 import resource
+import types
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from experiments import (
     sweep_runs,
     table,
 )
-from recall_jax import checkpoint, remembered, sweep, together, train
+from recall_jax import checkpoint, fit, remembered, sweep, together, train
 from recall_jax.types import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sharding info not provided")
@@ -117,6 +118,79 @@ def test_a_split_portion_goes_on_from_the_checkpoint_of_the_whole(tmp_path):
     assert restored(last) == (10, [6])
     later = sweep_runs.portion_at(cells[1:2], groups, rung=2)
     assert sweep_runs._restored(later, sweep.outline(state(0))) is None
+
+
+def test_runs_of_one_seed_read_their_rows_in_one_order(tmp_path):
+    cells = make_cells(tmp_path, seeds=3)[:6]
+    assert sweep_runs.orders_of(cells) == [0, 1, 2] * 2
+
+    def feed(number):
+        rows = ((None, np.array([[number, at]])) for at in range(2))
+        return types.SimpleNamespace(portions=lambda step: rows)
+
+    loops = [types.SimpleNamespace(feed=feed(number)) for number in (5, 6, 7)]
+    group = sweep.Group(loops, [0, 1, 0], tmp_path, layout=None)
+    read = sweep.portions(group, step=0)
+    first, second = next(read), next(read)
+    assert first[:, 0].tolist() == [[5, 0], [6, 0], [5, 0]]
+    assert second[:, 0].tolist() == [[5, 1], [6, 1], [5, 1]]
+
+
+def test_lanes_are_selected_with_their_states():
+    lanes = tuple(sweep.Lane({}, steps=number) for number in range(3))
+    found = sweep.Stack({"a": np.arange(3)}, lanes, step=4).select([2, 0])
+    assert found.states["a"].tolist() == [2, 0] and found.step == 4
+    assert [lane.steps for lane in found.lanes] == [2, 0]
+
+
+def test_each_lane_keeps_the_best_of_its_own_by_select_by(tmp_path):
+    """The first is best after the first epoch, the second after the second, by one
+    metric; the other metric says the contrary."""
+    curves, epoch = {1: [0.4, 0.3], 2: [0.1, 0.2]}, 0
+
+    def validate(state):
+        value = curves[int(state.dense["bias"][0])][epoch]
+        return {"hr@10": 1 - value, "ndcg@10": value}
+
+    loops = [
+        fit.Loop(
+            step=None,
+            feed=None,
+            span=1,
+            hypers=None,
+            plan=fit.make_plan(fit.TrainConfig(epochs=2, batch_size=8), num_rows=64),
+            config=fit.TrainConfig(epochs=2),
+            validate=validate,
+            select_by="ndcg@10",
+            workdir=tmp_path / str(number),
+        )
+        for number in (1, 2)
+    ]
+    layout = together.make_layout(2, mode="map", devices=jax.devices()[:1])
+    group = sweep.Group(loops, [0, 0], tmp_path, layout)
+    lanes, steps = [sweep.Lane({})] * 2, loops[0].plan.steps_per_epoch
+    for epoch in range(2):
+        states = [state(10 * epoch + at) for at in (1, 2)]
+        states = [
+            x._replace(slots={}, dense={"bias": jnp.full(3, at)})
+            for x, at in zip(states, (1, 2))
+        ]
+        placed = together.place(together.stack(states), layout)
+        for at in range(2):
+            step = (epoch + 1) * steps
+            lanes[at], values = sweep._followed(
+                group, at, lanes[at], placed, {}, step=step
+            )
+            assert values["valid_ndcg@10"] == curves[at + 1][epoch]
+    assert [lane.progress.best for lane in lanes] == [0.4, 0.2]
+    for loop, lane, number in zip(loops, lanes, (1, 12), strict=True):
+        like = sweep.outline(state(0)._replace(slots={}, dense={"bias": jnp.arange(3)}))
+        found = checkpoint.restore_on_host(loop.folder, like, kind="best")
+        assert found is not None, "in its own folder"
+        kept, _ = found
+        assert kept.step == number and lane.progress.best_step == steps * (
+            1 + (number == 12)
+        )
 
 
 def test_a_checkpoint_without_padding_is_of_the_host(tmp_path):

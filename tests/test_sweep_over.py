@@ -81,6 +81,29 @@ def test_traced_fields_share_a_group_and_others_do_not(tmp_path):
         assert len({cell.config.optim.tables for cell in group}) == 1
 
 
+@pytest.mark.parametrize(
+    "over_", ["data.ties=file,shuffled", "evaluate.seen=kept,removed"]
+)
+def test_settings_of_other_targets_are_not_ranked(over_):
+    made = over.make_settings(entry(), [over_], samples=0, seed=0)
+    with pytest.raises(InputError, match="it changes what is measured"):
+        sweep_plan.check(made, memory_gb=0.0)
+
+
+def test_data_are_shared_by_runs_that_differ_in_training_alone(tmp_path):
+    def data_of(field, value):
+        made = over.make_settings(entry(), [f"{field}={value}"], samples=0, seed=0)
+        (cell,) = table.make_cells(made, num_seeds=1, folder=tmp_path)
+        return sweep_plan.data_of(cell.config)
+
+    plain = sweep_plan.data_of(entry().config)
+    for field, value in (("loss.temperature", 0.3), ("optim.learning_rate", 0.01)):
+        assert data_of(field, value) == plain
+    others = {"evaluate.seen": "kept", "data.ties": "shuffled", "data.ties_seed": 3}
+    for field, value in (others | {"model.history_length": 7}).items():
+        assert data_of(field, value) != plain
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     st.sampled_from([*over.SPACED, *over.DRAWN]),

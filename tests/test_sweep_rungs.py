@@ -1,6 +1,7 @@
 """Where --halving stops settings, what it compares there, and what a failure costs."""
 
 import doctest
+import types
 
 import pytest
 from hypothesis import given
@@ -119,6 +120,26 @@ def test_seeds_of_a_setting_in_two_portions_are_compared_as_one(tmp_path, monkey
     sweep.run_all(cells, tmp_path, Options)
     assert outcomes(cells) == [*["stopped"] * 4, *["missing"] * 2]
     assert "-0.3000, place 2 of 2" in cells[2].stopped, "the mean over both seeds"
+
+
+def test_a_rung_compares_the_best_that_each_run_had_on_validation(
+    tmp_path, monkeypatch
+):
+    """And of a run that diverged nothing."""
+    cells = make_cells(tmp_path)[:4]
+    best = [0.4, 0.5, 0.3, 0.9]
+    lanes = [
+        sweep.sweep.Lane({}, fit.Progress(value, 3, 1), steps=10, problem=problem)
+        for value, problem in zip(best, ["", "", "", "not a number"], strict=True)
+    ]
+    trained = sweep_runs.Trained(None, [], tuple(lanes), None)
+    monkeypatch.setattr(sweep, "_held", lambda *_: None)
+    monkeypatch.setattr(sweep_runs, "train_portion", lambda *_, **__: trained)
+    options = types.SimpleNamespace(mode="auto", memory_gb=1.0)
+    found = sweep._train(cells, tmp_path / "groups", {}, options, rung=0, until=2)
+    first, second, *_ = labels(cells)
+    assert found == {first: [0.4, 0.5], second: [0.3]}
+    assert outcomes(cells) == [*["missing"] * 3, "diverged"]
 
 
 def test_a_split_is_remembered_by_the_next_command(tmp_path, monkeypatch):

@@ -159,6 +159,18 @@ def test_nothing_to_train_on_is_said():
         make_data(min_history=500)
 
 
+def test_times_and_weights_lie_as_the_events_do():
+    """Each event's weight is its place in the log, which tells user, item and time."""
+    log = make_log()
+    log = dataclasses.replace(log, weight=np.arange(len(log), dtype=np.float32))
+    data = dataset.prepare(split_of(log), history_length=3, min_history=1)
+    at = np.asarray(data.dataset.weights).astype(int)
+    users = np.repeat(np.arange(len(data.offsets) - 1), np.diff(data.offsets))
+    np.testing.assert_array_equal(log.item[at], data.item_codes[data.items - 1])
+    np.testing.assert_array_equal(log.user[at], data.user_codes[users - 1])
+    np.testing.assert_array_equal(log.time[at], data.times)
+
+
 def test_parts_of_leave_one_out_are_the_last_two():
     data = make_data()
     assert (data.test.start == data.offsets[data.test.user + 1] - 1).all()

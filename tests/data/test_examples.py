@@ -184,6 +184,7 @@ def test_around_holds_what_stands_on_both_sides_in_training_without_the_positive
         got = [i for i in np.asarray(batch.query["history"])[j].tolist() if i]
         assert len(got) == min(HISTORY, len(near))
         near_enough = [p for p in near if abs(p - position) <= HISTORY]
+        assert set(got) <= set(data.items[near_enough].tolist())
         at = [next(p for p in near_enough if data.items[p] == i) for i in got]
         assert at == sorted(at) and position not in at
         if position - begin >= 2 and stop - 1 - position >= 2:
@@ -251,6 +252,15 @@ def test_the_fingerprint_covers_what_models_read():
         ),
     ]
     assert len({prepare(log).fingerprint() for log in changed}) == 4
+
+
+def test_the_fingerprint_covers_the_split():
+    """The same events, of which one more of a user would train."""
+    data = prepare()
+    more = data.train_stop.copy()
+    more[3] += 1
+    other = dataclasses.replace(data, train_stop=more)
+    assert other.fingerprint() != data.fingerprint()
 
 
 @pytest.mark.parametrize(

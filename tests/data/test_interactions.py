@@ -65,6 +65,14 @@ def test_what_the_k_core_keeps_has_enough_and_is_the_most_that_can(pairs, users,
     )
 
 
+def test_what_the_k_core_drops_may_cost_others_their_place():
+    """Item 3 has one event; without it user 2 has one, without whom item 2 has one."""
+    pairs = [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (2, 2), (2, 3)]
+    log = log_of(*[(u, i, 0) for u, i in pairs])
+    kept = interactions.min_count_filter(log, users=2, items=2)
+    assert list(zip(kept.user.tolist(), kept.item.tolist())) == pairs[:4]
+
+
 def test_leave_one_out_by_hand():
     """User 0's events out of order with a tie; user 1 has too few to hold out."""
     log = log_of((0, 5, 30), (1, 1, 1), (0, 3, 10), (0, 4, 30), (1, 2, 2), (0, 6, 20))
@@ -74,6 +82,26 @@ def test_leave_one_out_by_hand():
     assert split.valid.tolist() == [2, 6]
     assert split.test.tolist() == [3, 6]
     assert "ties in file order (50% of test items" in split.protocol
+
+
+def test_three_events_are_one_for_each_part():
+    """Two only train; four leave two to train."""
+    events = [(user, j, j) for user, many in enumerate((3, 2, 4)) for j in range(many)]
+    split = interactions.leave_one_out(log_of(*events), ties="file", seed=0)
+    assert split.start.tolist() == [0, 3, 5, 9]
+    assert (split.valid.tolist(), split.test.tolist()) == ([1, 5, 7], [2, 5, 8])
+
+
+def test_temporal_by_hand():
+    """Of ten events, one a second, the last three test and the one before validates; an
+    event in the second of a cut is behind it."""
+    log = log_of(*[(t % 2, t - 1, t) for t in range(1, 11)])
+    split = interactions.temporal(
+        log, ties="file", seed=0, valid_share=0.1, test_share=0.3
+    )
+    assert split.log.time.tolist() == [2, 4, 6, 8, 10, 1, 3, 5, 7, 9]
+    # The cuts are at 7 and 8: the sixth and the seventh of ten, counted from 0.
+    assert split.valid.tolist() == [3, 8] and split.test.tolist() == [3, 9]
 
 
 def test_shuffled_ties_move_ties_only_and_follow_the_seed():

@@ -1,0 +1,136 @@
+"""Faults in what is kept and served: see `mutants`."""
+
+CHECKPOINT = "tests/test_checkpoint.py::"
+SERVING = "tests/test_serving.py::"
+EXPORT = "tests/test_export.py::"
+VECTORS = "tests/test_vectors.py::"
+RETRIEVAL = "tests/test_retrieval.py::"
+
+MUTANTS = [
+    # Which checkpoint is taken.
+    (
+        "recall_jax/checkpoint.py",
+        'sorted(parent.glob("[0-9]*-step-*[0-9]"), reverse=True)',
+        'sorted(parent.glob("[0-9]*-step-*[0-9]"))',
+        CHECKPOINT + "test_two_latest_and_one_best_are_kept",
+    ),
+    (
+        "recall_jax/checkpoint.py",
+        "earlier = [path for path in others if _step(path) < step]",
+        "earlier = [path for path in others if _step(path) <= step]",
+        CHECKPOINT + "test_a_step_saved_again_replaces_it_and_what_came_after",
+    ),
+    (
+        "recall_jax/checkpoint.py",
+        "set(earlier[: KEPT[parent.name] - 1])",
+        "set(earlier[: KEPT[parent.name]])",
+        CHECKPOINT + "test_two_latest_and_one_best_are_kept",
+    ),
+    (
+        "recall_jax/checkpoint.py",
+        'serial = int(others[0].name.split("-")[0]) + 1 if others else 0',
+        "serial = 0",
+        CHECKPOINT + "test_two_latest_and_one_best_are_kept",
+    ),
+    (
+        "recall_jax/checkpoint.py",
+        "if _sha256(path / name) != sha256:",
+        "if not _sha256(path / name):",
+        CHECKPOINT + "test_a_flipped_bit_is_seen",
+    ),
+    # Recommendations.
+    (
+        "recall_jax/serving.py",
+        'gone = np.unique(met) - 1 if seen == "removed"',
+        'gone = np.unique(met) if seen == "removed"',
+        SERVING + "test_a_known_user_is_asked_with_all_that_he_met_which_is_removed",
+    ),
+    (
+        "recall_jax/serving.py",
+        'gone = np.unique(met) - 1 if seen == "removed"',
+        'gone = np.unique(met) - 1 if seen == "kept"',
+        SERVING + "test_seen_items_are_removed_or_kept",
+    ),
+    (
+        "recall_jax/serving.py",
+        'seen = self.served.seen if seen == "auto" else seen',
+        'seen = "removed" if seen == "auto" else seen',
+        SERVING + "test_seen_items_are_removed_or_kept",
+    ),
+    (
+        "recall_jax/serving.py",
+        "*self._listed(met - 1, met)[:2],",
+        "*self._listed(met, met)[:2],",
+        SERVING + "test_a_known_user_is_asked_with_all_that_he_met_which_is_removed",
+    ),
+    (
+        "recall_jax/serving.py",
+        "read = min(len(met), self.served.history_length)",
+        "read = max(len(met), self.served.history_length)",
+        SERVING + "test_a_known_user_is_asked_with_all_that_he_met_which_is_removed",
+    ),
+    (
+        "recall_jax/serving.py",
+        "found = self._unit_index.search(self._unit[[row]], k, itself)",
+        "found = self._index.search(self._unit[[row]], k, itself)",
+        SERVING + "test_a_long_vector_makes_no_item_more_similar",
+    ),
+    (
+        "recall_jax/serving.py",
+        "itself = retrieval.Exclude(np.array([0, 1]), np.array([row], np.int32))",
+        "itself = retrieval.Exclude(np.array([0, 0]), np.array([], np.int32))",
+        SERVING + "test_similar_items_are_those_of_the_largest_cosine_without_itself",
+    ),
+    (
+        "recall_jax/serving.py",
+        'rows = np.argsort(-count, kind="stable")',
+        'rows = np.argsort(count, kind="stable")',
+        SERVING + "test_of_whom_nothing_is_known_gets_the_popular_items_and_is_told",
+    ),
+    (
+        "recall_jax/serving.py",
+        "elif row > self.served.trained_users and self.served.reads_user:",
+        "elif row > len(self.served.user_ids) and self.served.reads_user:",
+        SERVING
+        + "test_a_user_without_training_events_is_asked_by_his_history_not_by_his_id",
+    ),
+    (
+        "recall_jax/serving.py",
+        "popularity=exported.popularity[1:],",
+        "popularity=exported.popularity[:-1],",
+        SERVING
+        + "test_an_export_serves_known_users_by_their_columns_and_new_ones_by_theirs",
+    ),
+    # Exports.
+    (
+        "recall_jax/export.py",
+        "kept = kept[kept != 0][-length:]",
+        "kept = kept[kept != 0][:length]",
+        EXPORT + "test_a_history_is_the_last_items_with_padding_on_the_left",
+    ),
+    (
+        "recall_jax/export.py",
+        'scaled = (raw - column["mean"]) / column["scale"]',
+        'scaled = raw / column["scale"]',
+        EXPORT + "test_raw_features_are_encoded_as_the_data_were",
+    ),
+    (
+        "recall_jax/export.py",
+        'and sha256(path) == wanted["sha256"]:',
+        "and sha256(path):",
+        EXPORT + "test_a_changed_or_missing_file_is_refused",
+    ),
+    # Search.
+    (
+        "recall_jax/topk.py",
+        'scores = scores.at[pairs].set(-jnp.inf, mode="drop")\n    values, ids',
+        'scores = scores.at[pairs].add(-1.0, mode="drop")\n    values, ids',
+        RETRIEVAL + "test_everything_excluded_gives_nothing",
+    ),
+    (
+        "recall_jax/topk.py",
+        "falling, ids = jax.lax.sort((-values, ids), num_keys=2)",
+        "falling, ids = jax.lax.sort((-values, -ids), num_keys=2)",
+        RETRIEVAL + "test_many_ties",
+    ),
+]
