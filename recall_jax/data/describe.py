@@ -3,6 +3,7 @@ and, after "note", what looks wrong and what to do."""
 
 import dataclasses
 import pathlib
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +14,7 @@ from recall_jax.data.interactions import Bag, Entities, Interactions
 NULL_LIKE = ("", "na", "n/a", "nan", "null", "none", "nil", "\\n", "undefined", "<na>")
 """Ids, in lower case, that often stand for a missing one."""
 MANY = 0.1  # of all events; more are not one person's
+INVISIBLE = "\u200b\u200c\u200d\ufeff\xad"
 RECENT = 10**8  # March 1973
 
 
@@ -38,7 +40,7 @@ def passed_over(path: str) -> list[str]:
     place = pathlib.Path(path).expanduser()
     if not place.is_dir():
         return []
-    inside = [p for p in place.rglob("*") if p.is_file()]
+    inside = [p for p in place.rglob("*") if p.is_file() or p.is_symlink()]
     hidden = [p for p in inside if shards.is_hidden(p.relative_to(place))]
     other = [p for p in inside if p not in hidden and not shards.is_shard(p)]
     lines = []
@@ -47,7 +49,7 @@ def passed_over(path: str) -> list[str]:
             line("", f"{len(hidden)} hidden files left out, such as {hidden[0]}")
         )
     if other:
-        text = f"{len(other)} files of other kinds are not read, such as {other[0]}; "
+        text = f"{len(other)} files of other kinds or links to nothing are not read, such as {other[0]}; "
         text += f"if they hold events, write them as {shards.SUFFIXES[0]}"
         lines.append(note(text))
     if (place / "_delta_log").exists():
@@ -140,7 +142,7 @@ def ids(raw: np.ndarray, count: np.ndarray, *, side: str) -> list[str]:
     there = np.flatnonzero(count)
     null = np.zeros(len(there), bool)
     if raw.dtype.kind in "OUT":
-        names = np.array([str(x).strip().lower() for x in raw[there].tolist()], object)
+        names = np.array([plain(str(x)) for x in raw[there].tolist()], object)
         null = np.isin(names, np.array(NULL_LIKE, object))
         lines += alike(raw[there], names, side=side)
     share = count[there[null]].sum() / max(total, 1)
@@ -162,17 +164,26 @@ def ids(raw: np.ndarray, count: np.ndarray, *, side: str) -> list[str]:
     return lines
 
 
+def plain(name: str) -> str:
+    """An id less what people do not see, or write in several ways."""
+    name = unicodedata.normalize("NFKC", name).casefold()
+    return "".join(x for x in name if x not in INVISIBLE).strip(" \t'\"=+")
+
+
 def alike(raw: np.ndarray, names: np.ndarray, *, side: str) -> list[str]:
-    """Ids that differ by blanks or case alone."""
+    """A note on ids of which `names`, their plain forms, are equal."""
     distinct, counts = np.unique(names, return_counts=True)
     if not (counts > 1).any():
         return []
     name = distinct[counts > 1][0]
     shown = " and ".join(repr(str(x)) for x in raw[names == name][:2].tolist())
     text = (
-        f"{int((counts - 1).sum()):,} {side} ids differ from another by blanks or case "
+        f"{int((counts - 1).sum()):,} {side} ids differ from another only by blanks, "
     )
-    return [note(f"{text}alone, such as {shown}; if they are one, write them alike")]
+    text += (
+        f"case, quotes or the way Unicode writes them, such as {shown}; if they are "
+    )
+    return [note(text + "one, write them alike")]
 
 
 def features(entities: Entities, there: np.ndarray, *, side: str) -> list[str]:

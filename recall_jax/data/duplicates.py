@@ -12,8 +12,8 @@ from recall_jax.data.interactions import Interactions
 from recall_jax.types import InputError
 
 CHOICES = ("auto", "kept", "dropped", "repeats")
-"""Of data.duplicates: what happens to rows that equal another in user, item, time and
-action. "auto" drops them where at most RARE of the others repeat an item of their user;
+"""Of data.duplicates: what happens to rows that equal another in user, item, time, action
+and session. "auto" drops them where at most RARE of the others repeat an item of their user;
 "repeats" drops all but the first event of a user and an item, whenever they are."""
 
 RARE = 0.01
@@ -33,7 +33,7 @@ class Count(NamedTuple):
     rows: int
     equal: int  # to an earlier one in user, item, time and action
     again: int  # of the others, of a user and an item that an earlier one has
-    timed: bool
+    timed: bool  # the times of a user's events mostly differ
 
     def dropped(self, choice: str) -> int:
         """How many rows a choice drops."""
@@ -49,12 +49,23 @@ def drop(log: Interactions, choice: str) -> Interactions:
     """A log without the rows that a choice drops, and a report of it."""
     check(choice)
     equal = is_copy([log.user, log.item, *_more(log)])
-    again = repeats(log.user, log.item, num_items=len(log.items)) - int(equal.sum())
-    count = Count(len(log), int(equal.sum()), again, log.time is not None)
+    number = int(equal.sum())
+    again = repeats(log.user, log.item, num_items=len(log.items)) - number
+    timed = log.time is not None
+    if timed and number:
+        moments = len(log) - int(is_copy([log.user, log.time]).sum())
+        timed = tells_apart(moments, rows=len(log) - number)
+    count = Count(len(log), number, again, timed)
     if count.dropped(choice):
         gone = _later(log) if choice == "repeats" else equal
         log = log.select(~gone)
     return log.reported(*report(count, choice))
+
+
+def tells_apart(moments: int, *, rows: int) -> bool:
+    """Whether a clock that gives the users' events so many moments tells a second visit
+    from a copy."""
+    return 2 * moments >= rows
 
 
 def repeats(user: np.ndarray, item: np.ndarray, *, num_items: int) -> int:
@@ -76,10 +87,10 @@ def _later(log: Interactions) -> np.ndarray:
 
 def _more(log: Interactions) -> list[np.ndarray]:
     """Columns that tell two events of a user and an item apart."""
-    action = log.events.get("action")
     found = [log.time, log.nanoseconds]
-    if isinstance(action, np.ndarray):
-        found.append(np.unique(action, return_inverse=True)[1])
+    for name in ("action", "session"):
+        if isinstance(column := log.events.get(name), np.ndarray):
+            found.append(np.unique(column, return_inverse=True)[1])
     return [column for column in found if column is not None]
 
 
@@ -112,11 +123,11 @@ def report(count: Count, choice: str) -> list[str]:
     gone = count.dropped(choice)
     share = f"{count.again / count.rows:.1%} of all repeat an item of their user"
     if not count.timed:
-        share = "there are no times to tell copies from second visits"
+        share = "no times tell copies from second visits"
     how = f"data.duplicates={choice}" + (f"; {share}" if choice == "auto" else "")
     done = f"{gone:,} dropped" if gone else "kept"
     lines = [f"equal rows {count.equal:,} of {count.rows:,} in {what}: {done} ({how})"]
-    if choice == "auto" and not gone and not count.timed:
+    if choice == "auto" and not gone:
         lines.append(
             "note       a copied row puts the item to be found into the history before "
             "it; if rows were copied, set --config.data.duplicates=dropped"

@@ -51,6 +51,7 @@ def read(
             text[name] = values.as_texts(source.rows[name].gather(rows))
         else:
             columns[name] = parse(source, column=name, rows=rows, config=config)
+            report += wrong_separator(source, name, config=config)
     return Described(Entities(raw, columns, text), tuple(report))
 
 
@@ -111,6 +112,23 @@ def near_miss(ids: "pl.Series", keys: "pl.Series") -> str:
     return ""
 
 
+def wrong_separator(
+    source: shards.Source, name: str, *, config: "logs.Config"
+) -> list[str]:
+    """A note on a column of several values that the separator never parts."""
+    cells = source.rows[name]
+    if name not in config.bags or cells.dtype != shards.import_polars().String:
+        return []
+    if values.are_lists(values.cleaned(cells)):
+        return []
+    parted = {x: int(cells.str.contains(x, literal=True).sum()) for x in ",;|/"}
+    mine, other = config.list_separator, max(parted, key=parted.__getitem__)
+    if cells.str.contains(mine, literal=True).any() or 2 * parted[other] < len(cells):
+        return []
+    text = f"no value of {name!r} holds {mine!r}, most hold {other!r}; if that parts "
+    return [f"note       {text}values, --config.data.list_separator={other!r}"]
+
+
 def left_out(source: shards.Source, name: str, *, config: "logs.Config") -> str:
     """Why a column that nobody named is no feature; '' where it is one."""
     column = source.rows[name]
@@ -142,6 +160,11 @@ def parse(
 ) -> np.ndarray | Bag:
     """A column of the kind that its name or its values say, aligned with `rows`."""
     raw = source.rows[column]
+    if raw.dtype in (shards.import_polars().Binary, shards.import_polars().Object):
+        raise InputError(
+            f"{source.where(0)}: column {column!r} holds {raw.dtype}, which is no feature; "
+            "write it as text, or leave it out"
+        )
     cells = values.cleaned(raw)
     several = column in config.bags or raw.dtype.is_nested() or values.are_lists(cells)
     if several and column not in config.categorical:

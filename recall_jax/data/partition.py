@@ -53,6 +53,7 @@ class Found:
     examples: np.ndarray  # [I] training examples
     repeats: int = 0  # of a user and an item that an earlier one has
     equal: int = 0  # of them, to one in time and action too
+    moments: int = 0  # times of users' events that differ
     last: int = 0  # last events of users who have another one
     tied: int = 0  # those that share their time with it
     weights: tuple[float, float] | None = None  # of training examples, from and to
@@ -68,6 +69,7 @@ class Found:
         pairs = np.sort(user.astype(np.int64) * num + item)
         self.repeats += int((pairs[1:] == pairs[:-1]).sum())
         self.equal += int(copies(records).sum())
+        self.moments += len(records) - int(same_moment(records).sum())
         if "weight" in records.dtype.names and examples.any():
             weights = np.append(records["weight"][examples], self.weights or ())
             self.weights = weights.min(), weights.max()
@@ -158,7 +160,9 @@ def lay_out(
 
 def counted(found: Found, coded: Coded) -> duplicates.Count:
     rows, equal = len(coded.records), found.equal
-    return duplicates.Count(rows, equal, found.repeats - equal, coded.timed)
+    timed = duplicates.tells_apart(found.moments, rows=rows - equal)
+    again = found.repeats - equal
+    return duplicates.Count(rows, equal, again, coded.timed and timed)
 
 
 def copies(records: np.ndarray) -> np.ndarray:
@@ -166,12 +170,19 @@ def copies(records: np.ndarray) -> np.ndarray:
     names = [x for x in ("user", "item", "time", "action") if x in records.dtype.names]
     some = np.arange(len(records))
     if "time" in names:  # a copy stands beside its like, or among others of their time
-        user, time = records["user"], records["time"]
-        tied = (user[1:] == user[:-1]) & (time[1:] == time[:-1])
+        tied = same_moment(records)
         some = np.flatnonzero(np.append(tied, False) | np.append(False, tied))
     made = np.zeros(len(records), bool)
     made[some] = duplicates.is_copy([records[name][some] for name in names])
     return made
+
+
+def same_moment(records: np.ndarray) -> np.ndarray:
+    """Mask [n - 1] of the records whose user and time the one before has."""
+    same = records["user"][1:] == records["user"][:-1]
+    if "time" in records.dtype.names:
+        same &= records["time"][1:] == records["time"][:-1]
+    return same
 
 
 def without_copies(

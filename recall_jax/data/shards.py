@@ -67,6 +67,7 @@ def read_source(path: str, *, columns: dict[str, str], separator: str) -> Source
     part-10 follows part-9. Raises InputError for whatever is wrong with the files.
     """
     shards = find_shards(path)
+    separator = "\t" if separator == "\\t" else separator
     if len(separator.encode()) != 1 or separator in '"\n\r':
         raise InputError(
             f"data.separator is {separator!r}; expected one character that is no quote "
@@ -194,11 +195,13 @@ def read_header(path: pathlib.Path, *, separator: str) -> list[str]:
         return text_files.header(text_file(path, separator=separator))
     with plain_errors(path):
         with open(path, "rb") as file:
-            if file.read(4) != b"PAR1":
-                raise InputError(
-                    f"{path} is no Parquet file, whatever its name says; if it is text, "
-                    "its name should end in .csv"
-                )
+            start = file.read(64)
+        if not start.startswith(b"PAR1"):
+            text_files.check_kind(path, start)
+            raise InputError(
+                f"{path} is no Parquet file, whatever its name says; if it is text, its "
+                "name should end in .csv"
+            )
         return scan(path).collect_schema().names()
 
 
@@ -233,8 +236,18 @@ def check_columns(columns: dict[str, str], *, there: list[str], path: str) -> No
             raise InputError(
                 f"{path} has no column {name!r} (data.{option})"
                 f"{nearest(name, there)} It has {shown(there)}; a file without a line "
-                "of column names needs one" + partition(name, path=path)
+                "of column names needs one"
+                + partition(name, path=path)
+                + separated(there)
             )
+
+
+def separated(there: list[str]) -> str:
+    """What to say of a single column whose name seems to be several."""
+    others = [x for x in ",;|\t" if len(there) == 1 and x in there[0]]
+    if not others:
+        return ""
+    return f"; if its columns are parted by {others[0]!r}, say --config.data.separator"
 
 
 def partition(name: str, *, path: str) -> str:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 BLOCK = 1 << 26  # bytes that polars parses at a time
 PIECE = 1 << 20  # those that Python does
 QUOTE, NEWLINE, RETURN = b'"\n\r'
+MARK = b"\xef\xbb\xbf"  # that begins a UTF-8 file of some programs
 UTF_16 = "is UTF-16; save it as UTF-8 (iconv -f UTF-16 -t UTF-8)"
 NO_TEXT = {  # how a file begins that is not plain text, and what it is
     b"PAR1": "is a Parquet file; its name should end in .parquet",
@@ -118,10 +119,8 @@ def _opened(file: File) -> Iterator[_Stream]:
 
 def _header(file: File, stream: _Stream) -> list[str]:
     stream.fill(PIECE)
-    for start, problem in NO_TEXT.items():
-        if stream.buffer.startswith(start):
-            raise InputError(f"{file.path} {problem}")
-    stream.buffer = stream.buffer.removeprefix(b"\xef\xbb\xbf")
+    check_kind(file.path, stream.buffer)
+    stream.buffer = stream.buffer.removeprefix(MARK)
     stream.take(len(stream.buffer) - len(stream.buffer.lstrip(b"\r\n")))
     rows = _Rows(file, stream)
     names = next(rows.records(), None)
@@ -133,6 +132,13 @@ def _header(file: File, stream: _Stream) -> list[str]:
         )
     rows.give_back()
     return names
+
+
+def check_kind(path: pathlib.Path, start: bytes) -> None:
+    """Raise InputError for what is plainly no text, by how it begins."""
+    for first, problem in NO_TEXT.items():
+        if start.startswith(first):
+            raise InputError(f"{path} {problem}")
 
 
 def _frames(
@@ -162,7 +168,11 @@ def _whole_rows(stream: _Stream, *, separator: str) -> tuple[int, int]:
     how many rows; 0, 0 where it cannot."""
     data = stream.buffer
     cut = len(data) if stream.ended else data.rfind(b"\n") + 1
-    if b"\0" in data or data.count(b"\r", 0, cut) != data.count(b"\r\n", 0, cut):
+    if (
+        b"\0" in data
+        or MARK in data
+        or data.count(b"\r", 0, cut) != data.count(b"\r\n", 0, cut)
+    ):
         return 0, 0
     if data.find(b'"', 0, cut) < 0:
         return cut, data.count(b"\n", 0, cut) + (data[cut - 1 : cut] != b"\n")
@@ -273,6 +283,12 @@ def _decoded(file: File, piece: bytes, *, line: int) -> list[str]:
             f"{file.path}, line {at}: byte {piece[error.start]:#x} is not UTF-8; save "
             "the file as UTF-8 (of western Windows: iconv -f CP1252 -t UTF-8)"
         ) from error
+    if MARK in piece:
+        at = line + piece.count(b"\n", 0, piece.index(MARK)) + 1
+        raise InputError(
+            f"{file.path}, line {at} holds a byte order mark, as where files were put one "
+            "behind the other; take it out, and a second line of column names too"
+        )
     if "\0" in text:
         at = line + text.count("\n", 0, text.index("\0")) + 1
         raise InputError(

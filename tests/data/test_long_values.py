@@ -56,8 +56,13 @@ def test_a_text_that_is_a_list_is_refused(tmp_path):
 
 
 def test_a_long_value_of_a_feature_has_its_remedy(tmp_path):
-    with pytest.raises(InputError, match="'title' has a value of 45,000.*data.text"):
-        config_of(tmp_path).load()
+    log = config_of(tmp_path).load()
+    assert not log.items.columns
+    assert any(
+        "'title' is left out" in x and "data.text=title" in x for x in log.report
+    )
+    with pytest.raises(InputError, match=r"row 0: column 'title' .*data.text"):
+        config_of(tmp_path, item_columns=("title",)).load()
 
 
 @pytest.mark.parametrize("kind", [logs.Config, stream.Config])
