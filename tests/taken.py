@@ -64,10 +64,10 @@ class Taken:
 
 
 def take(
-    data, config, loss, *, steps: int = 1, model=MODEL, rows=EXAMPLES
+    data, config, loss, *, steps: int = 1, model=MODEL, rows=EXAMPLES, decay=0.0
 ) -> list[Taken]:
     """Steps of SGD on one batch."""
-    optim = train.OptimConfig(tables="sgd", learning_rate=RATE)
+    optim = train.OptimConfig(tables="sgd", learning_rate=RATE, weight_decay=decay)
     made, make_step = [], train.make_step
 
     def noted(graph, **known):

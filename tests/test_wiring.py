@@ -65,6 +65,7 @@ CELLS = {
     ),
     "uniform_own": NegativesConfig(kind="none", own="uniform", num_own=30, **EXCLUDED),
     "exposed": NegativesConfig(own="exposed", mask=("item", "positives"), **EXCLUDED),
+    "exposed_alone": NegativesConfig(kind="none", own="exposed", **FIXED),
     "semi_hard": NegativesConfig(own="semi_hard", ranks=(0, 12), **EXCLUDED),
 }
 
@@ -140,20 +141,25 @@ def test_steps_with_a_queue_are_those_of_what_it_holds(shop):
         np.testing.assert_allclose(queue.vector[places], last[:, 2:], rtol=1e-6)
 
 
-def test_an_estimate_of_q_counts_the_batch_it_corrects(shop):
-    config = NegativesConfig(frequency="sketch", **EXCLUDED)
+@pytest.mark.parametrize("name", ["sketch", "gaps"])
+def test_an_estimate_of_q_counts_the_batch_it_corrects(shop, name):
+    """Of a first batch the sketch knows the shares; gaps that its items come each time,
+    and take the most that a batch can tell."""
+    config = NegativesConfig(frequency=name, **EXCLUDED)
     (taken,) = take(shop, config, LOSSES["softmax"])
     position = np.asarray(shop.dataset.example_position)[EXAMPLES]
     count = np.bincount(shop.items[position], minlength=shop.dataset.num_items + 1)
-    check(shop, config, LOSSES["softmax"], taken, q=count / len(EXAMPLES))
-    assert taken.after.candidates.estimator.total == len(EXAMPLES)
+    q = count / 16 if name == "sketch" else np.where(count, 1 - 16 ** (-1 / 16), 0)
+    check(shop, config, LOSSES["softmax"], taken, q=q)
+    estimator = taken.after.candidates.estimator
+    assert (estimator.total == 16) if name == "sketch" else (estimator.step == 1)
 
 
 def test_a_learned_temperature_goes_down_its_own_slope(shop):
     """By Adam, undecayed, and the step's logits are over it."""
     loss = LossConfig(temperature=1.2, temperature_kind="learned")
     config = NegativesConfig(kind="full", **FIXED)
-    steps, logs, slopes = take(shop, config, loss, steps=3), [], []
+    steps, logs, slopes = take(shop, config, loss, steps=3, decay=0.3), [], []
     for taken in steps:
         loss_of = by_log_temperature(shop, config, loss, taken)
         log = np.array([float(taken.before.loss["log_temperature"])])

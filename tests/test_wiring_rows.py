@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import reference
 import reference_step
+from flax import nnx
 from meshes import mesh_of
 from taken import (
     EXAMPLES,
@@ -20,6 +21,7 @@ from taken import (
     take,
     weighed,
 )
+from test_fit import MODEL as TOWERS
 
 from recall_jax import negatives, objective, remembered, sharding, train
 from recall_jax.data import dataset
@@ -134,3 +136,18 @@ def test_a_softmax_over_columns_that_devices_share_is_that_of_its_formula(
     )
     for got, slopes in zip(gradients, wanted, strict=True):
         np.testing.assert_allclose(got, slopes, rtol=1e-4, atol=1e-6)
+
+
+def test_a_model_in_use_drops_nothing_and_goes_by_running_statistics():
+    """What dropout and batch norm do is training's alone."""
+    data = dataset.prepare(split_of_log(), history_length=5, min_history=1)
+    query, vectors = data.dataset.batch(jnp.asarray(EXAMPLES)).query, []
+    for dropout in (0.5, 0.0):
+        model = dataclasses.replace(TOWERS, dropout=dropout, norm="batch")
+        built, tables = model.make(data.schema, nnx.Rngs(0))
+        made = train.make_graph(built, tables)
+        used = made.graph.model(made.tables, made.dense, made.statistics)
+        vectors.append(used.query(query))
+        alone = used.query({name: column[:3] for name, column in query.items()})
+        np.testing.assert_allclose(alone, vectors[-1][:3], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(*vectors, rtol=1e-5)
