@@ -2,6 +2,7 @@
 a step that only counts."""
 
 import dataclasses
+import itertools
 import json
 
 import jax
@@ -106,7 +107,7 @@ class Watched:
     chosen: bool = True
 
     def run(self) -> fit.Fitted:
-        values = iter(self.values)
+        values = itertools.chain(self.values, itertools.repeat(0.0))
 
         def refresh(state):
             self.refreshed.append(int(state.step))
