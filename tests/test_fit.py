@@ -163,33 +163,6 @@ def test_touched_rows_train_as_the_whole_table_does(rule, monkeypatch):
     assert 0 < moved.sum() < len(moved) and not moved[0]
 
 
-@pytest.mark.parametrize(
-    "negatives",
-    [
-        negatives_lib.NegativesConfig(kind="in_batch", correction="log_q"),
-        negatives_lib.NegativesConfig(kind="in_batch", correction="none"),
-        negatives_lib.NegativesConfig(kind="uniform", num=8, correction="none"),
-        negatives_lib.NegativesConfig(kind="popularity", num=8, correction="log_q"),
-        negatives_lib.NegativesConfig(kind="full", correction="none"),
-    ],
-)
-@pytest.mark.parametrize("name", ["softmax", "logistic"])
-def test_every_cell_of_the_grid_learns(data, negatives, name):
-    loss = objective.LossConfig(name=name, temperature=0.2)
-    step, state, hypers, source = pieces(
-        data,
-        negatives=negatives,
-        loss=loss,
-        optim=train.OptimConfig(learning_rate=0.02),
-    )
-    run = jax.jit(step)
-    losses = []
-    for _ in range(30):
-        state, metrics = run(state, hypers, source, jnp.arange(32))
-        losses.append(float(metrics["loss"]))
-    assert np.isfinite(losses).all() and losses[-1] < losses[0]
-
-
 def test_weights_scale_an_examples_pull(data):
     """Weight 0 takes an example out; equal weights change nothing."""
     step, state, hypers, source = pieces(

@@ -14,11 +14,13 @@ import time
 from unittest import mock
 
 import commands
+import made_up_runs
 import numpy as np
 import pytest
+import test_sweep_rungs
 from test_run import ROOT, SYNTHETIC, parameters
 
-from experiments import cli, run, sweep, sweep_plan, sweep_runs
+from experiments import cli, ranking, run, sweep, sweep_plan, sweep_runs
 from recall_jax import checkpoint, together
 from recall_jax.types import InputError
 
@@ -98,14 +100,38 @@ def test_every_run_is_as_its_lone_command_leaves_it(whole, tmp_path):
     assert {n.split("-")[-1] for n in entries} == {n.split("-")[-1] for n in found}
 
 
-def test_the_best_is_chosen_on_validation(whole):
+def test_the_table_ranks_by_what_its_runs_reached_on_validation(whole):
     found = json.loads((whole / "sweep.json").read_text())
-    values = [row["valid"] for row in found["settings"]]
-    assert values == sorted(values, reverse=True)
-    assert found["best"] == found["settings"][0]["setting"]
+    reached = {}
+    for folder in folders(whole):
+        config = json.loads((folder / "config.json").read_text())
+        results = json.loads((folder / "results.json").read_text())
+        value = results["valid"][config["evaluate"]["select_by"]]
+        reached.setdefault(f"{config['loss']['temperature']:g}", []).append(value)
+    told = {row["setting"].partition("=")[2]: row for row in found["settings"]}
+    assert told.keys() == reached.keys()
+    for name, values in reached.items():
+        assert told[name]["valid"] == pytest.approx(np.mean(values))
+    best = max(reached, key=lambda name: np.mean(reached[name]))
+    assert found["best"] == found["settings"][0]["setting"] == told[best]["setting"]
     text = (whole / "sweep.md").read_text()
     assert f"best on validation: {found['best']}" in text and "popularity" in text
     assert not (whole / "groups").exists()
+
+
+def test_the_best_is_chosen_on_validation_and_not_on_test(tmp_path):
+    """Where the two disagree, by means over seeds."""
+    rates = "optim.learning_rate=0.1,0.2,0.3"
+    cells = test_sweep_rungs.make_cells(tmp_path, overs=(rates,))
+    metric = cells[0].config.evaluate.select_by
+    valid, test = [0.1, 0.3, 0.6, 0.2, 0.3, 0.4], [0.9, 0.9, 0.1, 0.1, 0.5, 0.5]
+    for cell, on_valid, on_test in zip(cells, valid, test, strict=True):
+        made = made_up_runs.results_of(cell.config, level=0.3, protocol="p")
+        cell.results = made | {"valid": {metric: on_valid}, "test": {metric: on_test}}
+    rows = ranking.ranked(cells)
+    assert [row["own"]["optim.learning_rate"] for row in rows] == ["0.2", "0.3", "0.1"]
+    assert [row["valid"] for row in rows] == pytest.approx([0.4, 0.35, 0.2])
+    assert [row["test"][metric] for row in rows] == pytest.approx([0.1, 0.5, 0.9])
 
 
 def test_a_finished_sweep_is_not_trained_again(whole, monkeypatch):
