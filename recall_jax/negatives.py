@@ -19,6 +19,7 @@ from recall_jax.types import InputError
 
 BATCH_KINDS = ("in_batch", "mixed", "queue")
 DRAWN_KINDS = ("uniform", "popularity", "log_uniform", "mixed")
+WIDEST = 1 << 24  # hash arrays: more would take more memory than counting items
 DRAWN_OWN = ("uniform", "market")  # with known chances
 CHOICES = {
     "kind": (*BATCH_KINDS, "uniform", "popularity", "log_uniform", "full", "none"),
@@ -102,8 +103,8 @@ def check(config: NegativesConfig) -> None:
         "negatives.suppress_negatives drops columns that are drawn, and "
         f"negatives.kind={config.kind} draws none": config.suppress_negatives > 0
         and config.kind in ("full", "none"),
-        f"negatives.hash_width is {width}; it must be a power of two": width < 2
-        or width & (width - 1) > 0,
+        f"negatives.hash_width is {width}; it must be a power of two from 2 to "
+        f"{WIDEST}": not 2 <= width <= WIDEST or width & (width - 1) > 0,
         "negatives.frequency estimates q of a batch's items, of which negatives.kind="
         f"{config.kind} makes no use; set negatives.frequency=exact": (
             config.frequency != "exact" and config.kind not in BATCH_KINDS

@@ -322,6 +322,7 @@ def test_a_step_on_eight_devices_is_that_of_one(shop, name):
         ({}, {"own": "semi_hard", "ranks": (5, 5)}, "must be two ranks"),
         ({}, {"kind": "full", "suppress_negatives": 1e-3, **FIXED}, "draws none"),
         ({}, {"hash_width": 100}, "must be a power of two"),
+        ({}, {"hash_width": 1 << 40}, "a power of two from 2 to 16777216"),
         ({}, {"kind": "uniform", "frequency": "gaps"}, "negatives.frequency=exact"),
         ({"name": "x"}, {}, "unknown loss.name 'x'; there are: softmax"),
         ({"name": "hinge"}, {}, "means nothing for loss.name=hinge; set .* none"),
