@@ -36,7 +36,10 @@ class EvaluateConfig:
 
 def cutoff(config: EvaluateConfig) -> int:
     """The largest k of the metrics."""
-    return max(metrics.parse(name)[1] for name in config.metrics)
+    try:
+        return max(metrics.parse(name)[1] for name in config.metrics)
+    except InputError as problem:
+        raise InputError(f"evaluate.metrics: {problem}") from problem
 
 
 def ranked(config: EvaluateConfig) -> str:

@@ -151,12 +151,12 @@ def check(config: PairsConfig) -> None:
         "model.pairs.corpus=file needs the file, a walk a line; name it with "
         "--config.model.pairs.path": config.corpus == "file" and not config.path,
         "model.pairs.global_context is of converted sessions, which only "
-        "model.pairs.corpus=sequences has": config.global_context > 0
+        "model.pairs.corpus=sequences has; set it to 0": config.global_context > 0
         and config.corpus != "sequences",
         f"model.pairs.removed_share {config.removed_share:g} must be at least 0 and below "
         "1": not 0 <= config.removed_share < 1,
         "model.pairs.removed_share is of a graph's edges, which only "
-        "model.pairs.corpus=walks has": config.removed_share > 0
+        "model.pairs.corpus=walks has; set it to 0": config.removed_share > 0
         and config.corpus != "walks",
         f"model.pairs.p {config.p:g} and q {config.q:g} must be above 0": not (
             config.p > 0 and config.q > 0

@@ -157,7 +157,7 @@ def test_a_history_from_the_future_is_a_leak(data):
     ("changes", "told"),
     [
         ({"metrics": ("hr@500",), "select_by": "hr@500"}, "k=500.*only 20 items"),
-        ({"metrics": ("hitrate@5",)}, "unknown metric"),
+        ({"metrics": ("hitrate@5",)}, "evaluate.metrics: unknown metric"),
         ({"select_by": "mrr@7"}, "select_by"),
         ({"seen": "maybe"}, "auto, removed, kept"),
         ({"indexes": ("faiss",)}, "scann"),

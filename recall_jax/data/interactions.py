@@ -294,7 +294,9 @@ def _sorted(
 ) -> tuple[Interactions, np.ndarray, float]:
     """The log by user, then time, where users begin, and how many last events tie."""
     if ties not in ("file", "shuffled"):
-        raise InputError(f'data.ties must be "file" or "shuffled", not {ties!r}')
+        raise InputError(
+            f'data.ties must be "file", "shuffled" or "both", not {ties!r}'
+        )
     time = np.zeros(len(log), np.int8) if log.time is None else log.time
     position = np.arange(len(log))
     if ties == "shuffled":
