@@ -3,28 +3,15 @@ and a tiny log at hand."""
 
 import os
 import pathlib
-import subprocess
 import sys
+
+from xla_flags import QUICKER, add_flag, is_known
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Most of a test's seconds are compilation. The README's main command, which continuous
 # integration runs too, is optimised as ever.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"
-QUICKER = "--xla_cpu_use_fusion_emitters=false"  # compiles a third faster
-
-
-def add_flag(flag: str) -> None:
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
-
-
-def is_known(flag: str) -> bool:
-    """Whether this XLA has the flag; a process given one that it lacks would abort."""
-    tried = os.environ | {"XLA_FLAGS": flag}
-    devices = [sys.executable, "-c", "import jax; jax.devices()"]
-    found = subprocess.run(devices, env=tried, capture_output=True, check=False)
-    return found.returncode == 0
-
 
 if "PYTEST_XDIST_WORKER" not in os.environ:  # workers have the flags of who began them
     add_flag(EIGHT_DEVICES)
