@@ -145,10 +145,10 @@ def leave_one_out(
         log, start = _without(log, start, hidden=hidden.items)
     stop, long = start[1:], np.diff(start) >= 3
     if not long.any():
+        field = "min_item_events" if hidden is None else "hidden_share"
         raise InputError(
             "no user has three events, and leave_one_out needs one to train, one to "
-            "validate, one to test; lower --config.data.min_item_events or bring a "
-            "longer log"
+            f"validate, one to test; lower --config.data.{field} or bring a longer log"
         )
     told = {"file": "ties in file order", "shuffled": f"ties shuffled by seed {seed}"}
     how = f"{told[ties]} ({tied:.0%} of test items share their time with the event before)"
