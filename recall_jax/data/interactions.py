@@ -183,8 +183,8 @@ def temporal(
         )
     if not (0 < valid_share and 0 < test_share and valid_share + test_share < 1):
         raise InputError(
-            f"valid_share {valid_share} and test_share {test_share} must be positive "
-            "and leave something to train on"
+            f"data.valid_share {valid_share} and data.test_share {test_share} must be "
+            "positive and leave something to train on"
         )
     log, start, _ = _sorted(log, ties=ties, seed=seed)
     shares = [1 - test_share - valid_share, 1 - test_share]
