@@ -39,7 +39,10 @@ FEW = 0.01  # of all events; where no more repeat an item, that may be by mistak
 
 def cutoff(config: EvaluateConfig) -> int:
     """The largest k of the metrics."""
-    return max(metrics.parse(name)[1] for name in config.metrics)
+    try:
+        return max(metrics.parse(name)[1] for name in config.metrics)
+    except InputError as problem:
+        raise InputError(f"evaluate.metrics: {problem}") from problem
 
 
 def ranked(config: EvaluateConfig) -> str:
