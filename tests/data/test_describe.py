@@ -105,15 +105,15 @@ def test_features_are_told_by_kind_values_and_what_is_missing():
     made = Entities(np.arange(4), columns, text)
     there = np.array([True, True, True, False])  # the last has no event
     lines = describe.features(made, there, side="item")
-    start = " " * 11
+    start = "feature    "
     same = "note       'color' is the same in each item; leave it out with "
     assert lines[:4] == [
-        f"{start}item feature 'price': numbers, 2 values, 33.3% missing",
-        f"{start}item feature 'color': categories, 1 values, 33.3% missing",
+        f"{start}item 'price': numbers, 2 values, 33.3% missing",
+        f"{start}item 'color': categories, 1 values, 33.3% missing",
         f"{same}--config.data.item_columns",
-        f"{start}item feature 'tags': several values each, 2 values, 33.3% missing",
+        f"{start}item 'tags': several values each, 2 values, 33.3% missing",
     ]
-    assert lines[-1] == f"{start}item feature 'title': text, 33.3% missing"
+    assert lines[-1] == f"{start}item 'title': text, 33.3% missing"
     assert sum(x.startswith("note") for x in lines) == 2
 
 

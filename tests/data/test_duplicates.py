@@ -79,7 +79,6 @@ def test_they_can_be_kept_and_then_seen_items_stay(tmp_path):
     assert why.startswith(
         "1 of 401 events (0.25%) are of an item that their user has met"
     )
-    assert "data.duplicates=repeats" in why
 
 
 def test_where_second_visits_are_common_copies_stay_unless_asked(tmp_path):
