@@ -61,6 +61,8 @@ def code(config: logs.Config, path: pathlib.Path) -> Coded:
                     span.add(*(x if x is None else x[kept] for x in moments))
                 records[kept].tofile(file)
     met.check()
+    users.check(config.path, column=config.user)
+    items.check(config.path, column=config.item)
     if not path.stat().st_size:
         raise InputError(
             f"{config.path}: no events are left after the filters; lower a bound of "
@@ -115,7 +117,7 @@ def slices(config: logs.Config) -> Iterator[shards.Source]:
         with shards.plain_errors(path):
             scan = shards.scan(path).select(set(asked.values()))
             total = scan.select(polars.len()).collect().item()
-        for start in range(0, total, SLICE):
+        for start in range(0, max(total, 1), SLICE):
             with shards.plain_errors(path):
                 rows = scan.slice(start, SLICE).collect()
             name = f"{path}{FROM_ROW}{start:,}" if start else str(path)
@@ -151,6 +153,13 @@ class Codes:
         asked = ids.to_frame()
         codes = asked.join(self.known, on="id", how="left", maintain_order="left")
         return codes["code"].to_numpy()
+
+    def check(self, path: str, *, column: str) -> None:
+        """Raise InputError for '1.0' beside '1', which a slice alone may not show."""
+        if self.known is not None and self.ids.dtype == shards.import_polars().String:
+            rows = ((path, len(self.ids)),)
+            ids = shards.Source(self.ids.alias(column).to_frame(), rows, is_text=False)
+            logs.parse_ids(ids, column=column)
 
     def _in_one_type(
         self, ids: "pl.Series", *, source: shards.Source, column: str

@@ -63,9 +63,8 @@ class Data:
     ordered: bool  # a user's events stand in an order that means something
     keeps_seen: bool  # by the protocol, lists keep what a user had
     log: "stream.Log | None" = None  # the dataset then has the catalogue and no event
-    report: tuple[
-        str, ...
-    ] = ()  # lines for people: how the log was read, what it holds
+    nanoseconds: np.ndarray | None = None  # [events] int32, beside times; None: 0
+    report: tuple[str, ...] = ()  # for people: how the log was read, what it holds
 
     @property
     def num_examples(self) -> int:
@@ -145,6 +144,7 @@ def prepare(
         item_codes=items.codes,
         ordered=split.ordered,
         keeps_seen=split.keeps_seen,
+        nanoseconds=None if log.nanoseconds is None else log.nanoseconds[flat.order],
         report=(*log.report, *describe.events(log)),
     )
 

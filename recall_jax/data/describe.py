@@ -11,7 +11,10 @@ import numpy as np
 from recall_jax.data import duplicates, shards
 from recall_jax.data.interactions import Bag, Entities, Interactions
 
-NULL_LIKE = ("", "na", "n/a", "nan", "null", "none", "nil", "\\n", "undefined", "<na>")
+NULL_LIKE = (
+    *("", "na", "n/a", "#n/a", "nan", "null", "(null)", "none", "nil", "\\n", "-"),
+    *("<na>", "undefined", "unknown"),
+)
 """Ids, in lower case, that often stand for a missing one."""
 MANY = 0.1  # of all events; more are not one person's
 INVISIBLE = "\u200b\u200c\u200d\ufeff\xad"

@@ -66,7 +66,7 @@ def count_of(log: Interactions) -> tuple[np.ndarray, Count]:
     again = repeats(log.user, log.item, num_items=len(log.items)) - number
     timed = log.time is not None
     if timed and number:
-        moments = len(log) - int(is_copy([log.user, log.time]).sum())
+        moments = len(log) - int(is_copy([log.user, *columns[2:]]).sum())
         timed = tells_apart(moments, rows=len(log) - number)
     return equal, Count(len(log), number, again, timed)
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from recall_jax.data import logs
 
-NAMELESS = r"^(|Unnamed: \d+|__index_level_\d+__)$"  # an index that pandas wrote
+NAMELESS = r"^(|Unnamed: [\d.]+|__index_level_\d+__)$"  # an index that pandas wrote
 LONG = 256  # letters; what is longer is no category
 
 
@@ -60,6 +60,11 @@ def find_rows(
 ) -> tuple["pl.Series", list[str]]:
     """Each id's row of features, null if it has none; and how many have one."""
     keys = keys.alias(key)
+    if source.is_text:
+        names = keys.str.to_lowercase() == key.lower()
+        source.refuse(
+            names, column=key, expected="an id, and no second line of column names"
+        )
     twice = ~keys.is_first_distinct()
     source.refuse(twice, column=key, expected="in one row only")
     ids = ids.cast(str).alias(key)

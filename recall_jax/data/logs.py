@@ -164,12 +164,17 @@ def refuse_header(source: shards.Source, *, config: Config) -> None:
     put one behind the other."""
     if source.is_text:
         rows = source.rows
-        bad = (rows[config.user] == config.user) & (rows[config.item] == config.item)
+        bad = is_name(rows[config.user]) & is_name(rows[config.item])
         source.refuse(
             bad,
             column=config.user,
             expected="an id, and no second line of column names",
         )
+
+
+def is_name(column: "pl.Series") -> "pl.Series":
+    """Mask of cells that hold the column's own name."""
+    return column.str.to_lowercase() == column.name.lower()
 
 
 # Ids.
@@ -299,10 +304,8 @@ def parse_numbers(source: shards.Source, *, column: str) -> "pl.Series":
 def parse_session(source: shards.Source, *, column: str) -> np.ndarray:
     """Codes by first appearance, int32; -1 where there is none."""
     raw = values.cleaned(source.rows[column])
-    if raw.dtype == shards.import_polars().String:
-        raw = raw.set(raw == "-1", None)
-    elif raw.dtype.is_numeric():
-        raw = raw.set(raw == -1, None)
+    raw = values.as_codes(raw)
+    raw = raw.set(raw == "-1", None)
     codes = np.full(len(raw), -1, np.int32)
     codes[raw.is_not_null().to_numpy()] = factorize(raw.drop_nulls())[0]
     return codes

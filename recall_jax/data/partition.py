@@ -160,7 +160,7 @@ def lay_out(
 
 def counted(found: Found, coded: Coded) -> duplicates.Count:
     rows, equal = len(coded.records), found.equal
-    timed = duplicates.tells_apart(found.moments, rows=rows - equal)
+    timed = not equal or duplicates.tells_apart(found.moments, rows=rows - equal)
     again = found.repeats - equal
     return duplicates.Count(rows, equal, again, coded.timed and timed)
 

@@ -232,9 +232,9 @@ def _cleaned(data: Data, config: Config, *, converted: np.ndarray) -> np.ndarray
         # A missing one is NaN, and smaller than nothing.
         at = at[converted[at] | ~(dwell[at] < config.min_stay)]
     if config.repeat_seconds:
-        user, item, time = _users(data)[at], data.items[at], data.times[at]
+        user, item = _users(data)[at], data.items[at]
         again = (user[1:] == user[:-1]) & (item[1:] == item[:-1])
-        again &= np.diff(time) <= config.repeat_seconds
+        again &= _pauses(data, at) <= config.repeat_seconds
         at = at[~np.append(False, again)[: len(at)] | converted[at]]
     if not len(at):
         raise InputError(
@@ -256,7 +256,7 @@ def _cut(
         return at[order], _changes(session[order])
     begins = _changes(user[at])
     if config.cut in ("gap", "conversion"):
-        begins[1:] |= np.diff(data.times[at]) > config.gap
+        begins[1:] |= _pauses(data, at) > config.gap
     if config.cut == "conversion":
         begins[1:] |= converted[at][:-1]
     if config.cut == "day":
@@ -299,7 +299,14 @@ def _has_order(data: Data, *, at: np.ndarray, begins: np.ndarray) -> bool:
     """Whether any sequence of several events has two times, if there are times."""
     if data.times is None or begins.all():
         return True
-    return bool((data.times[at][1:] != data.times[at][:-1])[~begins[1:]].any())
+    return bool((_pauses(data, at) != 0)[~begins[1:]].any())
+
+
+def _pauses(data: Data, at: np.ndarray) -> np.ndarray:
+    """Seconds between events and those before them."""
+    if data.nanoseconds is None:
+        return np.diff(data.times[at])
+    return np.diff(data.times[at]) + np.diff(data.nanoseconds[at]) / 1e9
 
 
 # Walks as text.

@@ -54,9 +54,11 @@ class Source:
         if not bad.any():
             return
         row = bad.arg_max()
+        value = repr(self.rows[column][row])
+        value = value if len(value) < 100 else f"{value[:80]}..."
         raise InputError(
             f"{self.where(row)}: column {column!r} should be {expected}, is "
-            f"{self.rows[column][row]!r}; so in {bad.sum():,} of {len(bad):,} rows"
+            f"{value}; so in {bad.sum():,} of {len(bad):,} rows"
         )
 
 
@@ -99,8 +101,9 @@ def one_frame(
     polars = import_polars()
     columns = []
     for name in frames[0].columns:
-        parts = of_one_type([frame.get_column(name) for frame in frames])
+        parts = [frame.get_column(name) for frame in frames]
         try:
+            parts = of_one_type(parts)
             columns.append(
                 polars.concat([x.to_frame() for x in parts], how="vertical_relaxed")
             )
@@ -120,6 +123,8 @@ def of_one_type(parts: list["pl.Series"]) -> list["pl.Series"]:
     kinds = {part.dtype for part in parts}
     if len(kinds) < 2:
         return parts
+    if len({k.is_temporal() for k in kinds if k.is_numeric() or k.is_temporal()}) > 1:
+        raise polars.exceptions.SchemaError("dates and numbers have no common type")
     if any(kind.is_float() for kind in kinds) and not all(k.is_float() for k in kinds):
         floats = [part for part in parts if part.dtype.is_float()]
         if all(is_whole(part) for part in floats):

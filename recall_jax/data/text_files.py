@@ -61,13 +61,29 @@ def read(file: File, *, names: list[str]) -> "pl.DataFrame":
     """
     import polars
 
+    frames, blank = [], 0  # rows at the end that hold nothing in any column
     with _opened(file) as stream:
         columns = _header(file, stream)
-        frames = [x.select(names) for x in _frames(file, stream, columns=columns)]
+        for frame in _frames(file, stream, columns=columns):
+            end = _blank_end(frame)
+            blank = end + blank if end == len(frame) else end
+            frames.append(frame.select(names))
     frames = frames or [polars.DataFrame(schema=dict.fromkeys(names, polars.String))]
     rows = polars.concat(frames).with_columns(polars.all().replace("", None))
-    filled = rows.select(polars.any_horizontal(polars.all().is_not_null())).to_series()
-    return rows.head(len(rows) - (filled.reverse().arg_max() or 0))
+    return rows.head(len(rows) - blank)
+
+
+def _blank_end(frame: "pl.DataFrame") -> int:
+    """How many rows at its end hold nothing."""
+    import polars
+
+    holds = polars.all().is_not_null() & (polars.all() != "")
+    size = 1
+    while True:
+        filled = frame.tail(size).select(polars.any_horizontal(holds)).to_series()
+        if filled.any() or size >= len(frame):
+            return filled.reverse().arg_max() if filled.any() else len(frame)
+        size *= 2
 
 
 class _Stream:
@@ -245,16 +261,18 @@ class _Rows:
 
     def records(self) -> Iterator[list[str]]:
         for row in csv.reader(self._lines(), delimiter=self.file.separator):
-            self._check()
+            self._check(row)
             self.line += len(self.taken)
             self.taken.clear()
             yield row
 
-    def _check(self) -> None:
+    def _check(self, row: list[str]) -> None:
         """Raise InputError where quotes do not close as they were meant to: they would
         swallow lines, or hold other fields than somebody wrote."""
         escaped = any('\\"' in line for line in self.taken)
-        if len(self.taken) == 1 and self.taken[0].endswith("\n") and not escaped:
+        breaks = any("\n" in field or "\r" in field for field in row)
+        at_end = not self.taken[-1].endswith(("\n", "\r"))
+        if not (escaped or breaks or at_end):
             return
         try:
             list(csv.reader(self.taken, delimiter=self.file.separator, strict=True))

@@ -29,6 +29,7 @@ ISO = (
     "%Y%m%d %H%M%S%.f",
     "%Y%m%d %H%M%S%.f%#z",
 )
+ROUNDED = r"^\d(\.\d{1,5})?[eE]\+?\d+$"  # as a spreadsheet shows a large number
 LOOK = "unix seconds or ISO 8601; name another form with --config.data.time_format"
 
 
@@ -70,7 +71,17 @@ def _of_a_type(source: shards.Source, *, column: str) -> "pl.Series":
     kind = raw.dtype
     if kind in (polars.Categorical, polars.Enum) or kind.is_decimal():
         return raw.cast(str)
-    if kind == polars.String or kind.is_integer() or kind.is_float():
+    if kind == polars.Float32 and (raw.abs() >= 2**24).any():
+        raise InputError(
+            f"{source.where(0)}: times in column {column!r} are Float32, which holds one "
+            "second of 128; write them as integers or Float64"
+        )
+    if kind == polars.String:
+        rounded = raw.str.contains(ROUNDED)
+        if 2 * rounded.sum() > len(raw):
+            source.refuse(rounded, column=column, expected="in full, not rounded")
+        return raw
+    if kind.is_integer() or kind.is_float():
         return raw
     if kind in (polars.Datetime, polars.Date):
         return raw
@@ -87,13 +98,14 @@ Moments = tuple["pl.Series", "pl.Series | None"]
 def _moments(raw: "pl.Series", *, form: str) -> Moments:
     if raw.dtype.is_temporal():
         return _of_datetimes(raw)
+    if form and form not in TICKS:
+        number = raw.cast(int, strict=False) if raw.dtype.is_float() else raw
+        return _of_datetimes(strptime(number.cast(str), form=form))
     ticks = TICKS.get(form, 1)
     if raw.dtype.is_integer():
         return _of_integers(raw, ticks=ticks)
     if raw.dtype.is_float():
         return _of_floats(raw, ticks=ticks)
-    if form and form not in TICKS:
-        return _of_datetimes(strptime(raw, form=form))
     return _of_text(raw, ticks=ticks, iso=not form)
 
 
@@ -111,10 +123,11 @@ def _of_integers(raw: "pl.Series", *, ticks: int) -> Moments:
 
 
 def _of_floats(raw: "pl.Series", *, ticks: int) -> Moments:
-    scaled = raw.cast(float) / ticks
-    seconds = scaled.floor()
-    left = ((scaled - seconds) * SECOND).round().clip(0, SECOND - 1)
-    return seconds.cast(int, strict=False), left.cast(int, strict=False)
+    raw = raw.cast(float)
+    whole, unit = raw.floor(), SECOND // ticks
+    seconds, left = _of_integers(whole.cast(int, strict=False), ticks=ticks)
+    part = ((raw - whole) * unit).round().clip(0, unit - 1).cast(int, strict=False)
+    return seconds, part if left is None else left + part
 
 
 def _of_text(raw: "pl.Series", *, ticks: int, iso: bool) -> Moments:
@@ -191,6 +204,7 @@ def _check_unit(
         source.refuse(bad, column=column, expected="ISO 8601, as others are")
     numbers = every.filter(is_number)
     low, high, usual = numbers.min(), numbers.max(), numbers.median()
+    first = numbers.quantile(0.01, "higher")  # a few may stand for unknown ones
     asked = "unix seconds" if mine == "s" else f"unix time in {mine}"
     said = (
         f"{source.where(0)}: times in {column!r} run from {low} to {high}, which are not "
@@ -200,8 +214,7 @@ def _check_unit(
         raise InputError(f"{said} but dates; say so: --config.data.time_format={stamp}")
     fits = [unit for unit, n in TICKS.items() if RECENT * n <= usual < LAST * n]
     if fits and fits != [mine]:
-        n = TICKS[fits[0]]
-        if low < RECENT * n and high < LAST * ticks:
+        if first < RECENT and high < LAST * ticks:
             return  # a clock that counts from elsewhere
         remedy = f"say what they are: --config.data.time_format={fits[0]}"
         remedy = "leave out data.time_format" if fits == ["s"] else remedy

@@ -19,7 +19,8 @@ MISSING = ("", "-", "na", "n/a", "#n/a", "nan", "null", "none", "nil", "\\n", "<
 ZEROS = r"^[+-]?0\d"  # codes, such as 007
 THOUSANDS = r"^[+-]?\d{1,3}(,\d{3})+(\.\d+)?$"
 DECIMAL_COMMA = r"^[+-]?\d+,\d+$"
-CURRENCY = r"^([+-]?)[$€£¥₹] ?|[$€£¥₹]$"
+CURRENCY = r"^([+-]?)[$€£¥₹] ?| ?[$€£¥₹]$"
+POINTS = r"^[+-]?\d{1,3}(\.\d{3})+(,\d+)?$"  # thousands parted by points
 LIST = r"^(\[.*\]|\(.*\)|\{.*\})$"
 EXACT = 2**53  # from here on floats skip whole numbers
 LONGEST = 1000  # letters of an id, and of a value that is not a text
@@ -60,10 +61,13 @@ def as_numbers(values: "pl.Series") -> Numbers | None:
             return None
         text = values.str.replace(CURRENCY, "${1}")
         if (~text.str.contains(THOUSANDS) & text.str.contains(",")).any():
-            if not (text.str.contains(DECIMAL_COMMA) | ~text.str.contains(",")).all():
+            decimal = text.str.contains(DECIMAL_COMMA) | text.str.contains(POINTS)
+            if not (decimal | ~text.str.contains(",")).all():
                 return None
-            if text.str.contains(".", literal=True).any():
+            points = text.str.contains(".", literal=True)
+            if (points & ~text.str.contains(POINTS)).any():
                 return None
+            text = text.str.replace_all(".", "", literal=True)
             text = text.str.replace(",", ".", literal=True)
         numbers = text.str.replace_all(",", "").cast(float, strict=False)
         codes = not (text.str.contains(",") | (text != values)).any()
@@ -133,10 +137,10 @@ def refuse_long(source: Source, ids: "pl.Series", *, column: str) -> None:
 
 
 def are_lists(values: "pl.Series") -> bool:
-    """Whether all cleaned cells are lists in writing, such as ['a', 'b']."""
+    """Whether most cleaned cells are lists in writing, such as ['a', 'b']."""
     if values.dtype != import_polars().String or values.null_count() == len(values):
         return False
-    return bool(values.str.contains(LIST).all())
+    return bool(values.str.contains(LIST).mean() > 0.5)
 
 
 def as_bag(source: Source, *, column: str, separator: str) -> Bag:
@@ -184,9 +188,11 @@ def _read_lists(source: Source, values: "pl.Series", *, column: str) -> "pl.Seri
 
 
 def _read_list(cell: str | None) -> list[str] | None:
-    """None where a cell cannot be read."""
+    """None where a cell cannot be read; what is plainly no list is one value."""
     if cell is None:
         return []
+    if not re.match(LIST, cell, re.DOTALL):
+        return None if cell[:1] in "[({" else [cell]
     try:
         found = json.loads(cell)
     except ValueError:

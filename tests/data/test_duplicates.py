@@ -106,6 +106,16 @@ def test_an_action_tells_two_events_apart(tmp_path):
     assert len(data.items) == 403 and "equal rows 1 of 404" in told(data)
 
 
+def test_a_clock_of_milliseconds_tells_copies_from_visits(tmp_path):
+    rows = [
+        (user, item, AT * 1000 + 10 * j) for j, (user, item, _) in enumerate(events())
+    ]
+    plain = both(tmp_path, rows, time_format="ms")
+    data = both(tmp_path, [*rows, *rows[::20]], time_format="ms")
+    np.testing.assert_array_equal(data.items, plain.items)
+    assert "equal rows 20 of 420 in user, item and time: 20 dropped" in told(data)
+
+
 def test_without_times_or_with_one_for_all_many_copies_stay(tmp_path):
     rows = [row[:2] for row in events()]
     data = both(tmp_path, [*rows, *rows[:100]])

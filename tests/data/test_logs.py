@@ -367,7 +367,7 @@ def test_another_separator(tmp_path):
     [
         ("", "log.csv could not be read: it is empty"),
         ("user,item\n", "has a header but no rows"),
-        ("user,item\n\n\n", "should be an id"),
+        ("user,item\n\n\n", "has a header but no rows"),
         ("user,item\n1,a\n,b\n2,\n,c\n", r"line 3: column 'user' .*2 of 4 rows"),
         ('user,item\n1,a\n2,""\n', r"line 3: column 'item' should be an id"),
         ("user,item\n1,a\n2\n", r"line 3: column 'item' should be an id"),

@@ -105,6 +105,16 @@ def test_types_of_shards_lose_nothing(tmp_path):
     log = logs.Config(str(tmp_path), time="t").load()
     assert log.users.id.tolist() == [big, 1, 2]
     assert log.nanoseconds.tolist() == [123_457_000] * 2 + [123_000_000] * 2
+    far = [datetime.datetime(9999, 12, 31)] * 2
+    pl.DataFrame(one | {"t": far}).write_parquet(tmp_path / "0.parquet")
+    nano = pl.DataFrame(one | {"t": [moment] * 2}).cast({"t": pl.Datetime("ns")})
+    nano.write_parquet(tmp_path / "1.parquet")
+    with pytest.raises(InputError, match="'t' holds .*; write one type"):
+        logs.Config(str(tmp_path), time="t").load()
+    pl.DataFrame(one | {"t": [AT, AT]}).write_parquet(tmp_path / "0.parquet")
+    with pytest.raises(InputError, match="'t' holds Int64 .*Datetime.*write one type"):
+        logs.Config(str(tmp_path), time="t").load()
+    (tmp_path / "0.parquet").unlink()
     words = {"user": [[1]], "item": [1], "t": [moment]}
     pl.DataFrame(words).write_parquet(tmp_path / "3.parquet")
     with pytest.raises(InputError, match="'user' holds .*List.* in .*3.parquet"):
@@ -167,6 +177,15 @@ def test_unsigned_ids_on_both_sides_of_2_63_stay_what_they_are(tmp_path, kind):
     data = prepare(tmp_path / "log.parquet", kind=kind)
     assert sorted(data.vocabularies["user"].ids.tolist()) == ids
     assert data.vocabularies["item"].ids.dtype == np.uint64
+
+
+def test_ways_of_writing_an_id_in_two_shards_are_seen_by_both_readers(tmp_path):
+    for name, ids in (("1", ["1.0", "x"]), ("2", ["1", "x"])):
+        rows = {"user": ids, "item": [1, 2], "t": [AT, AT]}
+        pl.DataFrame(rows).write_parquet(tmp_path / f"{name}.parquet")
+    for kind in (logs.Config, stream.Config):
+        with pytest.raises(InputError, match="column 'user' .*written in one way"):
+            prepare(tmp_path, kind=kind)
 
 
 def test_shards_with_and_without_a_sign_go_together(tmp_path):
@@ -245,7 +264,9 @@ def test_a_cut_in_time_falls_between_seconds_in_memory_and_streamed(tmp_path):
 # Sessions.
 
 
-@pytest.mark.parametrize("none", [None, "", "NaN", "null", float("nan"), -1, "NA"])
+@pytest.mark.parametrize(
+    "none", [None, "", "NaN", "null", float("nan"), -1, "-1.0", "NA"]
+)
 def test_events_without_a_session_are_each_alone(tmp_path, none):
     number = isinstance(none, float | int)
     sessions = (
@@ -298,3 +319,17 @@ def test_a_tab_may_be_written_as_people_write_it(tmp_path):
 def test_a_log_elsewhere_is_not_looked_for():
     with pytest.raises(InputError, match="not on this machine's disk"):
         shards.find_shards("s3://bucket/events/")
+
+
+def test_pauses_and_order_within_seconds_are_those_of_the_whole_time(tmp_path):
+    times = [AT * 1000 + x for x in (0, 400, 800, 1900, 2950, 2960)]
+    rows = {"user": [0] * 6 + [1] * 6, "item": [*range(6)] * 2, "t": times * 2}
+    pl.DataFrame(rows).write_csv(tmp_path / "log.csv")
+    data = prepare(tmp_path / "log.csv", time_format="ms")
+    made = sequences.sessions(data, sequences.Config(cut="gap", gap=1))
+    starts = np.append(np.flatnonzero(made.begins), len(made.at))
+    assert np.diff(starts).tolist() == [3, 1, 2] * 2  # 1.1 and 1.05 s are more than 1
+    close = pl.DataFrame(rows | {"t": [AT * 1000 + j for j in range(6)] * 2})
+    close.write_csv(tmp_path / "close.csv")
+    data = prepare(tmp_path / "close.csv", time_format="ms")
+    assert sequences.make(data, sequences.Config()).ordered

@@ -117,6 +117,24 @@ def test_what_is_wrong_with_a_file_is_said_with_its_line(tmp_path, text, said):
         rows(file)
 
 
+def test_the_number_of_rows_is_that_of_the_file_whatever_columns_are_asked_for(
+    tmp_path,
+):
+    text = "user,item,note\n1,a,\n2,b,\n,,Total\n\n\n"
+    file = write(tmp_path / "log.csv", text)
+    counts = {name: len(rows(file, [name])) for name in ("user", "item", "note")}
+    assert counts == {"user": 3, "item": 3, "note": 3}
+    blank = write(tmp_path / "blank.csv", "user,note\n1,\n2,\n\n\n")
+    assert len(rows(blank, ["note"])) == len(rows(blank, ["user"])) == 2
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_a_quote_that_is_open_at_the_end_is_refused(tmp_path, end):
+    file = write(tmp_path / "log.csv", f'a,b\n1,2\n3,"7{end}')
+    with pytest.raises(InputError, match="line 3: a field begins with a quote"):
+        rows(file)
+
+
 def test_old_line_ends_blank_lines_and_missing_fields(tmp_path):
     assert rows(write(tmp_path / "a.csv", "a,b\r1,2\r3,4\r")) == [
         ("1", "2"),

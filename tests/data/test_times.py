@@ -165,5 +165,54 @@ def test_clocks_that_count_from_elsewhere_are_left_alone(values, form):
     assert parse(values, form).joined().tolist() == expected
 
 
+@pytest.mark.parametrize("kind", [pl.Int64, pl.Float64])
+@pytest.mark.parametrize(
+    ("stamp", "form", "at"),
+    [
+        (20231114, "%Y%m%d", AT - 80_000),
+        (2023111422, "%Y%m%d%H", AT - 800),
+        (202311142213, "%Y%m%d%H%M", AT - 20),
+        (20231114221320, "%Y%m%d%H%M%S", AT),
+    ],
+)
+def test_a_hint_that_is_followed_is_right_for_numbers_too(stamp, form, at, kind):
+    with pytest.raises(InputError, match=f"time_format={form}$"):
+        parse([stamp] * 3, dtype=kind)
+    assert parse([stamp] * 3, form, dtype=kind).seconds.tolist() == [at] * 3
+
+
+@pytest.mark.parametrize("odd", [0, -1])
+@pytest.mark.parametrize(
+    ("ticks", "form", "said"),
+    [
+        (1, "ms", "leave out data.time_format"),
+        (10**3, "us", "time_format=ms"),
+        (10**6, "ns", "time_format=us"),
+        (10**6, "", "time_format=us"),
+    ],
+)
+def test_a_missing_time_does_not_hide_a_wrong_unit(odd, ticks, form, said):
+    with pytest.raises(InputError, match=said):
+        parse([odd] + [(AT + j) * ticks for j in range(199)], form)
+
+
+def test_floats_of_milliseconds_are_as_exact_as_integers():
+    values = [AT * 1000 + 137 * j for j in range(50)]
+    whole, floats = parse(values, "ms"), parse(values, "ms", dtype=pl.Float64)
+    np.testing.assert_array_equal(whole.joined(), floats.joined())
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "said"),
+    [
+        ([AT, AT + 128], pl.Float32, "Float32, which holds one second of 128"),
+        (["1.70E+09"] * 3, None, "line 2: .*in full, not rounded"),
+    ],
+)
+def test_times_that_lost_their_digits_are_refused(values, kind, said):
+    with pytest.raises(InputError, match=said):
+        parse(values, dtype=kind)
+
+
 def test_hours_without_minutes_can_be_named():
     assert parse(["2023111422"], "%Y%m%d%H").seconds.tolist() == [AT - 800]

@@ -40,6 +40,8 @@ KINDS = pytest.mark.parametrize("kind", ["csv", "parquet"])
         (["10,5", "2", "3,25", "4", "5", "6"], [10.5, 2, 3.25, 4, 5, 6]),
         (["$10.50", "$2", "$3", "-$4", "$5", "$6"], [10.5, 2, 3, -4, 5, 6]),
         ([" 1.5", "2 ", "3", "4", "5", "6"], [1.5, 2, 3, 4, 5, 6]),
+        (["10,50 €", "2 €", "3", "4", "5", "6"], [10.5, 2, 3, 4, 5, 6]),
+        (["1.000,50", "2,25", "3", "4", "5", "6"], [1000.5, 2.25, 3, 4, 5, 6]),
         (["1e-3", "2", "3", "4", "5", "6"], [0.001, 2, 3, 4, 5, 6]),
     ],
 )
@@ -104,12 +106,13 @@ def test_what_a_config_says_of_a_column_holds(tmp_path, kind):
         ["['a', 'b']", "['a']", "[]", "", "['b']", "['c']"],
         ['["a", "b"]', '["a"]', "[]", "", '["b"]', '["c"]'],
         ["('a', 'b')", "('a',)", "()", "NA", "('b',)", "('c',)"],
+        ["['a', 'b']", "a", "[]", "", "['b']", "('c',)"],
         ["a | b", "a", "", "|", "b|", "c "],
     ],
 )
 @KINDS
 def test_several_values_in_a_cell(tmp_path, cells, kind):
-    bags = ("g",) if cells[1] == "a" else ()
+    bags = ("g",) if "|" in cells[0] else ()
     made, _ = entities(tmp_path, columns={"g": cells}, kind=kind, bags=bags)
     assert several(made.columns["g"]) == [["a", "b"], ["a"], [], [], ["b"], ["c"]]
 
@@ -151,6 +154,16 @@ def test_columns_without_a_value_are_left_out(tmp_path):
     made, report = entities(tmp_path, columns=columns)
     assert list(made.columns) == ["cat"]
     assert any("'none' is left out: it holds no value" in x for x in report)
+
+
+def test_a_second_line_of_names_among_features_is_refused(tmp_path):
+    (tmp_path / "log.csv").write_text("user,item\n1,a\n2,b\n1,c\n")
+    (tmp_path / "items.csv").write_text("item,price\na,1.5\nitem,price\nb,2\n")
+    features = str(tmp_path / "items.csv")
+    with pytest.raises(
+        InputError, match="line 3: column 'item' .*second line of column"
+    ):
+        logs.Config(str(tmp_path / "log.csv"), item_features=features).load()
 
 
 @pytest.mark.parametrize(
