@@ -219,7 +219,7 @@ MUTANTS = [
     ),
     (
         "recall_jax/train.py",
-        "    mean = total / jnp.maximum(jnp.sum(drawn.sample.weight), 1e-12)\n",
+        "    mean = total / jnp.maximum(jnp.sum(drawn.sample.weight), LEAST_WEIGHT)\n",
         "    mean = total / drawn.sample.weight.size\n",
         "tests/test_wiring.py::test_a_step_of_each_loss_is_that_of_its_formula[bpr]",
     ),
