@@ -44,10 +44,12 @@ from recall_jax import (
 )
 from recall_jax import config as config_lib
 from recall_jax.config import Experiment
+from recall_jax.data import logs
 from recall_jax.data.dataset import Data
 from recall_jax.types import InputError
 
 LINKS = 1 << 16  # scored at a time
+FEW = 0.01  # of all events; where no more repeat an item of their user, it is said
 
 
 def main(argv: list[str]) -> None:
@@ -304,6 +306,13 @@ def describe(config: Experiment, data: Data) -> None:
     ranked = evaluate.ranked(config.evaluate)
     print(f"protocol   {data.protocol}; {ranked}")
     print(f"seen items {seen}: {why}")
+    if 0 < data.repeats <= FEW * len(data.items) and isinstance(
+        config.data, logs.Config
+    ):
+        print(
+            "note       so few may be a mistake; --config.data.duplicates=repeats drops "
+            "all but the first event of a user and an item, and seen items are removed"
+        )
     if data.log is not None:
         print(
             "           no rows bigram, item knn, ease: they take the whole log into "

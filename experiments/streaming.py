@@ -25,7 +25,8 @@ def open_data(config: Experiment) -> Data:
         raise InputError(
             f"{config.name}: a model on pairs of items or over whole sequences takes the "
             "log whole; a streamed one trains models on (user, item) examples: dssm, "
-            "youtubednn, mf, fm. Read the log with recall_jax.data.logs.Config instead"
+            "youtubednn, mf, fm, markov. Take one of these, or read the log into memory, "
+            "with the data of --config=dssm_logs"
         )
     return stream.open_data(
         config.data,

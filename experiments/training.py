@@ -244,12 +244,12 @@ def check_pairs(config: Experiment) -> None:
     for group in ("negatives", "loss"):
         values = getattr(config, group)
         for field in dataclasses.fields(values):
-            default = type(values)()
-            if getattr(values, field.name) != getattr(default, field.name):
+            default = getattr(type(values)(), field.name)
+            if getattr(values, field.name) != default:
                 raise InputError(
-                    f"config.{group}.{field.name} says nothing to a model that trains on "
-                    "pairs of items; its negatives are in config.model.pairs, and its "
-                    "loss is that of skip-gram"
+                    f"--config.{group}.{field.name} says nothing to a model that trains "
+                    "on pairs of items; its negatives are in config.model.pairs, and its "
+                    f"loss is that of skip-gram. Set it to {default!r}, its default"
                 )
 
 

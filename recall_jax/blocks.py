@@ -32,7 +32,9 @@ def _blocks(rows: np.ndarray, *, size: int) -> list[np.ndarray]:
     fill = [(0, devices * width - len(rows)), *[(0, 0)] * len(shape)]
     padded = np.pad(rows, fill).reshape(devices, width, *shape)
     starts = range(0, width, size)
-    return [padded[:, at : at + size].reshape(-1, *shape) for at in starts]
+    # -1 would not be known of rows without columns, as are histories of length 0.
+    shape = devices * size, *shape
+    return [padded[:, at : at + size].reshape(shape) for at in starts]
 
 
 def _joined(blocks: list[jax.Array], *, num: int) -> Rows:

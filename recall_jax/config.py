@@ -123,8 +123,9 @@ AT_LEAST_1 = """
     model.blocks model.expansion
 """
 AT_LEAST_0 = """
-    model.history_length model.min_history negatives.alpha
-    negatives.strength negatives.hardest negatives.suppress_positives
+    model.history_length model.min_history model.recency
+    model.pairs.removed_seed model.pairs.subsample model.pairs.global_context
+    model.pairs.market_weight negatives.strength negatives.hardest negatives.suppress_positives
     negatives.suppress_negatives loss.negative_weight optim.learning_rate optim.tables_lr_scale optim.weight_decay
     train.checkpoint_every data.ties_seed data.valid_seed data.min_user_events
     data.min_item_events data.text_buckets data.examples_per_user data.examples_seed
@@ -135,11 +136,16 @@ RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
     ("at least 0", lambda x: x >= 0, AT_LEAST_0),
     ("above 0", lambda x: x > 0, "loss.temperature model.init_scale"),
     ("at least 0 and below 1", lambda x: 0 <= x < 1, "model.dropout model.id_dropout"),
+    # Beyond, a power of counts is more than a float64 holds.
+    ("from 0 to 10", lambda x: 0 <= x <= 10, "negatives.alpha model.pairs.alpha"),
+    # Beyond, a walk waits for steps that are hardly ever taken.
+    ("from 0.01 to 100", lambda x: 0.01 <= x <= 100, "model.pairs.p model.pairs.q"),
     ("from 0 to 1", lambda x: 0 <= x <= 1, "loss.calibration negatives.frequency_rate"),
     ("from 0 to 2**32 - 1", lambda x: 0 <= x < 2**32, "seed"),
 )
 """What would fail late or in silence, by path; of lists, each entry. A source, a model
 and `fit.make_plan` check the rest of their fields."""
+LARGEST = 2**31 - 1  # of a number that is no seed: what an array's index holds
 FILLED = ("model.history", "evaluate.metrics")  # lists that need an entry
 CUT_FROM_TRAIN = ("given", "file_order")  # protocols whose validation can train too
 
@@ -209,6 +215,12 @@ def _check_types(config: Any, *, walked: str) -> None:
             )
         elif isinstance(value, float) and not math.isfinite(value):
             raise InputError(f"--{path} is {value}; it must be a finite number")
+        elif not field.name.endswith("seed"):
+            for entry in value if isinstance(value, tuple) else (value,):
+                if isinstance(entry, int) and abs(entry) > LARGEST:
+                    raise InputError(
+                        f"--{path} is {value}; it must be at most {LARGEST}"
+                    )
 
 
 def _fits(value: Any, kind: Any) -> bool:

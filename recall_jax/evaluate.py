@@ -34,12 +34,12 @@ class EvaluateConfig:
     candidates_seed: int = 0
 
 
-FEW = 0.01  # of all events; where no more repeat an item, that may be by mistake
-
-
 def cutoff(config: EvaluateConfig) -> int:
     """The largest k of the metrics."""
-    return max(metrics.parse(name)[1] for name in config.metrics)
+    try:
+        return max(metrics.parse(name)[1] for name in config.metrics)
+    except InputError as problem:
+        raise InputError(f"evaluate.metrics: {problem}") from problem
 
 
 def ranked(config: EvaluateConfig) -> str:
@@ -149,14 +149,9 @@ def seen_items(config: EvaluateConfig, data: Data) -> tuple[str, str]:
         return done, "so has the protocol"
     if not data.repeats:
         return done, "no user meets an item again"
-    share = f"{data.repeats:,} of {len(data.items):,} events ({data.repeats / len(data.items):.2%})"
-    why = f"{share} are of an item that their user has met before"
-    if data.repeats <= FEW * len(data.items):
-        why += (
-            "; if those are no second visits, --config.data.duplicates=repeats drops them "
-            "and seen items are removed"
-        )
-    return done, why
+    share = f"{data.repeats:,} of {len(data.items):,} events"
+    share += f" ({data.repeats / len(data.items):.2%})"
+    return done, f"{share} are of an item that their user has met before"
 
 
 class Targets(NamedTuple):

@@ -202,7 +202,7 @@ def fit(loop: Loop, state: TrainState) -> Fitted:
             elif validates(loop, step=step):
                 with clock.of("evaluate"):
                     # One rounding apart, two processes would save different steps.
-                    measured = processes.agreed(loop.validate(state))
+                    measured = processes.agreed(_validated(loop, state, step=step))
                 progress = progress.after(measured[loop.select_by], step=step)
                 values |= {f"valid_{name}": value for name, value in measured.items()}
                 if progress.best_step == step:
@@ -275,22 +275,33 @@ def _check_finite(loop: Loop, metrics: dict[str, np.ndarray], *, step: int) -> N
     finite = np.isfinite([metrics["loss"], metrics["gradient_norm"]]).all(axis=0)
     bad = np.flatnonzero(~finite)
     if len(bad):
-        raise Diverged(_diverged(loop, metrics, at=int(bad[0]), step=step))
+        at = int(bad[0])
+        values = ", ".join(f"{name} {value[at]}" for name, value in metrics.items())
+        raise Diverged(_diverged(loop, f"at step {step + at + 1} ({values})"))
 
 
-def _diverged(loop: Loop, metrics, *, at: int, step: int) -> str:
+def _diverged(loop: Loop, said: str) -> str:
     kept = checkpoint.latest_step(loop.folder)
     where = (
         "there is no checkpoint yet"
         if kept is None
         else f"the last good checkpoint, of step {kept}, stays in {loop.folder}"
     )
-    values = ", ".join(f"{name} {value[at]}" for name, value in metrics.items())
     return (
-        f"training diverged at step {step + at + 1} ({values}); {where}. Lower "
+        f"training diverged {said}; {where}. Lower "
         "--config.optim.learning_rate or raise --config.loss.temperature, with "
         "another --workdir"
     )
+
+
+def _validated(loop: Loop, state: TrainState, *, step: int) -> dict[str, float]:
+    """Metrics of a state; Diverged where its vectors are no numbers, which a step's loss
+    tells only of the step before."""
+    try:
+        return loop.validate(state)
+    except FloatingPointError as problem:
+        said = f"in validation after step {step} ({problem})"
+        raise Diverged(_diverged(loop, said)) from problem
 
 
 def validates(loop: Loop, *, step: int) -> bool:

@@ -19,6 +19,7 @@ from recall_jax.types import InputError
 
 BATCH_KINDS = ("in_batch", "mixed", "queue")
 DRAWN_KINDS = ("uniform", "popularity", "log_uniform", "mixed")
+WIDEST = 1 << 24  # hash arrays: more would take more memory than counting items
 DRAWN_OWN = ("uniform", "market")  # with known chances
 CHOICES = {
     "kind": (*BATCH_KINDS, "uniform", "popularity", "log_uniform", "full", "none"),
@@ -85,11 +86,14 @@ def check(config: NegativesConfig) -> None:
         "negatives.hardest picks columns by their score, not by chance, so no correction "
         "is right; set negatives.correction=none": config.hardest > 0 and corrected,
         f"negatives.hardest {config.hardest} is more than the negatives.num "
-        f"{config.num} that are drawn": config.kind
+        f"{config.num} that are drawn; lower it": config.kind
         in ("uniform", "popularity", "log_uniform")
         and config.hardest > config.num,
-        "negatives.hardest picks among columns, and negatives.kind=none has "
-        "none": config.hardest > 0 and not shared,
+        "negatives.hardest picks among columns, and negatives.kind=none has none; set it "
+        "to 0": config.hardest > 0 and not shared,
+        "negatives.kind=none and negatives.own=none draw nothing, so there is nothing to "
+        "correct; set negatives.correction=none": corrected
+        and config.kind == config.own == "none",
         f"negatives.own={config.own} is not drawn with known chances; beside "
         "negatives.kind=none set negatives.correction=none": (
             not shared and config.own not in DRAWN_OWN and corrected
@@ -100,10 +104,11 @@ def check(config: NegativesConfig) -> None:
         "second": config.own == "semi_hard"
         and not (len(config.ranks) == 2 and 0 <= low < high),
         "negatives.suppress_negatives drops columns that are drawn, and "
-        f"negatives.kind={config.kind} draws none": config.suppress_negatives > 0
+        f"negatives.kind={config.kind} draws none; set it to 0": config.suppress_negatives
+        > 0
         and config.kind in ("full", "none"),
-        f"negatives.hash_width is {width}; it must be a power of two": width < 2
-        or width & (width - 1) > 0,
+        f"negatives.hash_width is {width}; it must be a power of two from 2 to "
+        f"{WIDEST}": not 2 <= width <= WIDEST or width & (width - 1) > 0,
         "negatives.frequency estimates q of a batch's items, of which negatives.kind="
         f"{config.kind} makes no use; set negatives.frequency=exact": (
             config.frequency != "exact" and config.kind not in BATCH_KINDS

@@ -151,14 +151,19 @@ def check(config: PairsConfig) -> None:
         "model.pairs.corpus=file needs the file, a walk a line; name it with "
         "--config.model.pairs.path": config.corpus == "file" and not config.path,
         "model.pairs.global_context is of converted sessions, which only "
-        "model.pairs.corpus=sequences has": config.global_context > 0
+        "model.pairs.corpus=sequences has; set it to 0": config.global_context > 0
         and config.corpus != "sequences",
         f"model.pairs.removed_share {config.removed_share:g} must be at least 0 and below "
         "1": not 0 <= config.removed_share < 1,
         "model.pairs.removed_share is of a graph's edges, which only "
-        "model.pairs.corpus=walks has": config.removed_share > 0
+        "model.pairs.corpus=walks has; set it to 0": config.removed_share > 0
         and config.corpus != "walks",
-        "model.pairs.p and q must be above 0": min(config.p, config.q) <= 0,
+        f"model.pairs.p {config.p:g} and q {config.q:g} must be above 0": not (
+            config.p > 0 and config.q > 0
+        ),
+        f"model.pairs.removed_seed {config.removed_seed} must be at least 0": (
+            config.removed_seed < 0
+        ),
         "model.pairs.objective=cbow has no terms for conversions and markets; take "
         "skipgram": config.objective == "cbow"
         and bool(config.global_context or config.market),
@@ -271,7 +276,14 @@ def _make_graph(
             f"model.pairs.removed_share {share:g} of {len(whole.target):,} edges leaves "
             "none to predict, or none to walk on; set it nearer to 0.33"
         )
-    non_edges = graph_lib.random_non_edges(whole, len(removed), seed)
+    try:
+        non_edges = graph_lib.random_non_edges(whole, len(removed), seed)
+    except InputError as problem:
+        raise InputError(
+            f"model.pairs.removed_share {share:g} sets as many pairs without an edge "
+            f"beside the {len(removed):,} that it removes: {problem}; lower it, or set "
+            "it to 0"
+        ) from problem
     return rest, Links(removed, non_edges)
 
 

@@ -41,7 +41,8 @@ def init_state(
         if config.num < batch_size:
             raise InputError(
                 f"negatives.num {config.num}, the length of the queue, must be at least "
-                f"train.batch_size {batch_size}"
+                f"the {batch_size} examples of a batch; raise it, or lower "
+                "train.batch_size"
             )
         zeros = jnp.zeros(config.num, jnp.int32)
         vectors = jnp.zeros((config.num, width))

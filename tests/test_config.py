@@ -124,12 +124,34 @@ def test_every_range_is_one_of_a_field_that_there_is():
     "path", " ".join(paths for _, _, paths in config_lib.RANGES).split()
 )
 def test_every_range_has_an_end(path):
-    attention = path in ("model.heads", "model.blocks", "model.expansion")
-    config = cli.load_config("sequence_synthetic" if attention else cli.DEFAULT)
+    names = cli.DEFAULT, "sequence_synthetic", "item2vec_synthetic"
+    configs = map(cli.load_config, names)
+    config = next(config for config in configs if path in config_lib._flat(config))
     low = -0.5 if config_lib.find_field(config, path).type is float else -1
     value = (low,) if path in ("model.hidden", "model.item_hidden") else low
     with pytest.raises(InputError, match=f"--config.{path} is .*; it must be "):
         config_lib.check(with_field(config, path, value))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        ("negatives.alpha", 11.0, "negatives.alpha is 11.0; it must be from 0 to 10"),
+        ("model.pairs.alpha", 11.0, "pairs.alpha is 11.0; it must be from 0 to 10"),
+        ("model.pairs.p", 1e-30, "pairs.p is 1e-30; it must be from 0.01 to 100"),
+        ("model.pairs.q", 1e30, r"pairs.q is 1e\+30; it must be from 0.01 to 100"),
+        ("model.width", 2**40, "model.width is 1099511627776; it must be at most"),
+        ("model.hidden", (8, 2**40), r"hidden is \(8, 10.*\); it must be at most"),
+    ],
+)
+def test_what_is_too_large_is_refused(path, value, expected):
+    name = "eges_synthetic" if "pairs" in path else cli.DEFAULT
+    with pytest.raises(InputError, match=expected):
+        config_lib.check(with_field(cli.load_config(name), path, value))
+
+
+def test_a_seed_may_be_of_any_size():
+    config_lib.check(with_field(cli.load_config(cli.DEFAULT), "data.ties_seed", 2**40))
 
 
 def test_a_config_of_foreign_types_or_fields_is_refused():

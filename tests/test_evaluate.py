@@ -9,7 +9,7 @@ import pytest
 from conftest import make_data, make_log
 from flax import nnx
 
-from recall_jax import baselines, evaluate, retrieval, train
+from recall_jax import baselines, blocks, evaluate, retrieval, train
 from recall_jax.data import dataset, interactions
 from recall_jax.evaluate import EvaluateConfig
 from recall_jax.models import dssm
@@ -187,7 +187,7 @@ def test_a_history_from_the_future_is_a_leak(data):
     ("changes", "told"),
     [
         ({"metrics": ("hr@500",), "select_by": "hr@500"}, "k=500.*only 20 items"),
-        ({"metrics": ("hitrate@5",)}, "unknown metric"),
+        ({"metrics": ("hitrate@5",)}, "evaluate.metrics: unknown metric"),
         ({"select_by": "mrr@7"}, "select_by"),
         ({"seen": "maybe"}, "auto, removed, kept"),
         ({"indexes": ("faiss",)}, "scann"),
@@ -246,3 +246,14 @@ def test_users_encoded_in_batches_are_users_encoded_at_once(data):
     )
     np.testing.assert_allclose(encode(batch_size=7), encode(batch_size=999), rtol=1e-5)
     assert jax.numpy.isfinite(encode(batch_size=1)).all()
+
+
+def test_rows_without_columns_are_encoded_in_batches():
+    user, history = np.arange(5, dtype=np.int32), np.zeros((5, 0), np.int32)
+
+    def encode(user, history):
+        assert history.shape == (2, 0)
+        return jnp.stack([user, user], axis=1)
+
+    rows = blocks.in_batches(encode, user, history, batch_size=2)
+    assert rows.everywhere()[:, 0].tolist() == [0, 1, 2, 3, 4]

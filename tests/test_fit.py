@@ -258,6 +258,17 @@ def test_early_stopping_keeps_the_best(data, tmp_path):
     assert_same(fitted.state.tables, states[1])
 
 
+def test_vectors_that_are_no_numbers_stop_the_run_in_validation(data, tmp_path):
+    def validate(state):
+        raise FloatingPointError("3 of 20 vectors give scores that are not numbers")
+
+    loop, state = loop_of(data, tmp_path, config=SMALL, validate=validate)
+    told = f"in validation after step {loop.plan.steps_per_epoch} .3 of 20.*Lower"
+    with pytest.raises(fit.Diverged, match=told):
+        fit.fit(loop, state)
+    assert checkpoint.latest_step(tmp_path / "checkpoints") is None
+
+
 @pytest.mark.parametrize("spoiled", ["loss", slow("gradient_norm")])
 def test_what_is_not_finite_stops_the_run_and_is_never_saved(data, tmp_path, spoiled):
     config = dataclasses.replace(SMALL, checkpoint_every=1)

@@ -97,6 +97,8 @@ def test_auc_of_links_asks_the_score_for_both_ends_of_each_pair():
         ({"removed_share": -0.1}, "removed_share -0.1 must be at least 0"),
         ({"removed_share": float("nan")}, "removed_share nan must be at least 0"),
         ({"corpus": "sequences"}, "only model.pairs.corpus=walks has"),
+        ({"removed_seed": -1}, "removed_seed -1 must be at least 0"),
+        ({"p": float("nan")}, "p nan and q 1 must be above 0"),
         ({"removed_share": 1e-9}, "leaves none to predict"),
         ({"removed_share": 1 - 1e-9}, "none to walk on"),
     ],
@@ -108,7 +110,8 @@ def test_what_cannot_be_removed_is_told_before_training(sparse, changes, told):
 
 def test_a_graph_with_too_few_pairs_without_an_edge_is_refused_before_training():
     dense = make_data(users=30, items=8, events=220)
-    with pytest.raises(InputError, match="pairs without an edge asked for"):
+    told = "removed_share 0.33.*pairs without an edge asked for.*; lower it"
+    with pytest.raises(InputError, match=told):
         pairs.make_corpus(dense, PairsConfig(graph="co_occurrence", **THIRD))
 
 
@@ -220,7 +223,11 @@ def test_a_run_that_removes_nothing_measures_no_links(tmp_path, capsys):
     ("path", "value", "told"),
     [
         ("loss.temperature", 0.2, "config.loss.temperature says nothing to a model"),
-        ("negatives.kind", "uniform", "config.negatives.kind says nothing to a model"),
+        (
+            "negatives.kind",
+            "uniform",
+            "config.negatives.kind says .* Set it to 'in_batch'",
+        ),
         ("model.pairs.window", 0, "model.pairs.window is 0"),
     ],
 )

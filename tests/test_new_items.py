@@ -96,6 +96,7 @@ def test_chance_is_what_random_orders_have_on_average():
         ({"hidden_share": 1.0}, "data.hidden_share is 1.0"),
         ({"protocol": "file_order"}, "not under file_order"),
         ({"hidden_share": 0.001}, "no test item is among those"),
+        ({"hidden_share": 0.96}, "lower --config.data.hidden_share"),
         ({"protocol": "temporal"}, "under protocol leave_one_out, not under temporal"),
     ],
 )

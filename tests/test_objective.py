@@ -299,6 +299,7 @@ def test_a_step_on_eight_devices_is_that_of_one(shop, name):
         ({}, {"kind": "full", "mask": (), **FIXED}, "count the positive twice"),
         ({}, {"hardest": 3}, "negatives.hardest picks columns by their score"),
         ({}, {"kind": "none", "hardest": 3, **FIXED}, "negatives.kind=none has none"),
+        ({}, {"kind": "none"}, "own=none draw nothing.*correction=none"),
         ({}, {"kind": "none", "own": "exposed"}, "not drawn with known chances"),
         ({}, {"kind": "uniform", "num": 4, "hardest": 5, **FIXED}, "more than the"),
         ({}, {"own": "market"}, "name it in negatives.market"),
@@ -306,6 +307,7 @@ def test_a_step_on_eight_devices_is_that_of_one(shop, name):
         ({}, {"own": "semi_hard", "ranks": (5, 5)}, "must be two ranks"),
         ({}, {"kind": "full", "suppress_negatives": 1e-3, **FIXED}, "draws none"),
         ({}, {"hash_width": 100}, "must be a power of two"),
+        ({}, {"hash_width": 1 << 40}, "a power of two from 2 to 16777216"),
         ({}, {"kind": "uniform", "frequency": "gaps"}, "negatives.frequency=exact"),
         ({"name": "x"}, {}, "unknown loss.name 'x'; there are: softmax"),
         ({"name": "hinge"}, {}, "means nothing for loss.name=hinge; set .* none"),
@@ -350,7 +352,7 @@ def test_what_the_data_lacks_is_named(config, told):
 
 def test_a_queue_shorter_than_the_batch_is_refused():
     config = NegativesConfig(kind="queue", num=8)
-    with pytest.raises(InputError, match=r"at least train\.batch_size 16"):
+    with pytest.raises(InputError, match="the 16 examples of a batch; raise it"):
         remembered.init_state(config, batch_size=16, num_items=4, width=2)
 
 

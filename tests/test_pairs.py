@@ -191,7 +191,7 @@ class _Unused:
         ({"corpus": "file"}, "name it with --config.model.pairs.path"),
         ({"corpus": "walks", "global_context": 1.0}, "only model.pairs.corpus=seq"),
         ({"objective": "cbow", "market": "kind"}, "cbow has no terms"),
-        ({"q": 0.0}, "p and q must be above 0"),
+        ({"q": 0.0}, "p 1 and q 0 must be above 0"),
         ({"market": "nothing"}, 'no item column "nothing"'),
     ],
 )

@@ -187,7 +187,7 @@ def test_a_setting_that_fails_is_a_row_and_the_others_finish(tmp_path):
         "--over=negatives.num=8",
         f"--runs={tmp_path}",
     )
-    assert status == 1 and "at least train.batch_size 16" in said
+    assert status == 1 and "at least the 16 examples of a batch" in said
     outcomes = {name: row["outcomes"] for name, row in rows(tmp_path).items()}
     assert outcomes["negatives.kind=in_batch:negatives.num=8"] == {"0": "finished"}
     assert outcomes["negatives.kind=queue:negatives.num=8"] == {"0": "failed"}

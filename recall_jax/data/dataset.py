@@ -181,7 +181,7 @@ def _lay_out(
     if not found.num_positive:
         raise InputError(
             f"{log.source}: no user has more than {min_history} training events, so "
-            "there is nothing to train on"
+            "there is nothing to train on; lower model.min_history or bring a longer log"
         )
     if log.weight is not None:
         trained = log.weight[flat.order][found.position[: found.num_positive]]

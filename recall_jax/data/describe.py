@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from recall_jax.data import shards
+from recall_jax.data import duplicates, shards
 from recall_jax.data.interactions import Bag, Entities, Interactions
 
 NULL_LIKE = ("", "na", "n/a", "nan", "null", "none", "nil", "\\n", "undefined", "<na>")
@@ -71,8 +71,11 @@ def filters(*, read: int, positive: int, shown: int) -> list[str]:
 
 
 def events(log: Interactions) -> list[str]:
-    """Times, ids and features of the events that are split."""
+    """Times, ids and features of the events that are split, and how many are equal
+    where a source has not said so."""
     lines = Span().add(log.time, log.nanoseconds).lines()
+    if not any(x.startswith("equal rows") for x in log.report):
+        lines += duplicates.report(duplicates.count_of(log)[1], "")
     for side, codes in (("user", log.user), ("item", log.item)):
         made = getattr(log, f"{side}s")
         lines += entities(made, np.bincount(codes, minlength=len(made)), side=side)
@@ -191,8 +194,8 @@ def features(entities: Entities, there: np.ndarray, *, side: str) -> list[str]:
     lines, num = [], max(int(there.sum()), 1)
     for name, column in entities.columns.items():
         kind, values, missing = kind_of(column, there)
-        text = f"{side} feature {name!r}: {kind}, {values:,} values"
-        lines.append(line("", f"{text}, {missing / num:.1%} missing"))
+        text = f"{side} {name!r}: {kind}, {values:,} values"
+        lines.append(line("feature", f"{text}, {missing / num:.1%} missing"))
         if kind == "categories" and values == num - missing >= 20:
             text = (
                 f"{name!r} is another in each {side}, and so tells nothing of others; "
@@ -204,8 +207,8 @@ def features(entities: Entities, there: np.ndarray, *, side: str) -> list[str]:
             lines.append(note(f"{text}--config.data.{side}_columns"))
     for name, column in entities.text.items():
         missing = int(sum(not text for text in column[there].tolist()))
-        text = f"{side} feature {name!r}: text, {missing / num:.1%} missing"
-        lines.append(line("", text))
+        text = f"{side} {name!r}: text, {missing / num:.1%} missing"
+        lines.append(line("feature", text))
     return lines
 
 

@@ -48,6 +48,15 @@ class Count(NamedTuple):
 def drop(log: Interactions, choice: str) -> Interactions:
     """A log without the rows that a choice drops, and a report of it."""
     check(choice)
+    equal, count = count_of(log)
+    if count.dropped(choice):
+        gone = _later(log) if choice == "repeats" else equal
+        log = log.select(~gone)
+    return log.reported(*report(count, choice))
+
+
+def count_of(log: Interactions) -> tuple[np.ndarray, Count]:
+    """Mask of the rows that equal an earlier one, and how many there are."""
     equal = is_copy([log.user, log.item, *_more(log)])
     number = int(equal.sum())
     again = repeats(log.user, log.item, num_items=len(log.items)) - number
@@ -55,11 +64,7 @@ def drop(log: Interactions, choice: str) -> Interactions:
     if timed and number:
         moments = len(log) - int(is_copy([log.user, log.time]).sum())
         timed = tells_apart(moments, rows=len(log) - number)
-    count = Count(len(log), number, again, timed)
-    if count.dropped(choice):
-        gone = _later(log) if choice == "repeats" else equal
-        log = log.select(~gone)
-    return log.reported(*report(count, choice))
+    return equal, Count(len(log), number, again, timed)
 
 
 def tells_apart(moments: int, *, rows: int) -> bool:
@@ -116,7 +121,8 @@ def is_copy(columns: list[np.ndarray]) -> np.ndarray:
 
 
 def report(count: Count, choice: str) -> list[str]:
-    """What happens to equal rows, in a line; and a note where nobody can know."""
+    """What happens to equal rows, in a line, and a note where they may be copies;
+    without a choice they stay."""
     what = "user, item and time" if count.timed else "user and item"
     if not count.equal and choice != "repeats":
         return [f"equal rows none of {count.rows:,} in {what}"]
@@ -124,9 +130,11 @@ def report(count: Count, choice: str) -> list[str]:
     share = f"{count.again / count.rows:.1%} of all repeat an item of their user"
     if not count.timed:
         share = "no times tell copies from second visits"
-    how = f"data.duplicates={choice}" + (f"; {share}" if choice == "auto" else "")
-    done = f"{gone:,} dropped" if gone else "kept"
-    lines = [f"equal rows {count.equal:,} of {count.rows:,} in {what}: {done} ({how})"]
+    how = {"": "", "auto": f" (data.duplicates=auto; {share})"}
+    done = (f"{gone:,} dropped" if gone else "kept") + how.get(
+        choice, f" (data.duplicates={choice})"
+    )
+    lines = [f"equal rows {count.equal:,} of {count.rows:,} in {what}: {done}"]
     if choice == "auto" and not gone:
         lines.append(
             "note       a copied row puts the item to be found into the history before "

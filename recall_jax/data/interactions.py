@@ -153,10 +153,10 @@ def leave_one_out(
         log, start = _without(log, start, hidden=hidden.items)
     stop, long = start[1:], np.diff(start) >= 3
     if not long.any():
+        field = "min_item_events" if hidden is None else "hidden_share"
         raise InputError(
             "no user has three events, and leave_one_out needs one to train, one to "
-            "validate, one to test; lower --config.data.min_item_events or bring a "
-            "longer log"
+            f"validate, one to test; lower --config.data.{field} or bring a longer log"
         )
     told = {"file": "ties in file order", "shuffled": f"ties shuffled by seed {seed}"}
     how = f"{told[ties]} ({tied:.0%} of test items share their time with the event before)"
@@ -191,8 +191,8 @@ def temporal(
         )
     if not (0 < valid_share and 0 < test_share and valid_share + test_share < 1):
         raise InputError(
-            f"valid_share {valid_share} and test_share {test_share} must be positive "
-            "and leave something to train on"
+            f"data.valid_share {valid_share} and data.test_share {test_share} must be "
+            "positive and leave something to train on"
         )
     log, start, _ = _sorted(log, ties=ties, seed=seed)
     shares = [1 - test_share - valid_share, 1 - test_share]
@@ -302,7 +302,9 @@ def _sorted(
 ) -> tuple[Interactions, np.ndarray, float]:
     """The log by user, then time, where users begin, and how many last events tie."""
     if ties not in ("file", "shuffled"):
-        raise InputError(f'data.ties must be "file" or "shuffled", not {ties!r}')
+        raise InputError(
+            f'data.ties must be "file", "shuffled" or "both", not {ties!r}'
+        )
     time = np.zeros(len(log), np.int8) if log.time is None else log.time
     position = np.arange(len(log))
     if ties == "shuffled":

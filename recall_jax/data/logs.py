@@ -289,7 +289,9 @@ def parse_numbers(source: shards.Source, *, column: str) -> "pl.Series":
 def parse_session(source: shards.Source, *, column: str) -> np.ndarray:
     """Codes by first appearance, int32; -1 where there is none."""
     raw = values.cleaned(source.rows[column])
-    if raw.dtype.is_numeric():
+    if raw.dtype == shards.import_polars().String:
+        raw = raw.set(raw == "-1", None)
+    elif raw.dtype.is_numeric():
         raw = raw.set(raw == -1, None)
     codes = np.full(len(raw), -1, np.int32)
     codes[raw.is_not_null().to_numpy()] = factorize(raw.drop_nulls())[0]

@@ -102,9 +102,10 @@ def check_weights(low: float, high: float, *, column: str, source: str) -> None:
 def event_column(log: Interactions, name: str) -> np.ndarray:
     column = log.weight if name == "weight" else log.events.get(name)
     if not isinstance(column, np.ndarray):
+        field = "actions or data.exposures" if name == "action" else f"min_{name}"
         there = ["weight"] * (log.weight is not None) + sorted(log.events)
         raise InputError(
-            f"this filter needs a {name!r} column of events; the log from "
+            f"data.{field} needs a {name!r} column of events; the log from "
             f"{log.source or 'nowhere named'} has {', '.join(there) or 'none'}. In "
             f"Parquet or CSV, --config.data.{name}=COLUMN names it"
         )

@@ -97,7 +97,7 @@ class _Stream:
                 return self.take(len(self.buffer))
             cut = self.buffer.rfind(b"\n", 0, size) + 1
             if cut := cut or self.buffer.rfind(b"\r", 0, size) + 1:
-                return self.take(cut)
+                return self.take(cut + self.buffer.startswith(b"\n", cut))
             size *= 2
 
 

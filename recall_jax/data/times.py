@@ -182,7 +182,14 @@ def _check_unit(
 ) -> None:
     """Raise InputError for numbers that are times in another unit, or dates."""
     ticks, mine = TICKS.get(form, 1), form or "s"
-    numbers = seconds * ticks
+    is_number = raw.cast(float, strict=False).is_not_null()
+    if not is_number.any():
+        return
+    every = seconds * ticks
+    if not is_number.all():
+        bad = is_number & (every < RECENT)
+        source.refuse(bad, column=column, expected="ISO 8601, as others are")
+    numbers = every.filter(is_number)
     low, high, usual = numbers.min(), numbers.max(), numbers.median()
     asked = "unix seconds" if mine == "s" else f"unix time in {mine}"
     said = (
@@ -200,8 +207,8 @@ def _check_unit(
         remedy = "leave out data.time_format" if fits == ["s"] else remedy
         raise InputError(f"{said}; {remedy}")
     if fits:
-        odd = (seconds >= LAST) | ((seconds < RECENT) & (numbers >= RECENT))
-        source.refuse(odd, column=column, expected=f"{asked}, as most are")
+        odd = (seconds >= LAST) | ((seconds < RECENT) & (every >= RECENT))
+        source.refuse(odd & is_number, column=column, expected=f"{asked}, as most are")
 
 
 def _stamp(raw: "pl.Series", *, low: int, high: int) -> str:

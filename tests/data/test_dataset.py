@@ -155,7 +155,9 @@ def test_one_name_on_both_sides_is_refused():
 
 
 def test_nothing_to_train_on_is_said():
-    with pytest.raises(InputError, match="more than 500 training events"):
+    with pytest.raises(
+        InputError, match="more than 500 training .* lower model.min_history"
+    ):
         make_data(min_history=500)
 
 

@@ -60,7 +60,9 @@ def test_every_bound_holds_and_a_missing_value_fails_it():
 
 
 def test_a_filter_without_its_column_names_both():
-    with pytest.raises(InputError, match=r"needs a 'dwell' column.*weight, action"):
+    with pytest.raises(
+        InputError, match=r"data.min_dwell needs a 'dwell' column.*weight, action"
+    ):
         positives.filter_positives(make_log(action=ACTIONS), min_dwell=1.0)
     bare = dataclasses.replace(make_log(), weight=None)
     with pytest.raises(InputError, match=r"needs a 'weight' column.* has none"):

@@ -1,0 +1,142 @@
+"""Copied rows and second visits, in memory and streamed."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recall_jax import evaluate
+from recall_jax.data import dataset, duplicates, interactions, logs, stream
+from recall_jax.types import InputError
+
+pl = pytest.importorskip("polars", reason="logs are read with polars")
+
+AT = 1_700_000_000
+USERS, ITEMS = 20, 30
+
+
+def events(seed: int = 0) -> list[tuple]:
+    """User, item and time of a log in which nobody meets an item again."""
+    rng = np.random.default_rng(seed)
+    pairs = rng.permutation(USERS * ITEMS)[:400].tolist()
+    return [(p // ITEMS, p % ITEMS, AT + 7 * j) for j, p in enumerate(pairs)]
+
+
+def read(folder, rows, **options):
+    """The log as data in memory, and as a streamed log."""
+    names = ["user", "item", "time", "action"][: len(rows[0])]
+    path = folder / "log.parquet"
+    pl.DataFrame(rows, schema=names, orient="row").write_parquet(path)
+    known = {name: name for name in names if name in ("time", "action")}
+    config = logs.Config(str(path), **known, **options)
+    split = interactions.split(config.load(), config=config)
+    streamed = stream.Config(str(path), **known, **options)
+    return (
+        dataset.prepare(split, history_length=5, min_history=1),
+        stream.open_data(streamed, history_length=5, min_history=1),
+    )
+
+
+def told(data) -> str:
+    (line,) = [x for x in data.report if x.startswith("equal rows")]
+    return line
+
+
+def removes(data) -> bool:
+    return evaluate.removes_seen(evaluate.EvaluateConfig(), data)
+
+
+def both(folder, rows, **options):
+    """Data in memory, after seeing that the streamed ones are equal."""
+    memory, streamed = read(folder, rows, **options)
+    np.testing.assert_array_equal(memory.items, streamed.items)
+    np.testing.assert_array_equal(memory.offsets, streamed.offsets)
+    np.testing.assert_array_equal(memory.popularity, streamed.popularity)
+    assert memory.repeats == streamed.repeats
+    assert told(memory) == told(streamed)
+    return memory
+
+
+@pytest.mark.parametrize("copies", [1, 400])
+def test_copies_are_dropped_where_nobody_meets_an_item_again(tmp_path, copies):
+    plain = both(tmp_path, events())
+    data = both(tmp_path, events() + events()[:copies])
+    np.testing.assert_array_equal(data.items, plain.items)
+    assert removes(data) and data.repeats == 0
+    rows = 400 + copies
+    assert told(data).startswith(
+        f"equal rows {copies} of {rows} in user, item and time"
+    )
+    assert f": {copies} dropped (data.duplicates=auto" in told(data)
+    assert told(plain) == "equal rows none of 400 in user, item and time"
+
+
+def test_they_can_be_kept_and_then_seen_items_stay(tmp_path):
+    data = both(tmp_path, [*events(), events()[0]], duplicates="kept")
+    assert len(data.items) == 401 and data.repeats == 1 and not removes(data)
+    done, why = evaluate.seen_items(evaluate.EvaluateConfig(), data)
+    assert done == "kept"
+    assert why.startswith(
+        "1 of 401 events (0.25%) are of an item that their user has met"
+    )
+
+
+def test_where_second_visits_are_common_copies_stay_unless_asked(tmp_path):
+    again = [(user, item, time + 3) for user, item, time in events()[:40]]
+    rows = [*events(), *again, *events()[:4]]
+    data = both(tmp_path, rows)
+    assert len(data.items) == 444 and data.repeats == 44
+    assert ": kept (data.duplicates=auto; 9.0% of all repeat an item" in told(data)
+    assert any("set --config.data.duplicates=dropped" in x for x in data.report)
+    dropped = both(tmp_path, rows, duplicates="dropped")
+    assert len(dropped.items) == 440 and dropped.repeats == 40
+
+
+def test_repeats_drops_all_but_the_first_visit_in_time(tmp_path):
+    rows = [(user, item, time + 10_000) for user, item, time in events()[:40]]
+    data = both(tmp_path, [*rows, *events(), events()[0]], duplicates="repeats")
+    np.testing.assert_array_equal(data.items, both(tmp_path, events()).items)
+    assert removes(data)
+
+
+def test_an_action_tells_two_events_apart(tmp_path):
+    rows = [(*event, "click") for event in events()]
+    rows += [(*event, "buy") for event in events()[:3]]
+    data = both(tmp_path, [*rows, rows[0]], duplicates="dropped")
+    assert len(data.items) == 403 and "equal rows 1 of 404" in told(data)
+
+
+def test_without_times_or_with_one_for_all_many_copies_stay(tmp_path):
+    rows = [row[:2] for row in events()]
+    data = both(tmp_path, [*rows, *rows[:100]])
+    assert len(data.items) == 500
+    assert "no times tell copies from second visits" in told(data)
+    few = both(tmp_path, [*rows, *rows[:3]])
+    assert len(few.items) == 400
+    same = [(user, item, AT) for user, item in rows]
+    assert len(both(tmp_path, [*same, *same[:100]]).items) == 500
+
+
+def test_an_unknown_choice_is_refused(tmp_path):
+    with pytest.raises(InputError, match="there are: auto, kept, dropped, repeats"):
+        read(tmp_path, events(), duplicates="no")
+
+
+CODES = st.lists(
+    st.tuples(*[st.integers(-3, 3) for _ in range(3)]), min_size=1, max_size=60
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(CODES)
+def test_a_copy_is_a_row_that_came_before(rows):
+    columns = [np.array(column, np.int32) for column in zip(*rows, strict=True)]
+    seen, expected = set(), []
+    for row in rows:
+        expected.append(row in seen)
+        seen.add(row)
+    assert duplicates.is_copy(columns).tolist() == expected
+    pairs = [row[:2] for row in rows]
+    shifted = [column + 3 for column in columns[:2]]
+    found = duplicates.repeats(*shifted, num_items=7)
+    assert found == len(pairs) - len(set(pairs))
