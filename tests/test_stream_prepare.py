@@ -138,7 +138,7 @@ def test_copies_are_dropped_on_disk_as_in_memory(tmp_path, monkeypatch, choice, 
     user, item = np.divmod(np.arange(300), 30)
     rows = {"user": [*user], "item": [*item], "ts": [*range(5000, 5300)]}
     rows["kind"] = ["view"] * 150 + ["buy"] * 150
-    more = [(7, 0, 5210, "buy"), (9, 3, 5273, "buy"), (7, 0, 5210, "view")]
+    more = [(7, 0, 5210, "buy"), (1, 1, 5031, "view"), (7, 0, 5210, "view")]
     for event in [*more, (8, 1, 5900, "buy")]:
         for name, value in zip(rows, event, strict=True):
             rows[name].append(value)
