@@ -106,7 +106,7 @@ MUTANTS = [
         "recall_jax/export.py",
         "kept = kept[kept != 0][-length:]",
         "kept = kept[kept != 0][:length]",
-        EXPORT + "test_a_history_is_the_last_items_with_padding_on_the_left",
+        EXPORT + "test_of_a_long_history_the_last_items_are_taken",
     ),
     (
         "recall_jax/export.py",

@@ -217,6 +217,12 @@ def test_a_history_is_the_last_items_with_padding_on_the_left(exported):
     )
 
 
+def test_of_a_long_history_the_last_items_are_taken():
+    histories = [np.array([3, 0, 2]), np.arange(1, 9), np.array([], int)]
+    taken = export._last(histories, length=5)
+    assert taken.tolist() == [[0, 0, 0, 3, 2], [4, 5, 6, 7, 8], [0] * 5]
+
+
 def test_histories_popularity_and_titles_are_those_of_the_data(exported):
     run, folder = exported["dssm_synthetic"]
     loaded, data = export.load(folder), run.data
