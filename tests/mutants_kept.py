@@ -112,7 +112,7 @@ MUTANTS = [
         "recall_jax/export.py",
         'scaled = (raw - column["mean"]) / column["scale"]',
         'scaled = raw / column["scale"]',
-        EXPORT + "test_raw_features_are_encoded_as_the_data_were",
+        EXPORT + "test_a_number_is_scaled_by_the_mean_and_deviation_of_training",
     ),
     (
         "recall_jax/export.py",

@@ -197,6 +197,12 @@ def test_raw_features_are_encoded_as_the_data_were(exported):
         loaded.new_columns("item", [{"colour": "red"}])
 
 
+def test_a_number_is_scaled_by_the_mean_and_deviation_of_training():
+    column = {"name": "price", "kind": "dense", "shape": ["b"], "mean": 4, "scale": 2}
+    made = export._encode([7, None, 4.0], column=column, vocabulary=None)
+    assert made.tolist() == [1.5, 0, 0]
+
+
 def config_log():
     from exports import config_of
 
