@@ -11,6 +11,8 @@ have them (`recall_jax.data.logs.Config` lists all, each with its meaning):
     --config.data.rating=stars --config.data.min_rating=4
     --config.data.item_features=items.parquet    a row an item, its id named as above
     --config.data.bags=tags                  columns that hold several values, a|b
+    --config.data.dense=age                  whole numbers that are no codes
+    --config.data.duplicates=dropped         rows equal in user, item, time (or kept)
     --config.data.min_item_events=5          drop what is rarer, again and again
 
 All feature columns are used; --config.model.item=item,tags takes some. Without a time

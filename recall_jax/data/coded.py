@@ -54,7 +54,7 @@ def code(config: logs.Config, path: pathlib.Path) -> Coded:
                 if config.weight:
                     records["weight"] = logs.parse_weight(source, column=config.weight)
                 if config.action:
-                    column = values.as_strings(source.rows[config.action])
+                    column = source.rows[config.action]
                     records["action"] = numbered(column, known=actions)
                 kept = positives(source, records, config=config, met=met)
                 if config.time:
@@ -86,11 +86,12 @@ def merged(read: list[tuple[str, int]]) -> list[tuple[str, int]]:
     return list(counts.items())
 
 
-def numbered(column: np.ndarray, *, known: dict[str, int]) -> np.ndarray:
-    """Numbers of strings, those met before as they were."""
-    distinct, codes = np.unique(column, return_inverse=True)
-    numbers = [known.setdefault(name, len(known)) for name in distinct.tolist()]
-    return np.array(numbers, np.int32)[codes]
+def numbered(column: "pl.Series", *, known: dict[str, int]) -> np.ndarray:
+    """Numbers of values as strings, those met before as they were."""
+    strings = column.cast(str).fill_null("")
+    distinct = strings.unique()
+    numbers = [known.setdefault(name, len(known)) for name in distinct.to_list()]
+    return strings.replace_strict(distinct, numbers).to_numpy()
 
 
 def record_type(config: logs.Config) -> np.dtype:

@@ -105,7 +105,8 @@ class Span:
         self.high = max(self.high, int(seconds.max()))
         self.rows += len(seconds)
         self.in_seconds &= nanoseconds is None
-        self.in_days &= self.in_seconds and not (seconds % 86_400).any()
+        if self.in_days:
+            self.in_days = self.in_seconds and not (seconds % 86_400).any()
         if self.low < RECENT:
             self.early += int((seconds < RECENT).sum())
         return self

@@ -57,7 +57,11 @@ def drop(log: Interactions, choice: str) -> Interactions:
 
 def count_of(log: Interactions) -> tuple[np.ndarray, Count]:
     """Mask of the rows that equal an earlier one, and how many there are."""
-    equal = is_copy([log.user, log.item, *_more(log)])
+    columns = [log.user, log.item, log.time, log.nanoseconds]
+    columns = [column for column in columns if column is not None]
+    equal = is_copy(columns)
+    if equal.any() and (more := _more(log)):
+        equal = is_copy([*columns, *more])
     number = int(equal.sum())
     again = repeats(log.user, log.item, num_items=len(log.items)) - number
     timed = log.time is not None
@@ -91,12 +95,13 @@ def _later(log: Interactions) -> np.ndarray:
 
 
 def _more(log: Interactions) -> list[np.ndarray]:
-    """Columns that tell two events of a user and an item apart."""
-    found = [log.time, log.nanoseconds]
-    for name in ("action", "session"):
-        if isinstance(column := log.events.get(name), np.ndarray):
-            found.append(np.unique(column, return_inverse=True)[1])
-    return [column for column in found if column is not None]
+    """Columns that tell two events of a user and an item at one time apart."""
+    columns = [log.events.get(name) for name in ("action", "session")]
+    return [
+        np.unique(column, return_inverse=True)[1]
+        for column in columns
+        if isinstance(column, np.ndarray)
+    ]
 
 
 def is_copy(columns: list[np.ndarray]) -> np.ndarray:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from recall_jax.data import logs
 
-UNNAMED = r"^(|Unnamed: \d+|_c0|index|__index_level_\d+__)$"  # pandas' and Spark's
+NAMELESS = r"^(|Unnamed: \d+|__index_level_\d+__)$"  # an index that pandas wrote
 LONG = 256  # letters; what is longer is no category
 
 
@@ -132,7 +132,7 @@ def wrong_separator(
 def left_out(source: shards.Source, name: str, *, config: "logs.Config") -> str:
     """Why a column that nobody named is no feature; '' where it is one."""
     column = source.rows[name]
-    if re.match(UNNAMED, name) and is_index(column):
+    if re.match(NAMELESS, name) or name == "index" and is_index(column):
         return "it numbers the rows, and has no name of its own; rename it to use it"
     if name in (*config.bags, *config.text, *config.dense, *config.categorical):
         return ""
@@ -177,6 +177,7 @@ def parse(
             column=column,
             expected="a number, as data.dense has it",
         )
+        numbers = values.Numbers(cells.cast(float), are_codes=False)
     if numbers is not None and (column in config.dense or not numbers.are_codes):
         bad = numbers.values.is_infinite() | (numbers.values.abs() > 1e38)
         source.refuse(bad, column=column, expected="finite")

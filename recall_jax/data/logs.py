@@ -140,13 +140,23 @@ def assemble(source: shards.Source, *, config: Config) -> Interactions:
             *sides["item"].report,
         ),
     )
+    check_named(log, config=config)
+    return log
+
+
+def check_named(log: Interactions, *, config: Config) -> None:
+    """Raise InputError for a column whose kind is named, and that was not read."""
     there = {**log.events, **log.users.columns, **log.users.text}
     there |= {**log.items.columns, **log.items.text}
-    for name in (*config.bags, *config.text):
-        if name not in there:
-            near = shards.nearest(name, there)
-            raise InputError(f"data.bags, data.text: there is no column {name!r}{near}")
-    return log
+    for field in ("bags", "text", "dense", "categorical"):
+        for name in getattr(config, field):
+            if name not in there:
+                raise InputError(
+                    f"data.{field}: there is no column {name!r} among the features and "
+                    f"events{shards.nearest(name, there)} There are: "
+                    f"{shards.shown(list(there)) or 'none'}. Features come from the files "
+                    "of data.item_features and data.user_features"
+                )
 
 
 def refuse_header(source: shards.Source, *, config: Config) -> None:

@@ -122,7 +122,7 @@ def _check_temporal(config: Config) -> None:
     valid, test = config.valid_share, config.test_share
     if not (0 < valid and 0 < test and valid + test < 1):
         raise InputError(
-            f"valid_share {valid} and test_share {test} must be positive and leave "
+            f"data.valid_share {valid} and data.test_share {test} must be positive and leave "
             "something to train on"
         )
 

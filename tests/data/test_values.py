@@ -80,10 +80,16 @@ def test_floats_of_codes_are_codes_and_typed_numbers_keep_their_kind(tmp_path):
 @KINDS
 def test_what_a_config_says_of_a_column_holds(tmp_path, kind):
     columns = {"age": [1, 2, 3, 4, 5, 6], "size": [1.5, 2, 3, 4, 5, 6]}
+    columns["year"] = ["07", "08", "09", "10", "11", "12"]
     made, _ = entities(
-        tmp_path, columns=columns, kind=kind, dense=("age",), categorical=("size",)
+        tmp_path,
+        columns=columns,
+        kind=kind,
+        dense=("age", "year"),
+        categorical=("size",),
     )
     np.testing.assert_array_equal(made.columns["age"], [1, 2, 3, 4, 5, 6])
+    np.testing.assert_array_equal(made.columns["year"], [7, 8, 9, 10, 11, 12])
     assert made.columns["size"].dtype.kind == "U"
     with pytest.raises(
         InputError, match=r"column 'age' should be a number.*data.dense"
@@ -132,7 +138,7 @@ def test_a_separator_that_parts_nothing_is_noted(tmp_path):
 @KINDS
 def test_an_index_without_a_name_is_left_out_unless_asked_for(tmp_path, kind):
     name = "" if kind == "csv" else "__index_level_0__"
-    columns = {name: [0, 1, 2, 3, 4, 5], "cat": list("abcabc")}
+    columns = {name: [0, 1, 3, 4, 5, 9], "cat": list("abcabc")}
     made, report = entities(tmp_path, columns=columns, kind=kind)
     assert list(made.columns) == ["cat"]
     assert any(f"{name!r} is left out: it numbers the rows" in x for x in report)
