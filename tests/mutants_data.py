@@ -33,7 +33,7 @@ MUTANTS = [
     ),
     (
         "recall_jax/data/interactions.py",
-        "order = np.lexsort((position, time, log.user))",
+        "order = np.lexsort((position, *parts, log.user))",
         "order = np.lexsort((position, log.user))",
         SPLITS + "test_leave_one_out_by_hand",
     ),

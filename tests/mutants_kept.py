@@ -106,13 +106,13 @@ MUTANTS = [
         "recall_jax/export.py",
         "kept = kept[kept != 0][-length:]",
         "kept = kept[kept != 0][:length]",
-        EXPORT + "test_a_history_is_the_last_items_with_padding_on_the_left",
+        EXPORT + "test_of_a_long_history_the_last_items_are_taken",
     ),
     (
         "recall_jax/export.py",
         'scaled = (raw - column["mean"]) / column["scale"]',
         'scaled = raw / column["scale"]',
-        EXPORT + "test_raw_features_are_encoded_as_the_data_were",
+        EXPORT + "test_a_number_is_scaled_by_the_mean_and_deviation_of_training",
     ),
     (
         "recall_jax/export.py",

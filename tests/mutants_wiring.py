@@ -15,12 +15,6 @@ MUTANTS = [
     ),
     (
         "recall_jax/fit.py",
-        "if loop.refresh_every and step // plan.scan % loop.refresh_every == 0:",
-        "if loop.refresh_every and (step // plan.scan + 1) % loop.refresh_every == 0:",
-        "tests/test_wiring_loop.py::test_an_index_is_refreshed_before_every_so_many_dispatches",
-    ),
-    (
-        "recall_jax/fit.py",
         "state = loop.refresh(state)",
         "loop.refresh(state)",
         "tests/test_wiring_loop.py::test_an_index_is_refreshed_before_every_so_many_dispatches",
@@ -147,12 +141,6 @@ MUTANTS = [
     ),
     (
         "recall_jax/train.py",
-        '"calibration": loss.calibration,',
-        '"calibration": loss.negative_weight,',
-        "tests/test_wiring_hypers.py::test_hypers_are_the_configs",
-    ),
-    (
-        "recall_jax/train.py",
         "        loss=objective_lib.clamped(loss),\n",
         "        loss=loss,\n",
         "tests/test_wiring_hypers.py::test_a_learned_temperature_stops_at_its_bounds",
@@ -219,7 +207,7 @@ MUTANTS = [
     ),
     (
         "recall_jax/train.py",
-        "    mean = total / jnp.maximum(jnp.sum(drawn.sample.weight), 1e-12)\n",
+        "    mean = total / jnp.maximum(jnp.sum(drawn.sample.weight), LEAST_WEIGHT)\n",
         "    mean = total / drawn.sample.weight.size\n",
         "tests/test_wiring.py::test_a_step_of_each_loss_is_that_of_its_formula[bpr]",
     ),
@@ -339,12 +327,6 @@ MUTANTS = [
     ),
     (
         "recall_jax/negatives.py",
-        "    weight = sampling.popularity_weight(data.popularity[1:], alpha=config.alpha)\n",
-        "    weight = sampling.popularity_weight(data.popularity[1:], alpha=1.0)\n",
-        "tests/test_wiring.py::test_a_step_of_each_kind_of_negatives_is_that_of_its_formula[market]",
-    ),
-    (
-        "recall_jax/negatives.py",
         "return sampling.popularity(count, alpha=config.alpha, keep=keep)",
         "return sampling.popularity(count, alpha=1.0, keep=keep)",
         "tests/test_wiring.py::test_a_step_of_each_kind_of_negatives_is_that_of_its_formula[popularity]",
@@ -359,12 +341,6 @@ MUTANTS = [
         "recall_jax/blockwise.py",
         "        bias = -strength * correction.column\n",
         "        bias = -correction.column\n",
-        "tests/test_wiring.py::test_a_step_of_each_kind_of_negatives_is_that_of_its_formula[uniform]",
-    ),
-    (
-        "recall_jax/blockwise.py",
-        "        row = strength * correction.row\n",
-        "        row = correction.row\n",
         "tests/test_wiring.py::test_a_step_of_each_kind_of_negatives_is_that_of_its_formula[uniform]",
     ),
     (
@@ -411,12 +387,6 @@ MUTANTS = [
     ),
     (
         "recall_jax/candidates.py",
-        "queue.user.at[at].set(batch.user, unique_indices=True)",
-        "queue.user.at[at].set(batch.item, unique_indices=True)",
-        "tests/test_wiring.py::test_steps_with_a_queue_are_those_of_what_it_holds",
-    ),
-    (
-        "recall_jax/candidates.py",
         "item = item if sample.kept is None else jnp.where(sample.kept, item, 0)",
         "item = item",
         "tests/test_wiring.py::test_steps_with_a_queue_are_those_of_what_it_holds",
@@ -431,12 +401,6 @@ MUTANTS = [
         "recall_jax/candidates.py",
         "        state = state._replace(estimator=updated)\n",
         "",
-        "tests/test_wiring.py::test_an_estimate_of_q_counts_the_batch_it_corrects",
-    ),
-    (
-        "recall_jax/candidates.py",
-        "estimator = batch.item.size, state.estimator or source.exact",
-        "estimator = batch.item.size, source.exact",
         "tests/test_wiring.py::test_an_estimate_of_q_counts_the_batch_it_corrects",
     ),
     (
@@ -476,12 +440,6 @@ MUTANTS = [
         "tests/test_wiring_pairs.py::test_windows_of_each_size_up_to_the_largest_are_as_many",
     ),
     (
-        "recall_jax/pairs.py",
-        "there &= jax.random.uniform(keys[0], context.shape) < source.keep[context]",
-        "there &= jax.random.uniform(keys[0], context.shape) ** 2 < source.keep[context]",
-        "tests/test_wiring_pairs.py::test_sub_sampling_keeps_each_item_by_word2vecs_chance",
-    ),
-    (
         "recall_jax/sampling.py",
         "    return np.minimum(1.0, np.sqrt(ratio) + ratio)\n",
         "    return np.minimum(1.0, np.sqrt(ratio))\n",
@@ -500,12 +458,6 @@ MUTANTS = [
         "tests/test_wiring_pairs.py::test_walks_go_back_by_p_and_away_by_q",
     ),
     (
-        "recall_jax/walks.py",
-        "back, away = 1 / jnp.float32(p), 1 / jnp.float32(q)",
-        "back, away = jnp.float32(p), jnp.float32(q)",
-        "tests/test_wiring_pairs.py::test_walks_go_back_by_p_and_away_by_q",
-    ),
-    (
         "recall_jax/pairs.py",
         "        keys[4], block.center.ravel(), num=config.num_market\n",
         "        keys[4], block.center.T.ravel(), num=config.num_market\n",
@@ -519,20 +471,8 @@ MUTANTS = [
     ),
     (
         "recall_jax/pair_step.py",
-        "total += config.market_weight * term",
-        "total += term",
-        "tests/test_wiring_pairs.py::test_a_step_is_that_of_its_terms_one_by_one[airbnb]",
-    ),
-    (
-        "recall_jax/pair_step.py",
         "        where &= block.market != block.center[..., None]\n",
         "",
-        "tests/test_wiring_pairs.py::test_a_step_is_that_of_its_terms_one_by_one[airbnb]",
-    ),
-    (
-        "recall_jax/pair_step.py",
-        "where = there & (block.booked > 0) & (block.booked != block.center)",
-        "where = there & (block.booked > 0)",
         "tests/test_wiring_pairs.py::test_a_step_is_that_of_its_terms_one_by_one[airbnb]",
     ),
     (
@@ -558,12 +498,6 @@ MUTANTS = [
         'return positive + hypers["negative_weight"] * pushed',
         "return positive + pushed",
         "tests/test_wiring.py::test_a_step_of_each_loss_is_that_of_its_formula[logistic]",
-    ),
-    (
-        "recall_jax/fit.py",
-        "due = epoch % loop.config.eval_every == 0 or epoch == loop.plan.epochs",
-        "due = True",
-        "tests/test_wiring_loop.py::test_the_best_validation_is_kept_and_patience_counts_from_it",
     ),
     (
         "recall_jax/fit.py",

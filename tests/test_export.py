@@ -197,6 +197,12 @@ def test_raw_features_are_encoded_as_the_data_were(exported):
         loaded.new_columns("item", [{"colour": "red"}])
 
 
+def test_a_number_is_scaled_by_the_mean_and_deviation_of_training():
+    column = {"name": "price", "kind": "dense", "shape": ["b"], "mean": 4, "scale": 2}
+    made = export._encode([7, None, 4.0], column=column, vocabulary=None)
+    assert made.tolist() == [1.5, 0, 0]
+
+
 def config_log():
     from exports import config_of
 
@@ -215,6 +221,12 @@ def test_a_history_is_the_last_items_with_padding_on_the_left(exported):
     np.testing.assert_array_equal(
         columns["history_tags"], loaded.item_columns["tags"][wanted]
     )
+
+
+def test_of_a_long_history_the_last_items_are_taken():
+    histories = [np.array([3, 0, 2]), np.arange(1, 9), np.array([], int)]
+    taken = export._last(histories, length=5)
+    assert taken.tolist() == [[0, 0, 0, 3, 2], [4, 5, 6, 7, 8], [0] * 5]
 
 
 def test_histories_popularity_and_titles_are_those_of_the_data(exported):

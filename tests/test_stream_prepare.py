@@ -127,6 +127,28 @@ def test_on_disk_it_equals_what_is_made_in_memory(
         assert_same_log(on_disk(config, min_history=min_history), wanted)
 
 
+@pytest.mark.parametrize(
+    ("choice", "left"),
+    [("auto", 302), ("kept", 304), ("dropped", 302), ("repeats", 300)],
+)
+def test_copies_are_dropped_on_disk_as_in_memory(tmp_path, monkeypatch, choice, left):
+    """Four more rows of a user and an item: two copies, another action, another time."""
+    monkeypatch.setattr(coded, "SLICE", 50)
+    monkeypatch.setattr(partition, "SLICE", 50)
+    user, item = np.divmod(np.arange(300), 30)
+    rows = {"user": [*user], "item": [*item], "ts": [*range(5000, 5300)]}
+    rows["kind"] = ["view"] * 150 + ["buy"] * 150
+    more = [(7, 0, 5210, "buy"), (1, 1, 5031, "view"), (7, 0, 5210, "view")]
+    for event in [*more, (8, 1, 5900, "buy")]:
+        for name, value in zip(rows, event, strict=True):
+            rows[name].append(value)
+    path = write_shards(tmp_path / "log", rows, shards=3)
+    config = stream.Config(path=path, **COLUMNS, action="kind", duplicates=choice)
+    found, wanted = on_disk(config), in_memory(config)
+    assert len(wanted.items) == len(found.items) == left
+    assert_same_log(found, wanted)
+
+
 def test_filters_weights_and_features_are_as_in_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(coded, "SLICE", 64)
     monkeypatch.setattr(partition, "SLICE", 64)

@@ -82,7 +82,7 @@ def test_ids_of_numbers_are_none_of_these():
     [("Anna", "anna"), ("b ", "b"), ("é", "e\u0301"), ("'x'", "x"), ("y\u200b", "y")],
 )
 def test_ids_that_may_be_one_are_named(one, two):
-    _, note = describe.ids(np.array([one, two, "z"]), np.ones(3, int), side="item")
+    *_, note = describe.ids(np.array([one, two, "z"]), np.ones(3, int), side="item")
     assert "1 item ids differ from another only by" in note
     assert repr(one) in note and repr(two) in note and note.endswith("write them alike")
 
