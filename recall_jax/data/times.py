@@ -79,7 +79,9 @@ def _of_a_type(source: shards.Source, *, column: str) -> "pl.Series":
     if kind == polars.String:
         rounded = raw.str.contains(ROUNDED)
         if 2 * rounded.sum() > len(raw):
-            source.refuse(rounded, column=column, expected="in full, not rounded")
+            source.refuse(
+                rounded, column=column, expected=f"in full, not rounded: {LOOK}"
+            )
         return raw
     if kind.is_integer() or kind.is_float():
         return raw
