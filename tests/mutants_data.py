@@ -259,8 +259,8 @@ MUTANTS = [
     ),
     (
         "recall_jax/data/sequences.py",
-        "begins[1:] |= np.diff(data.times[at]) > config.gap",
-        "begins[1:] |= np.diff(data.times[at]) >= config.gap",
+        "begins[1:] |= _pauses(data, at) > config.gap",
+        "begins[1:] |= _pauses(data, at) >= config.gap",
         SEQUENCES + "test_a_pause_longer_than_the_gap_cuts_and_one_as_long_does_not",
     ),
     (

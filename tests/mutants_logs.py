@@ -71,8 +71,8 @@ MUTANTS = [
     ),
     (
         "recall_jax/data/logs.py",
-        "    raw = values.cleaned(source.rows[column])\n    if raw.dtype == shards",
-        "    raw = source.rows[column]\n    if raw.dtype == shards",
+        "    raw = values.cleaned(source.rows[column])\n    raw = values.as_codes(raw)",
+        "    raw = values.as_codes(source.rows[column])",
         STRANGE + "test_events_without_a_session_are_each_alone[NaN]",
     ),
     (
