@@ -44,7 +44,6 @@ from recall_jax import (
 )
 from recall_jax import config as config_lib
 from recall_jax.config import Experiment
-from recall_jax.data import logs
 from recall_jax.data.dataset import Data
 from recall_jax.types import InputError
 
@@ -306,9 +305,8 @@ def describe(config: Experiment, data: Data) -> None:
     ranked = evaluate.ranked(config.evaluate)
     print(f"protocol   {data.protocol}; {ranked}")
     print(f"seen items {seen}: {why}")
-    if 0 < data.repeats <= FEW * len(data.items) and isinstance(
-        config.data, logs.Config
-    ):
+    few = 0 < data.repeats <= FEW * len(data.items)
+    if few and getattr(config.data, "duplicates", "") == "auto":
         print(
             "note       so few may be a mistake; --config.data.duplicates=repeats drops "
             "all but the first event of a user and an item, and seen items are removed"

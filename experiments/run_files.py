@@ -22,8 +22,10 @@ def check_sha256(now: str, workdir: pathlib.Path, *, source: str) -> None:
     path = workdir / "data.json"
     if path.exists() and read_json(path)["sha256"] != now:
         raise InputError(
-            f"{workdir} was trained on other data than {source} holds now; bring that "
-            "back, or train in another folder, with --workdir (of a table: --runs)"
+            f"{workdir} was trained on other data than {source} holds now, or than is "
+            "read from it now (equal rows, kinds of features, parts of seconds); bring "
+            "the old data back, or train in another folder, with --workdir (of a table: "
+            "--runs)"
         )
 
 

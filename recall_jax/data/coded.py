@@ -27,6 +27,7 @@ class Coded(NamedTuple):
     users: "pl.Series"  # raw ids by code
     items: "pl.Series"
     report: tuple[str, ...]  # lines for people on what was read
+    span: describe.Span
     timed: bool
 
     def blocks(self) -> Iterator[np.ndarray]:
@@ -61,22 +62,22 @@ def code(config: logs.Config, path: pathlib.Path) -> Coded:
                     span.add(*(x if x is None else x[kept] for x in moments))
                 records[kept].tofile(file)
     met.check()
-    users.check(config.path, column=config.user)
-    items.check(config.path, column=config.item)
     if not path.stat().st_size:
         raise InputError(
             f"{config.path}: no events are left after the filters; lower a bound of "
             "data.min_rating, data.min_weight, data.min_dwell, or name other actions"
         )
+    users.check(config.path, column=config.user)
+    items.check(config.path, column=config.item)
     records = np.memmap(path, kind, "r")
     rows = sum(count for _, count in read)
     report = [
         *describe.files(merged(read)),
         *describe.passed_over(config.path),
         *describe.filters(read=rows, positive=len(records), shown=0),
-        *span.lines(),
     ]
-    return Coded(records, users.ids, items.ids, tuple(report), bool(config.time))
+    timed = bool(config.time)
+    return Coded(records, users.ids, items.ids, tuple(report), span, timed)
 
 
 def merged(read: list[tuple[str, int]]) -> list[tuple[str, int]]:
@@ -156,10 +157,13 @@ class Codes:
 
     def check(self, path: str, *, column: str) -> None:
         """Raise InputError for '1.0' beside '1', which a slice alone may not show."""
-        if self.known is not None and self.ids.dtype == shards.import_polars().String:
-            rows = ((path, len(self.ids)),)
-            ids = shards.Source(self.ids.alias(column).to_frame(), rows, is_text=False)
-            logs.parse_ids(ids, column=column)
+        if self.ids.dtype != shards.import_polars().String:
+            return
+        if twice := logs.written_twice(self.ids).arg_true().to_list():
+            raise InputError(
+                f"{path}: column {column!r} holds {self.ids[twice[0]]!r} and the same "
+                "number without .0 elsewhere; ids should be written in one way"
+            )
 
     def _in_one_type(
         self, ids: "pl.Series", *, source: shards.Source, column: str

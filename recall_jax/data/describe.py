@@ -8,14 +8,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from recall_jax.data import duplicates, shards
+from recall_jax.data import duplicates, shards, values
 from recall_jax.data.interactions import Bag, Entities, Interactions
 
-NULL_LIKE = (
-    *("", "na", "n/a", "#n/a", "nan", "null", "(null)", "none", "nil", "\\n", "-"),
-    *("<na>", "undefined", "unknown"),
-)
+NULL_LIKE = frozenset((*values.MISSING, "(null)", "undefined", "unknown"))
 """Ids, in lower case, that often stand for a missing one."""
+MOST = 200_000  # ids that are compared with each other
 MANY = 0.1  # of all events; more are not one person's
 INVISIBLE = "\u200b\u200c\u200d\ufeff\xad"
 RECENT = 10**8  # March 1973
@@ -45,7 +43,8 @@ def passed_over(path: str) -> list[str]:
         return []
     inside = [p for p in place.rglob("*") if p.is_file() or p.is_symlink()]
     hidden = [p for p in inside if shards.is_hidden(p.relative_to(place))]
-    other = [p for p in inside if p not in hidden and not shards.is_shard(p)]
+    shown = [p for p in inside if not shards.is_hidden(p.relative_to(place))]
+    other = [p for p in shown if not shards.is_shard(p)]
     lines = []
     if hidden:
         lines.append(
@@ -149,9 +148,9 @@ def ids(raw: np.ndarray, count: np.ndarray, *, side: str) -> list[str]:
     there = np.flatnonzero(count)
     null = np.zeros(len(there), bool)
     if raw.dtype.kind in "OUT":
-        names = np.array([plain(str(x)) for x in raw[there].tolist()], object)
-        null = np.isin(names, np.array(NULL_LIKE, object))
-        lines += alike(raw[there], names, side=side)
+        names = raw[there].tolist()
+        null = np.array([str(x).strip().lower() in NULL_LIKE for x in names], bool)
+        lines += alike(names[:MOST], side=side)
     share = count[there[null]].sum() / max(total, 1)
     lines.insert(0, line(f"{side} ids", f"{share:.2%} of rows are empty or null-like"))
     if null.any():
@@ -173,22 +172,28 @@ def ids(raw: np.ndarray, count: np.ndarray, *, side: str) -> list[str]:
 
 def plain(name: str) -> str:
     """An id less what people do not see, or write in several ways."""
-    name = unicodedata.normalize("NFKC", name).casefold()
-    return "".join(x for x in name if x not in INVISIBLE).strip(" \t'\"=+")
+    if not name.isascii():
+        name = unicodedata.normalize("NFKC", name)
+        name = "".join(x for x in name if x not in INVISIBLE)
+    return name.casefold().strip(" \t'\"")
 
 
-def alike(raw: np.ndarray, names: np.ndarray, *, side: str) -> list[str]:
-    """A note on ids of which `names`, their plain forms, are equal."""
-    distinct, counts = np.unique(names, return_counts=True)
-    if not (counts > 1).any():
+def alike(names: list[str], *, side: str) -> list[str]:
+    """A note on ids of which the plain forms are equal."""
+    first: dict[str, str] = {}
+    pairs = [
+        (first[form], name)
+        for name in names
+        if first.setdefault(form := plain(str(name)), name) != name
+    ]
+    if not pairs:
         return []
-    name = distinct[counts > 1][0]
-    shown = " and ".join(repr(str(x)) for x in raw[names == name][:2].tolist())
+    one, other = pairs[0]
     text = (
-        f"{int((counts - 1).sum()):,} {side} ids differ from another only by blanks, "
+        f"{len(pairs):,} {side} ids differ from another only by blanks, case, quotes "
     )
     text += (
-        f"case, quotes or the way Unicode writes them, such as {shown}; if they are "
+        f"or the way Unicode writes them, such as {one!r} and {other!r}; if they are "
     )
     return [note(text + "one, write them alike")]
 
@@ -197,16 +202,16 @@ def features(entities: Entities, there: np.ndarray, *, side: str) -> list[str]:
     """A line a feature: its kind, values, and the share that is missing."""
     lines, num = [], max(int(there.sum()), 1)
     for name, column in entities.columns.items():
-        kind, values, missing = kind_of(column, there)
-        text = f"{side} {name!r}: {kind}, {values:,} values"
+        kind, number, missing = kind_of(column, there)
+        text = f"{side} {name!r}: {kind}, {number:,} values"
         lines.append(line("feature", f"{text}, {missing / num:.1%} missing"))
-        if kind == "categories" and values == num - missing >= 20:
+        if kind == "categories" and number == num - missing >= 20:
             text = (
                 f"{name!r} is another in each {side}, and so tells nothing of others; "
             )
             text += "data.dense takes whole numbers as numbers, data.text reads words, "
             lines.append(note(f"{text}data.{side}_columns leaves the column out"))
-        elif values <= 1:
+        elif number <= 1:
             text = f"{name!r} is the same in each {side}; leave it out with "
             lines.append(note(f"{text}--config.data.{side}_columns"))
     for name, column in entities.text.items():

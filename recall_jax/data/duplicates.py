@@ -13,11 +13,13 @@ from recall_jax.types import InputError
 
 CHOICES = ("auto", "kept", "dropped", "repeats")
 """Of data.duplicates: what happens to rows that equal another in user, item, time, action
-and session. "auto" drops them where at most RARE of the others repeat an item of their user;
-"repeats" drops all but the first event of a user and an item, whenever they are."""
+and session. "auto" drops them where at most RARE of the others repeat an item of their
+user, or, where no times tell, where they are so few themselves; "repeats" drops all but
+the first event of a user and an item, whenever they are."""
 
 RARE = 0.01
-MIX = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F], np.uint64)  # odd, random bits
+MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, random bits
+COMPARED = ("user", "item", "time", "action", "session")
 
 
 def check(choice: str) -> None:
@@ -31,18 +33,20 @@ class Count(NamedTuple):
     """Of a log's rows."""
 
     rows: int
-    equal: int  # to an earlier one in user, item, time and action
+    equal: int  # to an earlier one in all that is compared
     again: int  # of the others, of a user and an item that an earlier one has
     timed: bool  # the times of a user's events mostly differ
+    compared: tuple[str, ...]  # of COMPARED
 
     def dropped(self, choice: str) -> int:
         """How many rows a choice drops."""
         if choice == "repeats":
             return self.equal + self.again
-        # Without times a second visit is a copy to look at.
-        often = self.again if self.timed else self.equal
-        rare = often <= RARE * self.rows
-        return self.equal if choice == "dropped" or choice == "auto" and rare else 0
+        if choice == "auto":
+            # Without times a second visit cannot be told from a copy.
+            often = self.again if self.timed else self.equal
+            return self.equal if often <= RARE * self.rows else 0
+        return self.equal if choice == "dropped" else 0
 
 
 def drop(log: Interactions, choice: str) -> Interactions:
@@ -57,18 +61,31 @@ def drop(log: Interactions, choice: str) -> Interactions:
 
 def count_of(log: Interactions) -> tuple[np.ndarray, Count]:
     """Mask of the rows that equal an earlier one, and how many there are."""
-    columns = [log.user, log.item, log.time, log.nanoseconds]
-    columns = [column for column in columns if column is not None]
-    equal = is_copy(columns)
-    if equal.any() and (more := _more(log)):
-        equal = is_copy([*columns, *more])
+    columns = {
+        "user": log.user,
+        "item": log.item,
+        "time": log.time,
+        "nanoseconds": log.nanoseconds,
+    }
+    columns = {name: x for name, x in columns.items() if x is not None}
+    more = {
+        name: column
+        for name in ("action", "session")
+        if isinstance(column := log.events.get(name), np.ndarray)
+    }
+    equal = is_copy(list(columns.values()))
+    if equal.any() and more:
+        codes = [np.unique(x, return_inverse=True)[1] for x in more.values()]
+        equal = is_copy([*columns.values(), *codes])
     number = int(equal.sum())
     again = repeats(log.user, log.item, num_items=len(log.items)) - number
     timed = log.time is not None
     if timed and number:
-        moments = len(log) - int(is_copy([log.user, *columns[2:]]).sum())
+        of_users = [x for name, x in columns.items() if name != "item"]
+        moments = len(log) - int(is_copy(of_users).sum())
         timed = tells_apart(moments, rows=len(log) - number)
-    return equal, Count(len(log), number, again, timed)
+    names = tuple(name for name in (*columns, *more) if name in COMPARED)
+    return equal, Count(len(log), number, again, timed, names)
 
 
 def tells_apart(moments: int, *, rows: int) -> bool:
@@ -94,52 +111,51 @@ def _later(log: Interactions) -> np.ndarray:
     return later
 
 
-def _more(log: Interactions) -> list[np.ndarray]:
-    """Columns that tell two events of a user and an item at one time apart."""
-    columns = [log.events.get(name) for name in ("action", "session")]
-    return [
-        np.unique(column, return_inverse=True)[1]
-        for column in columns
-        if isinstance(column, np.ndarray)
-    ]
-
-
 def is_copy(columns: list[np.ndarray]) -> np.ndarray:
     """Mask of rows that equal an earlier one in all columns of integers."""
     mixed = np.zeros(len(columns[0]), np.uint64)
     for column in columns:
-        mixed = (mixed ^ column.astype(np.int64).view(np.uint64)) * MIX[0]
+        mixed = (mixed ^ column.astype(np.int64).view(np.uint64)) * MIX
         mixed ^= mixed >> np.uint64(29)
-    ordered = np.sort(mixed)
-    twice = ordered[1:][ordered[1:] == ordered[:-1]]
     copies = np.zeros(len(mixed), bool)
-    if not len(twice):
+    ordered = np.sort(mixed)  # a third of the time of argsort, and mostly all it takes
+    if not (ordered[1:] == ordered[:-1]).any():
         return copies
-    at = np.minimum(np.searchsorted(twice, mixed), len(twice) - 1)
-    some = np.flatnonzero(twice[at] == mixed)  # and a few that only look alike
-    order = some[np.lexsort((some, *(column[some] for column in columns)))]
-    same = np.ones(len(order) - 1, bool)
-    for column in columns:
-        same &= column[order[1:]] == column[order[:-1]]
+    order = np.argsort(mixed, kind="stable")
+    alike = mixed[order[1:]] == mixed[order[:-1]]
+    same = _same(columns, order)
+    if (alike & ~same).any():  # two rows that only look alike may part equal ones
+        order = np.lexsort((np.arange(len(mixed)), *columns))
+        same = _same(columns, order)
     copies[order[1:][same]] = True
     return copies
+
+
+def _same(columns: list[np.ndarray], order: np.ndarray) -> np.ndarray:
+    """Mask of rows, in an order, that equal the one before them."""
+    same = np.ones(max(len(order) - 1, 0), bool)
+    for column in columns:
+        same &= column[order[1:]] == column[order[:-1]]
+    return same
 
 
 def report(count: Count, choice: str) -> list[str]:
     """What happens to equal rows, in a line, and a note where they may be copies;
     without a choice they stay."""
-    what = "user, item and time" if count.timed else "user and item"
+    *names, last = count.compared
+    what = f"{', '.join(names)} and {last}"
     if not count.equal and choice != "repeats":
         return [f"equal rows none of {count.rows:,} in {what}"]
     gone = count.dropped(choice)
-    share = f"{count.again / count.rows:.1%} of all repeat an item of their user"
-    if not count.timed:
-        share = "no times tell copies from second visits"
-    how = {"": "", "auto": f" (data.duplicates=auto; {share})"}
-    done = (f"{gone:,} dropped" if gone else "kept") + how.get(
-        choice, f" (data.duplicates={choice})"
-    )
-    lines = [f"equal rows {count.equal:,} of {count.rows:,} in {what}: {done}"]
+    how = f" (data.duplicates={choice})" if choice else ""
+    if choice == "auto":
+        often = count.again if count.timed else count.equal
+        share = f"{often / count.rows:.1%} of all repeat an item of their user"
+        if not count.timed:
+            share += ", and no times tell copies from second visits"
+        how = f" (data.duplicates=auto; {share})"
+    done = f"{gone:,} dropped" if gone else "kept"
+    lines = [f"equal rows {count.equal:,} of {count.rows:,} in {what}: {done}{how}"]
     if choice == "auto" and not gone:
         lines.append(
             "note       a copied row puts the item to be found into the history before "

@@ -60,8 +60,11 @@ def find_rows(
 ) -> tuple["pl.Series", list[str]]:
     """Each id's row of features, null if it has none; and how many have one."""
     keys = keys.alias(key)
-    if source.is_text:
-        names = keys.str.to_lowercase() == key.lower()
+    others = [x for x in source.rows.columns if x != key]
+    if source.is_text and others:
+        names = values.is_name(source.rows[key]) & values.is_name(
+            source.rows[others[0]]
+        )
         source.refuse(
             names, column=key, expected="an id, and no second line of column names"
         )
@@ -120,14 +123,23 @@ def near_miss(ids: "pl.Series", keys: "pl.Series") -> str:
 def wrong_separator(
     source: shards.Source, name: str, *, config: "logs.Config"
 ) -> list[str]:
-    """A note on a column of several values that the separator never parts."""
-    cells = source.rows[name]
-    if name not in config.bags or cells.dtype != shards.import_polars().String:
+    """A note on a column of several values that the separator never parts, or on one of
+    single values that it would part."""
+    cells, mine = source.rows[name], config.list_separator
+    if cells.dtype != shards.import_polars().String:
         return []
     if values.are_lists(values.cleaned(cells)):
         return []
+    if name not in (*config.bags, *config.text, *config.categorical):
+        parted = int(cells.str.contains(mine, literal=True).sum())
+        if not mine.strip() or 2 * parted < len(cells):
+            return []
+        text = f"most values of {name!r} hold {mine!r}; if that parts several, "
+        return [f"note       {text}--config.data.bags={name} reads each"]
+    if name not in config.bags:
+        return []
     parted = {x: int(cells.str.contains(x, literal=True).sum()) for x in ",;|/"}
-    mine, other = config.list_separator, max(parted, key=parted.__getitem__)
+    other = max(parted, key=parted.__getitem__)
     if cells.str.contains(mine, literal=True).any() or 2 * parted[other] < len(cells):
         return []
     text = f"no value of {name!r} holds {mine!r}, most hold {other!r}; if that parts "

@@ -28,6 +28,7 @@ from recall_jax.types import InputError
 if TYPE_CHECKING:
     import polars as pl
 
+FLOAT = r"^(-?(?:0|[1-9]\d*))\.0+$"  # a whole number as floats are written
 ROLES = ("time", "weight", "rating", "action", "dwell", "session")
 
 
@@ -140,14 +141,15 @@ def assemble(source: shards.Source, *, config: Config) -> Interactions:
             *sides["item"].report,
         ),
     )
-    check_named(log, config=config)
+    check_named(log.events, log.users, log.items, config=config)
     return log
 
 
-def check_named(log: Interactions, *, config: Config) -> None:
+def check_named(
+    events: dict, users: Entities, items: Entities, *, config: Config
+) -> None:
     """Raise InputError for a column whose kind is named, and that was not read."""
-    there = {**log.events, **log.users.columns, **log.users.text}
-    there |= {**log.items.columns, **log.items.text}
+    there = {**events, **users.columns, **users.text, **items.columns, **items.text}
     for field in ("bags", "text", "dense", "categorical"):
         for name in getattr(config, field):
             if name not in there:
@@ -164,17 +166,12 @@ def refuse_header(source: shards.Source, *, config: Config) -> None:
     put one behind the other."""
     if source.is_text:
         rows = source.rows
-        bad = is_name(rows[config.user]) & is_name(rows[config.item])
+        bad = values.is_name(rows[config.user]) & values.is_name(rows[config.item])
         source.refuse(
             bad,
             column=config.user,
             expected="an id, and no second line of column names",
         )
-
-
-def is_name(column: "pl.Series") -> "pl.Series":
-    """Mask of cells that hold the column's own name."""
-    return column.str.to_lowercase() == column.name.lower()
 
 
 # Ids.
@@ -236,7 +233,7 @@ def as_text(source: shards.Source, ids: "pl.Series", *, column: str) -> "pl.Seri
     values.refuse_long(source, text, column=column)
     zero = text.str.contains("\0", literal=True)
     source.refuse(zero, column=column, expected="without a zero byte")
-    if values.are_lists(text):
+    if values.are_lists(text) and text.str.starts_with("[").any():
         everything = polars.repeat(True, len(text), eager=True)
         expected = "one id; a list of them should be a row each (polars: explode)"
         source.refuse(everything, column=column, expected=expected)
@@ -252,7 +249,7 @@ def as_whole(source: shards.Source, ids: "pl.Series", *, column: str) -> "pl.Ser
         column=column,
         expected="an id in full (a spreadsheet has rounded it; write the column as text)",
     )
-    bare = ids.str.replace(r"^(-?(?:0|[1-9]\d*))\.0+$", "${1}")
+    bare = ids.str.replace(FLOAT, "${1}")
     floats = bare != ids
     whole = bare.cast(int, strict=False)
     if source.is_text and (whole.cast(str) == bare).fill_null(False).all():
@@ -263,14 +260,16 @@ def as_whole(source: shards.Source, ids: "pl.Series", *, column: str) -> "pl.Ser
         )
         return whole
     if floats.any():
-        # '1.0' beside '1' is one id or two, and nothing here can say which.
-        twice = floats & bare.is_in(ids.filter(~floats).unique().implode())
-        source.refuse(
-            twice,
-            column=column,
-            expected="written in one way, and the same number stands without .0 elsewhere",
-        )
+        expected = "written in one way, and the same number stands without .0 elsewhere"
+        source.refuse(written_twice(ids), column=column, expected=expected)
     return ids
+
+
+def written_twice(ids: "pl.Series") -> "pl.Series":
+    """Mask of ids such as '1.0' where '1' is one too: one id or two, nobody can say."""
+    bare = ids.str.replace(FLOAT, "${1}")
+    floats = bare != ids
+    return floats & bare.is_in(ids.filter(~floats).unique().implode())
 
 
 def factorize(ids: "pl.Series") -> tuple[np.ndarray, "pl.Series"]:
@@ -340,7 +339,7 @@ def parse_event(
     if not numbers.are_codes:
         return numbers.values.fill_null(math.nan).to_numpy().astype(np.float32)
     if not raw.null_count():
-        return values.as_codes(raw).cast(int).to_numpy()
+        return numbers.values.cast(int).to_numpy()
     return values.as_strings(values.as_codes(raw))
 
 
@@ -362,7 +361,11 @@ def read_entities(
     source = shards.read_source(
         path, columns=asked and asked | {side: key}, separator=config.separator
     )
-    shards.check_columns({side: key}, there=source.rows.columns, path=path)
+    if key not in source.rows.columns:
+        raise InputError(
+            f"{path} has no column {key!r} (data.{side}), as the log calls its {side}s; "
+            f"rename it there. It has {shards.shown(source.rows.columns)}"
+        )
     with shards.plain_errors(path):
         keys = parse_ids(source, column=key).cast(str)
         return entity_files.read(

@@ -23,6 +23,7 @@ from recall_jax.data import coded as coded_lib
 from recall_jax.data import columns as columns_lib
 from recall_jax.data import describe, duplicates, logs, positives
 from recall_jax.data.coded import SLICE, Coded
+from recall_jax.data.interactions import Entities
 from recall_jax.data.times import SECOND
 from recall_jax.types import InputError
 
@@ -99,6 +100,7 @@ def write(config: logs.Config, folder: pathlib.Path, *, min_history: int) -> dic
     report = duplicates.report(count, choice)
     if count.dropped(choice):
         coded = without_copies(coded, scratch, laid=laid, choice=choice)
+        coded = coded._replace(span=span_of(coded))
         laid = lay_out(coded, scratch, config, min_history)
     cuts, users, spans, found = laid
     (scratch / "coded.bin").unlink()
@@ -121,7 +123,7 @@ def write(config: logs.Config, folder: pathlib.Path, *, min_history: int) -> dic
         config, folder, coded, users=users, items=items, cuts=cuts, found=found
     )
     return {
-        "report": [*coded.report, *report],
+        "report": [*coded.report, *coded.span.lines(), *report],
         "events": int(spans.offsets[-1]),
         "protocol": cuts.told.format(ties=f"{found.tied / max(found.last, 1):.0%}"),
         "repeats": found.repeats,
@@ -161,13 +163,14 @@ def lay_out(
 def counted(found: Found, coded: Coded) -> duplicates.Count:
     rows, equal = len(coded.records), found.equal
     timed = not equal or duplicates.tells_apart(found.moments, rows=rows - equal)
+    names = [x for x in duplicates.COMPARED if x in coded.records.dtype.names]
     again = found.repeats - equal
-    return duplicates.Count(rows, equal, again, coded.timed and timed)
+    return duplicates.Count(rows, equal, again, coded.timed and timed, tuple(names))
 
 
 def copies(records: np.ndarray) -> np.ndarray:
     """Mask of rows that equal an earlier one. Rows of whole users, by user and time."""
-    names = [x for x in ("user", "item", "time", "action") if x in records.dtype.names]
+    names = [x for x in duplicates.COMPARED if x in records.dtype.names]
     some = np.arange(len(records))
     if "time" in names:  # a copy stands beside its like, or among others of their time
         tied = same_moment(records)
@@ -175,6 +178,16 @@ def copies(records: np.ndarray) -> np.ndarray:
     made = np.zeros(len(records), bool)
     made[some] = duplicates.is_copy([records[name][some] for name in names])
     return made
+
+
+def span_of(coded: Coded) -> describe.Span:
+    """The times of the records, said anew."""
+    span = describe.Span()
+    for block in coded.blocks() if coded.timed else ():
+        nanoseconds = block["time"] % SECOND
+        some = nanoseconds if nanoseconds.any() else None
+        span.add(block["time"] // SECOND, some)
+    return span
 
 
 def same_moment(records: np.ndarray) -> np.ndarray:
@@ -399,12 +412,14 @@ def write_catalogue(
     vocabularies: dict[str, features.Vocabulary] = {}
     schema: dict[str, list] = {}
     report: list[str] = []
+    read: dict[str, Entities] = {}
     for name, ids, side, weight, count in (
         ("user", coded.users, users, cuts.train, cuts.count),
         ("item", coded.items, items, found.trained, found.events),
     ):
         entities, lines = logs.read_entities(ids, side=name, config=config)
         report += lines
+        read[name] = entities
         report += describe.entities(entities, count, side=name)
         columns, described, more = columns_lib.feature_columns(
             entities, codes=side.codes, weight=weight, text_buckets=config.text_buckets
@@ -414,6 +429,7 @@ def write_catalogue(
         schema[name] = [list(column) for column in described]
         # By place, as in `described`: a column's name need not be one of a file.
         np.savez(folder / f"{name}_columns.npz", *columns.values())
+    logs.check_named({}, read["user"], read["item"], config=config)
     (folder / "schema.json").write_text(json.dumps(schema), "utf-8")
     (folder / "vocabularies.json").write_text(
         features.dump_vocabularies(vocabularies), "utf-8"

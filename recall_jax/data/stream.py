@@ -211,15 +211,21 @@ def _prepared(config: Config, *, min_history: int) -> pathlib.Path:
 
 
 def prepared_sha256(config: Config, *, min_history: int) -> str:
-    """`dataset.Data.fingerprint` of the log, "" where its files have changed since it was
-    prepared. Raises MissingData where there is no log, or it would have to be prepared."""
+    """`dataset.Data.fingerprint` of the log. Raises MissingData where there is no log or
+    it was never prepared, InputError where its files have changed since, if only in the
+    time of writing."""
     check(config)
     made_of = _files(config)
     folder = _place(config) / _key(_wanted(config, min_history=min_history))
     manifest = _manifest(folder)
     if not manifest:
         raise MissingData(f"{config.path} is not prepared, in {folder}")
-    return manifest["sha256"] if manifest["files"] == made_of else ""
+    if manifest["files"] != made_of:
+        raise InputError(
+            f"{config.path}: its files have changed since it was prepared, in size or in "
+            "the time of writing; a new run, with another --workdir, prepares it again"
+        )
+    return manifest["sha256"]
 
 
 def _wanted(config: Config, *, min_history: int) -> dict[str, Any]:

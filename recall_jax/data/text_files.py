@@ -21,7 +21,7 @@ from recall_jax.types import InputError
 if TYPE_CHECKING:
     import polars as pl
 
-BLOCK = 1 << 26  # bytes that polars parses at a time
+BLOCK = 1 << 24  # bytes that polars parses at a time
 PIECE = 1 << 20  # those that Python does
 QUOTE, NEWLINE, RETURN = b'"\n\r'
 MARK = b"\xef\xbb\xbf"  # that begins a UTF-8 file of some programs
@@ -201,7 +201,8 @@ def _whole_rows(stream: _Stream, *, separator: str) -> tuple[int, int]:
     if not cut or len(quotes) % 2:
         return 0, 0
     apart = [ord(separator), QUOTE, NEWLINE, RETURN]
-    around = np.concatenate([[NEWLINE], letters, [NEWLINE]])
+    edge = np.array([NEWLINE], np.uint8)
+    around = np.concatenate([edge, letters, edge])
     before, after = around[quotes[0::2]], around[quotes[1::2] + 2]
     if not (np.isin(before, apart) & np.isin(after, apart)).all():
         return 0, 0

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 MISSING = ("", "-", "na", "n/a", "#n/a", "nan", "null", "none", "nil", "\\n", "<na>")
 """Words, in lower case, that stand for no value."""
 ZEROS = r"^[+-]?0\d"  # codes, such as 007
-THOUSANDS = r"^[+-]?\d{1,3}(,\d{3})+(\.\d+)?$"
+THOUSANDS = r"^[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?$"
 DECIMAL_COMMA = r"^[+-]?\d+,\d+$"
 CURRENCY = r"^([+-]?)[$€£¥₹] ?| ?[$€£¥₹]$"
-POINTS = r"^[+-]?\d{1,3}(\.\d{3})+(,\d+)?$"  # thousands parted by points
+POINTS = r"^[+-]?[1-9]\d{0,2}(\.\d{3})+(,\d+)?$"  # thousands parted by points
 LIST = r"^(\[.*\]|\(.*\)|\{.*\})$"
 EXACT = 2**53  # from here on floats skip whole numbers
 LONGEST = 1000  # letters of an id, and of a value that is not a text
@@ -34,6 +34,8 @@ def cleaned(values: "pl.Series") -> "pl.Series":
     polars = import_polars()
     if values.dtype.is_float():
         return values.fill_nan(None)
+    if values.dtype in (polars.Categorical, polars.Enum):
+        values = values.cast(polars.String)
     if values.dtype != polars.String:
         return values
     values = values.str.strip_chars()
@@ -115,6 +117,11 @@ def as_texts(values: "pl.Series") -> np.ndarray:
     return values.cast(str).fill_null("").to_numpy().astype(object)
 
 
+def is_name(column: "pl.Series") -> "pl.Series":
+    """Mask of cells that hold the column's own name."""
+    return column.str.to_lowercase() == column.name.lower()
+
+
 def longest(strings: "pl.Series") -> int:
     """Letters of the longest; 0 without any."""
     return strings.str.len_chars().max() or 0
@@ -140,7 +147,11 @@ def are_lists(values: "pl.Series") -> bool:
     """Whether most cleaned cells are lists in writing, such as ['a', 'b']."""
     if values.dtype != import_polars().String or values.null_count() == len(values):
         return False
-    return bool(values.str.contains(LIST).mean() > 0.5)
+    cells = values.filter(values.str.contains(LIST))
+    if 2 * len(cells) <= len(values) - values.null_count():
+        return False
+    # {3F25-...} and (0) are no lists; [a b] is one that somebody wrote in another way.
+    return cells[0].startswith("[") or _read_list(cells[0]) is not None
 
 
 def as_bag(source: Source, *, column: str, separator: str) -> Bag:
@@ -181,7 +192,8 @@ def _read_lists(source: Source, values: "pl.Series", *, column: str) -> "pl.Seri
         bad,
         column=column,
         expected="a list of words or whole numbers as JSON writes it, "
-        'such as ["a", "b"] (or values parted by data.list_separator)',
+        'such as ["a", "b"]; if these are no lists, name the column in '
+        "data.categorical or data.text",
     )
     kind = import_polars().List(import_polars().String)
     return import_polars().Series(column, lists, dtype=kind)

@@ -53,6 +53,8 @@ def test_parts_of_seconds_are_said():
 def test_odd_times_are_noted_with_a_remedy(seconds, said):
     (note,) = [x for x in spans(*seconds) if x.startswith("note")]
     assert said in note
+    remedies = ("data.time", "ISO 8601", "leave those rows out", "data.time_format")
+    assert any(remedy in note for remedy in remedies)
 
 
 def test_a_log_without_times_says_what_its_order_is():

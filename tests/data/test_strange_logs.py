@@ -87,7 +87,7 @@ def test_suffixes_in_capitals_are_suffixes_and_other_files_are_named(tmp_path):
 
 
 def test_a_second_line_of_names_is_refused_with_its_line(tmp_path):
-    path = write(tmp_path / "log.csv", EVENTS.replace(",t\n", ",t\n", 1) + EVENTS)
+    path = write(tmp_path / "log.csv", EVENTS + EVENTS)
     said = "line 92: column 'user' .* no second line of column names"
     for time in ("", "t"):
         with pytest.raises(InputError, match=said):
@@ -295,6 +295,25 @@ def test_streamed_and_in_memory_a_log_is_told_alike(tmp_path):
     streamed = prepare(tmp_path / "log.parquet", kind=stream.Config)
     assert set(memory.report) == set(streamed.report)
     assert named(memory) == named(streamed)
+
+
+@pytest.mark.parametrize("field", ["dense", "text", "bags", "categorical"])
+@pytest.mark.parametrize("kind", [logs.Config, stream.Config])
+def test_a_kind_of_no_column_is_refused_by_both_readers(tmp_path, kind, field):
+    rows = {"user": [1, 2] * 3, "item": [1, 2, 3] * 2, "t": [AT + j for j in range(6)]}
+    pl.DataFrame(rows).write_parquet(tmp_path / "log.parquet")
+    items = {"item": [1, 2, 3], "price": [1.5, 2.5, 3.5]}
+    pl.DataFrame(items).write_parquet(tmp_path / "items.parquet")
+    features = str(tmp_path / "items.parquet")
+    options = {field: ("prise",), "item_features": features}
+    with pytest.raises(InputError, match=f"data.{field}: .*did you mean 'price'"):
+        prepare(tmp_path / "log.parquet", kind=kind, **options)
+
+
+def test_guids_in_braces_are_ids(tmp_path):
+    rows = "".join(f"{{3F25-{j % 3}}},{j}\n" for j in range(9))
+    path = write(tmp_path / "log.csv", "user,item\n" + rows)
+    assert logs.Config(path).load().users.id.tolist()[0] == "{3F25-0}"
 
 
 def test_a_partition_in_folder_names_alone_says_so(tmp_path):

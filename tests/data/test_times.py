@@ -1,6 +1,7 @@
 """Times: their unit, their forms, and every digit that they have."""
 
 import datetime
+import re
 
 import numpy as np
 import pytest
@@ -130,7 +131,7 @@ def test_types_that_hold_no_time_are_named(values, kind):
         (
             [AT, AT, AT * 10**3],
             "",
-            r"line 4: .* in unix seconds|line 4: .*unix seconds",
+            r"line 4: .*unix seconds, as most are",
         ),
         ([AT, AT * 10**3, AT * 10**3], "ms", "line 2: .*unix time in ms, as most are"),
         (["31.12.9999", "1.1.2020"], "%d.%m.%Y", "line 2: .*1900 to 2099"),
@@ -144,7 +145,7 @@ def test_numbers_of_another_unit_say_which(values, form, said):
         times.parse(source(rows), column="t", form=form)
     if isinstance(values[0], int):
         rows = pl.DataFrame({"t": values})
-        with pytest.raises(InputError, match=said.replace("line", "(line|row)|line")):
+        with pytest.raises(InputError, match=as_rows(said)):
             times.parse(source(rows), column="t", form=form)
 
 
@@ -212,6 +213,11 @@ def test_floats_of_milliseconds_are_as_exact_as_integers():
 def test_times_that_lost_their_digits_are_refused(values, kind, said):
     with pytest.raises(InputError, match=said):
         parse(values, dtype=kind)
+
+
+def as_rows(said: str) -> str:
+    """What is said of lines, of the rows of a Parquet file."""
+    return re.sub(r"line (\d+)", lambda found: f"row {int(found[1]) - 2}", said)
 
 
 def test_hours_without_minutes_can_be_named():

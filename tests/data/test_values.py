@@ -38,6 +38,7 @@ KINDS = pytest.mark.parametrize("kind", ["csv", "parquet"])
         (["1,000.50", "2", "3", "4", "5", "n/a"], [1000.5, 2, 3, 4, 5, None]),
         (["1,000", "2,500", "3", "4", "5", "6"], [1000, 2500, 3, 4, 5, 6]),
         (["10,5", "2", "3,25", "4", "5", "6"], [10.5, 2, 3.25, 4, 5, 6]),
+        (["0,123", "2", "0,456", "4", "5", "6"], [0.123, 2, 0.456, 4, 5, 6]),
         (["$10.50", "$2", "$3", "-$4", "$5", "$6"], [10.5, 2, 3, -4, 5, 6]),
         ([" 1.5", "2 ", "3", "4", "5", "6"], [1.5, 2, 3, 4, 5, 6]),
         (["10,50 €", "2 €", "3", "4", "5", "6"], [10.5, 2, 3, 4, 5, 6]),
@@ -77,6 +78,29 @@ def test_floats_of_codes_are_codes_and_typed_numbers_keep_their_kind(tmp_path):
     assert made.columns["code"].tolist() == ["3", "1", "", "", "2", "1"]
     assert made.columns["price"].dtype == np.float32
     assert made.columns["whole"].tolist() == ["1", "2", "", "4", "5", "6"]
+
+
+def test_categories_of_parquet_are_read_as_their_words(tmp_path):
+    columns = {
+        "kind": pl.Series(["x", "NA", "y", "x", "", " y"], dtype=pl.Categorical),
+        "price": pl.Series(["1.5", "NA", "2", "3", "4", "5"], dtype=pl.Categorical),
+    }
+    made, _ = entities(tmp_path, columns=columns, kind="parquet")
+    assert made.columns["kind"].tolist() == ["x", "", "y", "x", "", "y"]
+    np.testing.assert_array_equal(made.columns["price"], [1.5, np.nan, 2, 3, 4, 5])
+
+
+@pytest.mark.parametrize("cell", ["{3F25-04E0}", "(0)", "(a)"])
+def test_what_only_looks_like_a_list_is_a_category(tmp_path, cell):
+    made, _ = entities(tmp_path, columns={"g": [cell] * 6})
+    assert made.columns["g"].tolist() == [cell] * 6
+
+
+def test_a_column_that_seems_to_hold_several_values_is_noted(tmp_path):
+    _, report = entities(
+        tmp_path, columns={"g": ["a|b", "b|c", "c|d", "a|d", "a", "b"]}
+    )
+    assert any("--config.data.bags=g reads each" in x for x in report)
 
 
 @KINDS
