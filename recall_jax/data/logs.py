@@ -204,6 +204,10 @@ def parse_ids(source: shards.Source, *, column: str) -> "pl.Series":
             f"{source.where(0)}: ids in column {column!r} are of the type {ids.dtype}; "
             "write integers or strings, one event a row"
         )
+    if source.is_text:  # what most ids are, and nothing more to look at
+        whole = ids.cast(int, strict=False)
+        if (whole.cast(str) == ids).fill_null(False).all():
+            return whole
     ids = as_text(source, ids, column=column)
     return as_whole(source, ids, column=column)
 
