@@ -47,6 +47,7 @@ def code(config: logs.Config, path: pathlib.Path) -> Coded:
                 records = np.empty(len(source.rows), kind)
                 records["user"] = users.encode(source, column=config.user)
                 records["item"] = items.encode(source, column=config.item)
+                moments = None, None
                 if config.time:
                     moments = times.parse(
                         source, column=config.time, form=config.time_format
@@ -58,9 +59,11 @@ def code(config: logs.Config, path: pathlib.Path) -> Coded:
                     column = source.rows[config.action]
                     records["action"] = numbered(column, known=actions)
                 kept = positives(source, records, config=config, met=met)
-                if config.time:
-                    span.add(*(x if x is None else x[kept] for x in moments))
-                records[kept].tofile(file)
+                if not kept.all():
+                    records = records[kept]
+                    moments = [x if x is None else x[kept] for x in moments]
+                span.add(*moments)
+                records.tofile(file)
     met.check()
     if not path.stat().st_size:
         raise InputError(

@@ -57,8 +57,9 @@ def parse(source: shards.Source, *, column: str, form: str) -> Times:
     source.refuse(seconds.is_null(), column=column, expected=expected)
     if not raw.dtype.is_temporal() and form in ("", *TICKS):
         _check_unit(source, raw, seconds, column=column, form=form)
-    bad = (seconds < FIRST) | (seconds >= LAST)
-    source.refuse(bad, column=column, expected="of a year from 1900 to 2099")
+    if len(seconds) and (seconds.min() < FIRST or seconds.max() >= LAST):
+        bad = (seconds < FIRST) | (seconds >= LAST)
+        source.refuse(bad, column=column, expected="of a year from 1900 to 2099")
     some = left is not None and bool((left != 0).any())
     nanoseconds = left.cast(int).to_numpy().astype(np.int32) if some else None
     return Times(seconds.to_numpy(), nanoseconds)
@@ -197,6 +198,10 @@ def _check_unit(
 ) -> None:
     """Raise InputError for numbers that are times in another unit, or dates."""
     ticks, mine = TICKS.get(form, 1), form or "s"
+    low, high = seconds.min(), seconds.max()
+    are_recent = low is not None and RECENT <= low and high < LAST
+    if are_recent and not _stamp(raw, low=low * ticks, high=high * ticks):
+        return
     is_number = raw.cast(float, strict=False).is_not_null()
     if not is_number.any():
         return
