@@ -164,7 +164,10 @@ def test_a_tower_takes_only_what_it_reads(exported):
     assert {"history", "history_tags"} <= reads["eges_synthetic"][0]
     assert "example_age" in reads["youtubednn_synthetic"][0]
     _, folder = exported["item2vec_synthetic"]
-    assert [path.name for path in (folder / "weights").iterdir()] == ["tables.item.npy"]
+    towers = json.loads((folder / "specification.json").read_text())["towers"]
+    names = [{w["name"] for w in towers[x]["weights"]} for x in ("query", "item")]
+    assert names == [{"tables.item"}, {"tables.item"}]
+    assert len(list((folder / "weights").iterdir())) == 1
 
 
 def test_raw_features_are_encoded_as_the_data_were(exported):
