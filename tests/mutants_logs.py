@@ -59,8 +59,8 @@ MUTANTS = [
     ),
     (
         "recall_jax/data/logs.py",
-        "        exact = 2**24 if ids.dtype == polars.Float32 else 2**53\n",
-        "        exact = 2**62\n",
+        "        exact = shards.exact(ids.dtype)\n",
+        "        exact = 2**60\n",
         STRANGE + "test_types_that_hold_no_id_are_refused",
     ),
     (

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from recall_jax.data import duplicates, shards, values
+from recall_jax.data import duplicates, shards, times, values
 from recall_jax.data.interactions import Bag, Entities, Interactions
 
 NULL_LIKE = frozenset((*values.MISSING, "(null)", "undefined", "unknown"))
@@ -16,7 +16,6 @@ NULL_LIKE = frozenset((*values.MISSING, "(null)", "undefined", "unknown"))
 MOST = 200_000  # ids that are compared with each other
 MANY = 0.1  # of all events; more are not one person's
 INVISIBLE = "\u200b\u200c\u200d\ufeff\xad"
-RECENT = 10**8  # March 1973
 
 
 def line(label: str, text: str) -> str:
@@ -101,6 +100,7 @@ class Span:
     in_seconds: bool = True
 
     def add(self, seconds: np.ndarray | None, nanoseconds: np.ndarray | None) -> "Span":
+        """Takes more times in, as of `times.Times`, and returns itself."""
         if seconds is None or not len(seconds):
             return self
         self.low = min(self.low, int(seconds.min()))
@@ -109,8 +109,8 @@ class Span:
         self.in_seconds &= nanoseconds is None
         if self.in_days:
             self.in_days = self.in_seconds and not (seconds % 86_400).any()
-        if self.low < RECENT:
-            self.early += int((seconds < RECENT).sum())
+        if self.low < times.RECENT:
+            self.early += int((seconds < times.RECENT).sum())
         return self
 
     def lines(self) -> list[str]:
@@ -124,7 +124,7 @@ class Span:
         if self.low == self.high:
             text = "all events have one time, so nothing says which came last; name "
             lines.append(note(text + "a column of times with --config.data.time"))
-        if self.high < RECENT:
+        if self.high < times.RECENT:
             text = "these times lie before 1973, as of a clock that starts at 0; dates "
             text += "of a spreadsheet, or years, should be written as ISO 8601"
             lines.append(note(text))

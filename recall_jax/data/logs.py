@@ -188,7 +188,7 @@ def parse_ids(source: shards.Source, *, column: str) -> "pl.Series":
     if ids.dtype.is_float():  # what pandas makes of integers, once one was missing
         whole = ids.is_finite() & (ids == ids.floor())
         source.refuse(~whole, column=column, expected="a whole number")
-        exact = 2**24 if ids.dtype == polars.Float32 else 2**53
+        exact = shards.exact(ids.dtype)
         source.refuse(
             ids.abs() > exact,
             column=column,

@@ -67,8 +67,7 @@ class Found:
         self.events += np.bincount(item, minlength=num)
         self.trained += np.bincount(item[trains], minlength=num)
         self.examples += np.bincount(item[examples], minlength=num)
-        pairs = np.sort(user.astype(np.int64) * num + item)
-        self.repeats += int((pairs[1:] == pairs[:-1]).sum())
+        self.repeats += duplicates.repeats(user, item, num_items=num)
         self.equal += int(copies(records).sum())
         self.moments += len(records) - int(same_moment(records).sum())
         if "weight" in records.dtype.names and examples.any():

@@ -137,8 +137,13 @@ def of_one_type(parts: list["pl.Series"]) -> list["pl.Series"]:
 
 def is_whole(values: "pl.Series") -> bool:
     """Whether floats are whole numbers, none of them so large that floats skip some."""
-    largest = 2**24 if values.dtype == import_polars().Float32 else 2**53
-    return bool(((values == values.floor()) & (values.abs() <= largest)).all())
+    whole = (values == values.floor()) & (values.abs() <= exact(values.dtype))
+    return bool(whole.all())
+
+
+def exact(kind: "pl.DataType") -> int:
+    """Up to where floats hold every whole number."""
+    return 2**24 if kind == import_polars().Float32 else 2**53
 
 
 def find_shards(path: str) -> list[pathlib.Path]:
