@@ -71,12 +71,38 @@ def filters(*, read: int, positive: int, shown: int) -> list[str]:
     return [line("dropped", text + (f"; {shown:,} are exposures" if shown else ""))]
 
 
+def equal_rows(count: duplicates.Count, choice: str) -> list[str]:
+    """What happens to equal rows, in a line, and a note where they may be copies;
+    without a choice they stay."""
+    *names, last = count.compared
+    what = f"{', '.join(names)} and {last}"
+    if not count.equal and choice != "repeats":
+        return [line("equal rows", f"none of {count.rows:,} in {what}")]
+    gone = count.dropped(choice)
+    how = f" (data.duplicates={choice})" if choice else ""
+    if choice == "auto":
+        often = count.again if count.timed else count.equal
+        share = f"{often / count.rows:.1%} of all repeat an item of their user"
+        if not count.timed:
+            share += ", and no times tell copies from second visits"
+        how = f" (data.duplicates=auto; {share})"
+    done = f"{gone:,} dropped" if gone else "kept"
+    text = f"{count.equal:,} of {count.rows:,} in {what}: {done}{how}"
+    lines = [line("equal rows", text)]
+    if choice == "auto" and not gone:
+        text = "a copied row puts the item to be found into the history before it; if "
+        lines.append(
+            note(text + "rows were copied, set --config.data.duplicates=dropped")
+        )
+    return lines
+
+
 def events(log: Interactions) -> list[str]:
     """Times, ids and features of the events that are split, and how many are equal
     where a source has not said so."""
     lines = Span().add(log.time, log.nanoseconds).lines()
     if not any(x.startswith("equal rows") for x in log.report):
-        lines += duplicates.report(duplicates.count_of(log)[1], "")
+        lines += equal_rows(duplicates.count_of(log)[1], "")
     for side, codes in (("user", log.user), ("item", log.item)):
         made = getattr(log, f"{side}s")
         lines += entities(made, np.bincount(codes, minlength=len(made)), side=side)

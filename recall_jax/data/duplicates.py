@@ -49,14 +49,14 @@ class Count(NamedTuple):
         return self.equal if choice == "dropped" else 0
 
 
-def drop(log: Interactions, choice: str) -> Interactions:
-    """A log without the rows that a choice drops, and a report of it."""
+def drop(log: Interactions, choice: str) -> tuple[Interactions, Count]:
+    """A log without the rows that a choice drops, and how many were equal before."""
     check(choice)
     equal, count = count_of(log)
     if count.dropped(choice):
         gone = _later(log) if choice == "repeats" else equal
         log = log.select(~gone)
-    return log.reported(*report(count, choice))
+    return log, count
 
 
 def count_of(log: Interactions) -> tuple[np.ndarray, Count]:
@@ -137,28 +137,3 @@ def _same(columns: list[np.ndarray], order: np.ndarray) -> np.ndarray:
     for column in columns:
         same &= column[order[1:]] == column[order[:-1]]
     return same
-
-
-def report(count: Count, choice: str) -> list[str]:
-    """What happens to equal rows, in a line, and a note where they may be copies;
-    without a choice they stay."""
-    *names, last = count.compared
-    what = f"{', '.join(names)} and {last}"
-    if not count.equal and choice != "repeats":
-        return [f"equal rows none of {count.rows:,} in {what}"]
-    gone = count.dropped(choice)
-    how = f" (data.duplicates={choice})" if choice else ""
-    if choice == "auto":
-        often = count.again if count.timed else count.equal
-        share = f"{often / count.rows:.1%} of all repeat an item of their user"
-        if not count.timed:
-            share += ", and no times tell copies from second visits"
-        how = f" (data.duplicates=auto; {share})"
-    done = f"{gone:,} dropped" if gone else "kept"
-    lines = [f"equal rows {count.equal:,} of {count.rows:,} in {what}: {done}{how}"]
-    if choice == "auto" and not gone:
-        lines.append(
-            "note       a copied row puts the item to be found into the history before "
-            "it; if rows were copied, set --config.data.duplicates=dropped"
-        )
-    return lines

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from recall_jax.data import shards, values
+from recall_jax.data import describe, shards, values
 from recall_jax.data.interactions import Bag, Entities, ranges
 from recall_jax.types import InputError
 
@@ -46,12 +46,13 @@ def read(
         if name == key:
             continue
         if not names and (why := left_out(source, name, config=config)):
-            report.append(f"note       {side} feature {name!r} is left out: {why}")
+            said = f"{side} feature {name!r} is left out: {why}"
+            report.append(describe.note(said))
         elif name in config.text:
             text[name] = values.as_texts(source.rows[name].gather(rows))
         else:
             columns[name] = parse(source, column=name, rows=rows, config=config)
-            report += wrong_separator(source, name, config=config)
+            report += separator_notes(source, name, config=config)
     return Described(Entities(raw, columns, text), tuple(report))
 
 
@@ -84,11 +85,11 @@ def find_rows(
     text = (
         f"{there:,} of {len(ids):,} {side}s ({there / len(ids):.1%}) have a row among "
     )
-    report = [f"features   {text}the {len(keys):,} of {source.shards[0][0]}"]
+    text += f"the {len(keys):,} of {source.shards[0][0]}"
+    report = [describe.line("features", text)]
     if near:
-        report.append(
-            f"note       {missing.sum():,} {side}s have no row of features{near}"
-        )
+        text = f"{missing.sum():,} {side}s have no row of features{near}"
+        report.append(describe.note(text))
     return found, report
 
 
@@ -120,30 +121,32 @@ def near_miss(ids: "pl.Series", keys: "pl.Series") -> str:
     return ""
 
 
-def wrong_separator(
+def separator_notes(
     source: shards.Source, name: str, *, config: "logs.Config"
 ) -> list[str]:
-    """A note on a column of several values that the separator never parts, or on one of
-    single values that it would part."""
+    """A note where the separator parts nothing of several values, or would part most of
+    what are taken for single ones."""
     cells, mine = source.rows[name], config.list_separator
-    if cells.dtype != shards.import_polars().String:
+    if cells.dtype != shards.import_polars().String or name in config.categorical:
         return []
     if values.are_lists(values.cleaned(cells)):
         return []
-    if name not in (*config.bags, *config.text, *config.categorical):
-        parted = int(cells.str.contains(mine, literal=True).sum())
-        if not mine.strip() or 2 * parted < len(cells):
+    holding = {
+        x: int(cells.str.contains(x, literal=True).sum()) for x in (*",;|/", mine)
+    }
+    if name in config.bags:
+        other = max(holding, key=holding.__getitem__)
+        if holding[mine] or 2 * holding[other] < len(cells):
             return []
-        text = f"most values of {name!r} hold {mine!r}; if that parts several, "
-        return [f"note       {text}--config.data.bags={name} reads each"]
-    if name not in config.bags:
+        text = (
+            f"no value of {name!r} holds {mine!r}, most hold {other!r}; if that parts "
+        )
+        flag = f"--config.data.list_separator={other!r}"
+        return [describe.note(f"{text}values, {flag}")]
+    if not mine.strip() or 2 * holding[mine] < len(cells):
         return []
-    parted = {x: int(cells.str.contains(x, literal=True).sum()) for x in ",;|/"}
-    other = max(parted, key=parted.__getitem__)
-    if cells.str.contains(mine, literal=True).any() or 2 * parted[other] < len(cells):
-        return []
-    text = f"no value of {name!r} holds {mine!r}, most hold {other!r}; if that parts "
-    return [f"note       {text}values, --config.data.list_separator={other!r}"]
+    text = f"most values of {name!r} hold {mine!r}; if that parts several, "
+    return [describe.note(f"{text}--config.data.bags={name} reads each")]
 
 
 def left_out(source: shards.Source, name: str, *, config: "logs.Config") -> str:

@@ -88,7 +88,9 @@ class Config(interactions.Config):
         positives.check_usable(log, min_events=1)
         counts = {"positive": len(log), "shown": 0 if shown is None else len(shown)}
         log = log.reported(*describe.filters(read=len(read), **counts))
-        return dataclasses.replace(duplicates.drop(log, self.duplicates), shown=shown)
+        log, count = duplicates.drop(log, self.duplicates)
+        log = log.reported(*describe.equal_rows(count, self.duplicates))
+        return dataclasses.replace(log, shown=shown)
 
     def read(self) -> Interactions:
         """Every event, in file order.

@@ -96,7 +96,7 @@ def write(config: logs.Config, folder: pathlib.Path, *, min_history: int) -> dic
     coded = coded_lib.code(config, scratch / "coded.bin")
     kind, laid = coded.records.dtype, lay_out(coded, scratch, config, min_history)
     count, choice = counted(laid.found, coded), config.duplicates
-    report = duplicates.report(count, choice)
+    report = describe.equal_rows(count, choice)
     if count.dropped(choice):
         coded = without_copies(coded, scratch, laid=laid, choice=choice)
         coded = coded._replace(span=span_of(coded))

@@ -96,6 +96,12 @@ def test_what_only_looks_like_a_list_is_a_category(tmp_path, cell):
     assert made.columns["g"].tolist() == [cell] * 6
 
 
+def test_a_separator_of_several_letters_parts_too(tmp_path):
+    columns = {"g": ["a::b", "b", "c::a", "d", "a", "b"]}
+    made, _ = entities(tmp_path, columns=columns, bags=("g",), list_separator="::")
+    assert several(made.columns["g"])[0] == ["a", "b"]
+
+
 def test_a_column_that_seems_to_hold_several_values_is_noted(tmp_path):
     _, report = entities(
         tmp_path, columns={"g": ["a|b", "b|c", "c|d", "a|d", "a", "b"]}
