@@ -22,7 +22,7 @@ from recall_jax import (
     train,
 )
 from recall_jax.config import Experiment
-from recall_jax.data import dataset, interactions, stream
+from recall_jax.data import dataset, describe, interactions, stream
 from recall_jax.data.dataset import Data
 from recall_jax.data.interactions import Interactions
 from recall_jax.types import InputError
@@ -43,7 +43,11 @@ def prepare(config: Experiment) -> Prepared:
     log, ties = config.data.load(), config.data.ties
     other = "file" if ties == "shuffled" else "shuffled"
     compared = config.data.protocol == "leave_one_out" and log.time is not None
-    first = lay_out(config, log)
+    split = split_of(config, log)
+    first = laid_out(config, split)
+    # Once: of other ties, and of a run that is only compared, nobody reads it.
+    report = (*first.report, *describe.events(split.log))
+    first = dataclasses.replace(first, report=report)
     if not (compared or ties == "both"):
         return Prepared(first, None)
     return Prepared(first, lay_out(with_ties(config, other), log))
@@ -51,11 +55,19 @@ def prepare(config: Experiment) -> Prepared:
 
 def lay_out(config: Experiment, log: Interactions) -> Data:
     """A log split and laid out; of data.ties=both the first, ties in file order."""
+    return laid_out(config, split_of(config, log))
+
+
+def split_of(config: Experiment, log: Interactions) -> interactions.Split:
     if config.data.ties == "both":
         config = with_ties(config, "file")
     # An unknown name goes to the split as it is, which names the known ones.
+    return interactions.split(log, config=config.data)
+
+
+def laid_out(config: Experiment, split: interactions.Split) -> Data:
     return dataset.prepare(
-        interactions.split(log, config=config.data),
+        split,
         history_length=config.model.history_length,
         min_history=config.model.min_history,
         span=span_of(config.model),

@@ -13,7 +13,6 @@ import numpy as np
 from recall_jax import features, sharding
 from recall_jax.data import columns as columns_lib
 from recall_jax.data import (
-    describe,
     duplicates,
     examples,
     interactions,
@@ -64,7 +63,7 @@ class Data:
     keeps_seen: bool  # by the protocol, lists keep what a user had
     log: "stream.Log | None" = None  # the dataset then has the catalogue and no event
     nanoseconds: np.ndarray | None = None  # [events] int32, beside times; None: 0
-    report: tuple[str, ...] = ()  # for people: how the log was read, what it holds
+    report: tuple[str, ...] = ()  # for people: how the log was read
 
     @property
     def num_examples(self) -> int:
@@ -145,7 +144,7 @@ def prepare(
         ordered=split.ordered,
         keeps_seen=split.keeps_seen,
         nanoseconds=None if log.nanoseconds is None else log.nanoseconds[flat.order],
-        report=(*log.report, *describe.events(log)),
+        report=log.report,
     )
 
 

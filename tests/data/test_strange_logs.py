@@ -1,12 +1,21 @@
 """Logs as strangers have them: read rightly, or refused with the row and the remedy."""
 
+import dataclasses
 import datetime
 import pathlib
 
 import numpy as np
 import pytest
 
-from recall_jax.data import dataset, interactions, logs, sequences, shards, stream
+from recall_jax.data import (
+    dataset,
+    describe,
+    interactions,
+    logs,
+    sequences,
+    shards,
+    stream,
+)
 from recall_jax.types import InputError
 
 pl = pytest.importorskip("polars", reason="logs are read with polars")
@@ -28,7 +37,9 @@ def prepare(path, *, kind=logs.Config, **options):
     if kind is stream.Config:
         return stream.open_data(config, history_length=5, min_history=1)
     split = interactions.split(config.load(), config=config)
-    return dataset.prepare(split, history_length=5, min_history=1)
+    data = dataset.prepare(split, history_length=5, min_history=1)
+    report = (*data.report, *describe.events(split.log))
+    return dataclasses.replace(data, report=report)
 
 
 def named(data) -> list[tuple]:
