@@ -8,7 +8,7 @@ import tempfile
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from recall_jax.data import coded, dataset, interactions, logs, partition, stream
@@ -91,7 +91,19 @@ EVENTS = st.lists(
 )
 
 
+COPIES_HOLD_THE_CUT = {  # with them nothing would lie before it
+    "events": [(0, 0, 0), (0, 0, 0), (0, 0, 0), (1, 0, 1)],
+    "protocol": "temporal",
+    "times": True,
+    "ids": str,
+    "shards": 1,
+    "size": 1,
+    "min_history": 0,
+}
+
+
 @settings(deadline=None, max_examples=60)
+@example(**COPIES_HOLD_THE_CUT)
 @given(
     events=EVENTS,
     protocol=st.sampled_from(stream.PROTOCOLS),

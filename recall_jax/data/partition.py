@@ -102,6 +102,7 @@ def write(config: logs.Config, folder: pathlib.Path, *, min_history: int) -> dic
         coded = coded._replace(span=span_of(coded))
         laid = lay_out(coded, scratch, config, min_history)
     cuts, users, spans, found = laid
+    check(cuts, config=config)  # not before: copies move a cut in time
     (scratch / "coded.bin").unlink()
     if found.weights is not None:
         positives.check_weights(
@@ -145,7 +146,6 @@ def lay_out(
     coded: Coded, scratch: pathlib.Path, config: logs.Config, min_history: int
 ) -> Laid:
     cuts = cut(coded, config=config)
-    check(cuts, config=config)
     users = number(cuts.train, cuts.count)
     spans = spans_of(cuts, users)
     found = sort(
