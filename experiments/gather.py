@@ -9,7 +9,8 @@ import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from experiments import cli, compare, run_files, sweep_runs, table
+from experiments import cli, compare, run_files, sweep_runs
+from experiments import results as results_lib
 from experiments.compare import Cell
 from recall_jax import config as config_lib
 from recall_jax.config import Experiment
@@ -17,7 +18,6 @@ from recall_jax.types import InputError
 
 NO_DIFFERENCE = "name", "seed"  # fields that tell no two configs apart
 NOT_YET = "not told before a run finishes"
-WHOLE = "whole catalogue ranked"  # where results.json does not say otherwise
 
 
 class Run(NamedTuple):
@@ -145,7 +145,8 @@ def read(workdir: pathlib.Path) -> Run:
     file which is damaged or of another version."""
     data = workdir / "data.json"
     found = _object(data, needed={"source", "protocol", "events", "sha256"})
-    results = table.read_results(workdir / "results.json")
+    path = workdir / "results.json"
+    results = results_lib.read(path) if path.exists() else None
     if results and not found:
         raise InputError(f"{workdir} has results.json, but no data.json; bring it back")
     config = _config(workdir / "config.json")
@@ -219,7 +220,7 @@ def _data_of(run: Run) -> tuple[str, int | None, str, str]:
 
 def _lists(run: Run) -> tuple[str, str]:
     """What a finished run ranked, and what it did to seen items."""
-    return run.results.get("candidates", WHOLE), run.results["seen"]
+    return run.results["candidates"], run.results["seen"]
 
 
 def _asked(run: Run) -> tuple:

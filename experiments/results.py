@@ -1,8 +1,13 @@
-"""results.json, read: as this version writes it, whichever version wrote the file."""
+"""results.json, read, and its rows."""
 
+import pathlib
 from typing import Any, NamedTuple
 
-from recall_jax import evaluate
+from experiments import run_files
+from recall_jax.types import InputError
+
+NEEDED = {"protocol", "seen", "candidates", "test", "index", "indexes", "baselines"}
+NEEDED |= {"intervals", "segments", "lists", "curves", "seconds", "num_params"}
 
 
 class Row(NamedTuple):
@@ -13,35 +18,20 @@ class Row(NamedTuple):
     queries: int | None = None  # where they are a segment's
 
 
-def upgraded(results: dict[str, Any]) -> dict[str, Any]:
-    """`results` with what older versions lacked or named otherwise."""
-    ranked = evaluate.ranked(evaluate.EvaluateConfig())
-    lacking = {"index": "exact", "lists": {}, "curves": {}, "candidates": ranked}
-    results = lacking | results
-    scann, rate = results.pop("scann", None), results.pop("queries_per_second", None)
-    new = results.pop("new_items", None)
-    if "indexes" not in results:
-        exact = {**results["test"], "queries_per_second": rate}
-        rows = {"exact": exact} | ({"scann": scann} if scann else {})
-        results["indexes"] = {name: _index(row) for name, row in rows.items()}
-    if "segments" not in results:
-        results["segments"] = {"popularity": {"new": _new(new, results)}} if new else {}
-    return results
-
-
-def _index(row: dict[str, float]) -> dict[str, Any]:
-    figures = {name: value for name, value in row.items() if "@" in name}
-    return {"metrics": figures, "queries_per_second": row.get("queries_per_second")}
-
-
-def _new(rows: dict[str, dict[str, float]], results: dict[str, Any]) -> dict[str, Any]:
-    found = results["intervals"]
-    return {
-        "rows": {name.removesuffix("_new"): means for name, means in rows.items()},
-        "intervals": {
-            name.removesuffix("_new"): found[name] for name in rows if name in found
-        },
-    }
+def read(path: pathlib.Path) -> dict[str, Any]:
+    """A results.json. Raises InputError for a damaged one and for one of another
+    version."""
+    found = run_files.read_json(path)
+    if not isinstance(found, dict):
+        raise InputError(
+            f"{path} holds no results; remove it to have them measured again"
+        )
+    if lacking := NEEDED - found.keys():
+        raise InputError(
+            f"{path} has no {', '.join(sorted(lacking))}: another version wrote it; "
+            "remove it to have it measured again"
+        )
+    return found
 
 
 def rows(results: dict[str, Any]) -> dict[str, Row]:
@@ -90,8 +80,7 @@ def further(results: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def curves(results: dict[str, Any]) -> dict[str, Row]:
-    """Hit rate, recall and NDCG at several k, of the model ("test") and the baselines;
-    none of a run that an older version measured."""
+    """Hit rate, recall and NDCG at several k, of the model ("test") and the baselines."""
     return {
         name: Row(found["metrics"], found["intervals"])
         for name, found in results["curves"].items()

@@ -100,7 +100,7 @@ def run(config: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
         done = workdir / "results.json"
         if processes.of_first(done.exists):
             same_data.check([same_data.Finished(config, workdir)])
-            results = results_lib.upgraded(run_files.read_json(done))
+            results = results_lib.read(done)
             print(f"{workdir} is finished; these are its results.")
         else:
             results = _train_and_evaluate(config, workdir)
@@ -121,21 +121,14 @@ def refuse_another(config: Experiment, workdir: pathlib.Path) -> None:
     path = workdir / "config.json"
     if not path.exists():
         return
-    differing = list(_differences(_config_at(path), config_lib.as_dict(config)))
+    differing = list(
+        _differences(run_files.read_json(path), config_lib.as_dict(config))
+    )
     if differing:
         raise InputError(
             f"{workdir} holds a run of another config ({'; '.join(differing[:5])}); "
             "name another folder with --workdir (of a table: --runs)"
         )
-
-
-def _config_at(path: pathlib.Path) -> Any:
-    """A config.json, what an older version's lacks at its default where it can be."""
-    content = run_files.read_json(path)
-    try:
-        return config_lib.as_dict(config_lib.from_dict(content))
-    except (InputError, ImportError, AttributeError, TypeError):  # fields may be gone
-        return content
 
 
 def _differences(there: Any, here: Any, *, path: str = ""):

@@ -28,7 +28,7 @@ def check(runs: Sequence[Finished]) -> None:
     a log is read once for all runs that lay it out alike. Prints which logs could not be
     compared."""
     groups: dict[str, list[Finished]] = {}
-    for run in filter(_is_recorded, runs):
+    for run in runs:
         groups.setdefault(_layout(run.config), []).append(run)
     for alike in groups.values():
         try:
@@ -40,11 +40,6 @@ def check(runs: Sequence[Finished]) -> None:
         for run in alike:
             for folder, (source, sha256) in found.items():
                 run_files.check_sha256(sha256, run.workdir / folder, source=source)
-
-
-def _is_recorded(run: Finished) -> bool:
-    path = run.workdir / "data.json"
-    return path.exists() and "sha256" in run_files.read_json(path)
 
 
 def _layout(config: Experiment) -> str:

@@ -25,7 +25,6 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from absl import flags
@@ -39,7 +38,6 @@ from recall_jax.types import InputError
 
 LONGEST = 120  # characters of a folder's name; file systems end at 255
 STATES = ("finished", "begun", "missing")
-NEEDED = {"protocol", "seen", "test", "baselines", "intervals", "seconds", "num_params"}
 
 
 def main(argv: list[str]) -> None:
@@ -107,26 +105,8 @@ def _cell(entry: cli.Entry, config, workdir: pathlib.Path) -> Cell:
 
 
 def read(cell: Cell) -> None:
-    cell.results = read_results(cell.workdir / "results.json")
+    cell.results = results_lib.read(cell.workdir / "results.json")
     cell.data = run_files.read_json(cell.workdir / "data.json")
-
-
-def read_results(path: pathlib.Path) -> dict[str, Any] | None:
-    """A results.json, None where there is none. Raises InputError for a damaged one and
-    for one that lacks what a table needs."""
-    if not path.exists():
-        return None
-    found = run_files.read_json(path)
-    if not isinstance(found, dict):
-        raise InputError(
-            f"{path} holds no results; remove it to have them measured again"
-        )
-    if lacking := NEEDED - found.keys():
-        raise InputError(
-            f"{path} has no {', '.join(sorted(lacking))}: another version wrote it; "
-            "remove it to have it measured again"
-        )
-    return results_lib.upgraded(found)
 
 
 def folder_name(entry: cli.Entry) -> str:

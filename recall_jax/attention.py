@@ -8,6 +8,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from recall_jax.types import InputError
 
+EXPANSION = 2  # of a block's feed-forward layer, in widths
+
 
 class Encoder(nnx.Module):
     """Blocks of causal self-attention and a feed-forward layer, normalised before each
@@ -21,7 +23,6 @@ class Encoder(nnx.Module):
         length: int,
         blocks: int,
         heads: int,
-        expansion: int,
         dropout: float,
         rngs: nnx.Rngs,
     ):
@@ -35,7 +36,6 @@ class Encoder(nnx.Module):
                 width=width,
                 length=length,
                 heads=heads,
-                expansion=expansion,
                 dropout=dropout,
                 rngs=rngs,
             )
@@ -67,14 +67,14 @@ class Block(nnx.Module):
     2020), so that a sequence means the same wherever it begins.
     """
 
-    def __init__(self, *, width, length, heads, expansion, dropout, rngs):
+    def __init__(self, *, width, length, heads, dropout, rngs):
         self.heads, self.length = heads, length
         self.norms = nnx.List(nnx.LayerNorm(width, rngs=rngs) for _ in range(2))
         self.parts = nnx.Linear(width, 3 * width, use_bias=False, rngs=rngs)
         self.out = nnx.Linear(width, width, rngs=rngs)
         self.bias = nnx.Param(jnp.zeros((heads, length)))
-        self.wide = nnx.Linear(width, expansion * width, rngs=rngs)
-        self.narrow = nnx.Linear(expansion * width, width, rngs=rngs)
+        self.wide = nnx.Linear(width, EXPANSION * width, rngs=rngs)
+        self.narrow = nnx.Linear(EXPANSION * width, width, rngs=rngs)
         self.dropout = nnx.Dropout(dropout, rngs=rngs)
 
     def __call__(
@@ -109,7 +109,6 @@ class Last(nnx.Module):
             length=length,
             blocks=1,
             heads=1,
-            expansion=2,
             dropout=0.0,
             rngs=rngs,
         )

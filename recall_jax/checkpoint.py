@@ -49,7 +49,8 @@ def save(folder: Path, state: Any, *, kind: str, step: int, progress: dict) -> N
     Raises SaveError where the disk is full.
     """
     parent, leaves = _parent(folder, kind), _leaves(state)
-    record = {"step": int(step), "progress": progress, "leaves": _described(leaves)}
+    record = {"step": int(step), "progress": progress, "packed": {}}
+    record["leaves"] = _described(leaves)
     # Orbax refuses arrays without elements; their shape in the record is all of them.
     arrays = {name: leaf for name, leaf in leaves.items() if leaf.size}
     if processes.count() == 1:
@@ -114,8 +115,7 @@ def _restored(
     if found is None:
         return None
     name, record = found
-    # A checkpoint of several processes, or an older one, has each leaf by itself.
-    packs = record.get("packed", {})
+    packs = record["packed"]  # none of several processes: each leaf by itself
     state = _read_arrays(parent / name / "state", like, packs=packs, place=place)
     return state, record["progress"]
 

@@ -120,7 +120,7 @@ AT_LEAST_1 = """
     model.width model.id_width model.feature_width model.hidden model.item_hidden
     negatives.num negatives.num_own negatives.mask_length negatives.refresh_every
     negatives.num_hashes evaluate.batch_size evaluate.num_candidates data.tokens_length model.heads
-    model.blocks model.expansion
+    model.blocks
 """
 AT_LEAST_0 = """
     model.history_length model.min_history model.recency

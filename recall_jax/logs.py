@@ -1,7 +1,6 @@
-"""What a run writes while it runs: metrics, progress, compilations, tables."""
+"""What a run writes while it runs: metrics, progress, tables."""
 
 import contextlib
-import dataclasses
 import datetime
 import functools
 import importlib.util
@@ -19,7 +18,6 @@ import jax
 
 from recall_jax import checkpoint
 
-COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 BAR_SECONDS = 1.0
 LINE_SECONDS = 10.0
 
@@ -89,34 +87,6 @@ def progress(
         yield advance
         if done > initial:
             show(done, float(jax.device_get(latest)))
-
-
-@dataclasses.dataclass
-class Compilations:
-    """XLA compilations so far. A program from JAX's compilation cache counts as one."""
-
-    count: int = 0
-    seconds: float = 0.0
-
-
-@contextlib.contextmanager
-def count_compilations() -> Iterator[Compilations]:
-    """Count the compilations of this process while the context is open.
-
-    Small ones count too: the first jnp.zeros(3) is one.
-    """
-    seen = Compilations()
-
-    def listen(event: str, seconds: float, **details: Any) -> None:
-        if event == COMPILE_EVENT:
-            seen.count += 1
-            seen.seconds += seconds
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield seen
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def brief(text: str, *, most: int = 80) -> str:

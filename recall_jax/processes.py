@@ -31,7 +31,6 @@ import jax
 import numpy as np
 from jax._src import distributed  # the client has no public name
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from recall_jax.types import InputError
 
@@ -205,12 +204,6 @@ def _client() -> Any:
 # Arrays.
 
 
-def replicated(tree: Any, mesh: Mesh) -> Any:
-    """Equal host values of every process as global arrays, whole on every device."""
-    sharding = NamedSharding(mesh, PartitionSpec())
-    return jax.tree.map(lambda value: placed(value, sharding), tree)
-
-
 def placed(value: Any, sharding: jax.sharding.Sharding) -> jax.Array:
     """A value that every process holds whole as one global array; each process keeps
     what its devices need, and none asks another. What stands there already stays."""
@@ -225,12 +218,6 @@ def to_host(array: jax.Array) -> np.ndarray:
     if array.is_fully_addressable or array.is_fully_replicated:
         return np.asarray(array)
     return multihost_utils.process_allgather(array, tiled=True)
-
-
-def to_local(array: jax.Array) -> jax.Array:
-    """The whole of an array on this process's default device; as it is if no other
-    process has a part in it."""
-    return array if array.is_fully_addressable else jax.device_put(to_host(array))
 
 
 # Ending.

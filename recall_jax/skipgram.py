@@ -17,24 +17,6 @@ from jaxtyping import Array, Bool, Float
 PRODUCT = 96
 
 
-def pair_loss(
-    center: Float[Array, "... d"],
-    context: Float[Array, "... d"],
-    negative: Float[Array, "... n d"],
-    *,
-    negative_weight: float = 1.0,
-) -> Float[Array, "..."]:
-    """softplus(-z_c . h) + weight * sum_n softplus(z_n . h), a value a pair.
-
-    >>> import jax.numpy as jnp
-    >>> pair_loss(jnp.zeros(2), jnp.ones(2), jnp.ones((2, 2))).round(4)
-    Array(2.0794, dtype=float32)
-    """
-    positive = jnp.sum(center * context, axis=-1)
-    negative = jnp.einsum("...nd,...d->...n", negative, center)
-    return softplus(-positive) + negative_weight * softplus_sum(negative)
-
-
 def block_loss(
     center: Float[Array, "g t d"],
     context: Float[Array, "g c d"],
@@ -43,7 +25,7 @@ def block_loss(
     pairs: Bool[Array, "g t c"],
     num_negatives: int,
 ) -> Float[Array, ""]:
-    """The sum of `pair_loss` over all pairs of g blocks of t centers and c contexts; the
+    """The sum of the loss over all pairs of g blocks of t centers and c contexts; the
     blocks are n groups of g / n, each with its own s negatives."""
     positive = positive_loss(center, context, pairs)
     pushed = negative_loss(center, negative, num_negatives=num_negatives)

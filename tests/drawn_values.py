@@ -68,7 +68,6 @@ MODEL_FIELDS = {
     sequence: {
         "blocks": ((1, 2), (0, -1)),
         "heads": ((1, 2), (0, 3)),
-        "expansion": ((1, 2), (0,)),
         "history_length": ((5,), (0, 1, 2, 1000)),
         "min_history": ((1,), (0, 2, -1)),
         "dropout": TOWER["dropout"],
@@ -211,7 +210,7 @@ DATA = {
     "tokens_length": ((5,), (0, -1, 1000)),
     "text_buckets": ((64, 0), (1, -1)),
 }
-SYNTHETIC = {"seed": ((0,), (1, -1)), "new_item_share": ((0.15,), (0.0, 1.0, NAN))}
+SYNTHETIC = {"seed": ((0,), (1, -1)), "session_stay": ((0.75,), (-0.5, 2.0, NAN))}
 LOGS = {
     "path": ((), ("nowhere.csv", "")),
     "separator": ((",",), (";", "", "ab")),

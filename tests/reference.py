@@ -1,5 +1,8 @@
-"""The slow, obvious versions: float64 NumPy loops written from the formulae."""
+"""The slow, obvious versions: float64 NumPy loops written from the formulae; in JAX
+where a test takes their gradient."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -104,3 +107,11 @@ def adam(rows, gradients, *, rate, b1=0.9, b2=0.999, eps=1e-8):
         square = b2 * square + (1 - b2) * g**2
         rows -= rate * (mean / (1 - b1**t)) / (np.sqrt(square / (1 - b2**t)) + eps)
     return rows
+
+
+def pair_loss(center, context, negative, *, negative_weight=1.0):
+    """-log sigma(z_c . h) - w sum_n log sigma(-z_n . h), a value a pair, in JAX."""
+    log_sigma = jax.nn.log_sigmoid
+    pulled = log_sigma(jnp.sum(center * context, axis=-1))
+    pushed = log_sigma(-jnp.einsum("...nd,...d->...n", negative, center))
+    return -pulled - negative_weight * pushed.sum(axis=-1)

@@ -13,7 +13,7 @@ H, D = 6, 8
 
 
 def encoder(**changes) -> attention.Encoder:
-    sizes = {"width": D, "length": H, "blocks": 2, "heads": 2, "expansion": 2}
+    sizes = {"width": D, "length": H, "blocks": 2, "heads": 2}
     model = attention.Encoder(**{**sizes, **changes}, dropout=0.3, rngs=nnx.Rngs(0))
     model.eval()
     rng = np.random.default_rng(1)

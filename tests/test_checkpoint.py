@@ -8,12 +8,13 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import compilations
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from recall_jax import checkpoint, logs
+from recall_jax import checkpoint
 from recall_jax.types import InputError
 
 shape = jax.ShapeDtypeStruct
@@ -60,15 +61,14 @@ def damage(checkpoint_folder: Path) -> None:
 
 
 def start(code: str, *arguments) -> subprocess.Popen:
-    root = Path(__file__).parents[1]
+    paths = os.pathsep.join(sys.path)
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, arguments)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ
-        | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "PYTHONPATH": str(root)},
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "PYTHONPATH": paths},
     )
 
 
@@ -106,10 +106,10 @@ def test_a_restored_state_does_not_compile_the_step_again(tmp_path):
     save(tmp_path, 1)
     step = jax.jit(lambda state: jax.tree.map(lambda x: x * 2, state))
     step(whole(0))
-    with logs.count_compilations() as compilations:
+    with compilations.counted() as seen:
         state, _ = checkpoint.restore(tmp_path, whole(0), kind="latest")
         step(state)
-    assert compilations.count == 0
+    assert seen.count == 0
 
 
 def test_the_template_may_be_shapes_alone(tmp_path):
@@ -217,7 +217,7 @@ def test_orbax_keeps_quiet(tmp_path, caplog):
 KILLED = """
 import itertools, os, random, signal, sys, time
 import orbax.checkpoint
-from tests.test_checkpoint import checkpoint, save
+from test_checkpoint import checkpoint, save
 
 folder, rng = sys.argv[1], random.Random(0)
 for line in sys.stdin:  # a fork an order: importing JAX again would take a second each
@@ -248,7 +248,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
 
 FULL = """
 import resource, shutil, sys
-from tests.test_checkpoint import Path, checkpoint, save
+from test_checkpoint import Path, checkpoint, save
 
 folder, how = Path(sys.argv[1]), sys.argv[2]
 for kind in ("latest", "best"):

@@ -65,9 +65,12 @@ folder = pathlib.Path(sys.argv[1])
 mesh = sharding.make_mesh()
 rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("devices"))
 table = np.random.default_rng(0).normal(size=(64, 50, 40)).astype(np.float32)
-state = {"table": processes.placed(table, rows)} | processes.replicated(
-    {"dense": np.arange(5.0, dtype=np.float32), "empty": np.zeros(0)}, mesh
-)
+everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+state = {
+    "table": processes.placed(table, rows),
+    "dense": processes.placed(np.arange(5.0, dtype=np.float32), everywhere),
+    "empty": processes.placed(np.zeros(0), everywhere),
+}
 like = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
 )

@@ -261,73 +261,10 @@ def test_curves_run_from_one_to_the_cut_off_and_agree_with_the_metrics(exact):
         assert row.means["ndcg@1"] == row.means["hr@1"]
         low, high = row.intervals["hr@5"]
         assert low <= row.means["hr@5"] <= high
-    assert not results_lib.curves(results_lib.upgraded(OLD))
 
 
-# results.json of older runs.
-
-OLD = {
-    "baselines": {"popularity": {"hr@3": 0.1}},
-    "test": {"hr@3": 0.3},
-    "valid": {"hr@3": 0.4},
-    "scann": {"hr@3": 0.29, "queries_per_second": 70.0},
-    "queries_per_second": 50.0,
-    "new_items": {"test_new": {"hr@3": 0.2}, "chance_new": {"hr@3": 0.01}},
-    "intervals": {
-        "test": {"hr@3": [0.2, 0.4]},
-        "scann": {"hr@3": [0.19, 0.39]},
-        "test_new": {"hr@3": [0.1, 0.3]},
-    },
-    "test_ties_shuffled": None,
-    "test_refit": None,
-}
-
-
-def test_what_an_older_version_wrote_is_read_as_this_ones():
-    results = results_lib.upgraded(OLD)
-    rows = results_lib.rows(results)
-    assert {name: row.means["hr@3"] for name, row in rows.items()} == {
-        "popularity": 0.1,
-        "test": 0.3,
-        "valid": 0.4,
-        "scann": 0.29,
-        "test_new": 0.2,
-        "chance_new": 0.01,
-    }
-    assert rows["test_new"].intervals == {"hr@3": [0.1, 0.3]}
-    assert rows["scann"].intervals == {"hr@3": [0.19, 0.39]}
-    rates = {n: row["queries_per_second"] for n, row in results["indexes"].items()}
-    assert rates == {"exact": 50.0, "scann": 70.0}
-    assert results_lib.hidden_rows(results) == ["test_new", "chance_new"]
-    plain = results_lib.upgraded({**OLD, "scann": None, "new_items": None})
-    assert results_lib.rows(plain).keys() == {"popularity", "test", "valid"}
-    assert not results_lib.hidden_rows(plain)
-
-
-def test_an_older_run_prints_what_it_has(capsys, tmp_path):
-    more = {
-        "config": "old",
-        "protocol": "leave_one_out",
-        "seen": "removed",
-        "examples_per_second": 9.0,
-        "device": "cpu",
-        "seconds": {"train": 1.0},
-    }
-    summary.show(results_lib.upgraded(OLD | more), tmp_path)
-    printed = capsys.readouterr().out
-    for told in (
-        "the same through scann",
-        "new items, old",
-        "new items, chance",
-        "70 |",
-    ):
-        assert told in printed
-    assert "| light" not in printed and "evaluation" not in printed
-
-
-def test_results_of_this_version_are_left_as_they_are(exact):
+def test_rows_of_segments_stand_beside_the_others(exact):
     base = {**exact, "test_ties_shuffled": None, "test_refit": None}
-    assert results_lib.upgraded(base) == base
     rows = results_lib.rows(base)
     assert (
         rows["test_head"].queries == base["segments"]["popularity"]["head"]["queries"]

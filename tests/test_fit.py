@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import compilations
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -104,7 +105,7 @@ def test_ten_batches_and_swept_hypers_compile_once(data):
         for t in jnp.linspace(0.1, 1.0, 10)
     ]
     jax.block_until_ready((batches, swept))
-    with logs.count_compilations() as compiled:
+    with compilations.counted() as compiled:
         for batch, setting in zip(batches, swept, strict=True):
             state, _ = run(state, setting, source, batch)
     assert compiled.count == 1

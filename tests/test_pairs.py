@@ -5,10 +5,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference
 from conftest import make_data
 from flax import nnx
 
-from recall_jax import pair_step, pairs, sharding, skipgram, train
+from recall_jax import pair_step, pairs, sharding, train
 from recall_jax.data import graph, sequences
 from recall_jax.models import item2vec
 from recall_jax.pairs import PairsConfig
@@ -153,7 +154,7 @@ def test_a_step_costs_what_its_pairs_cost_and_moves_their_rows_alone():
         zn = tables["context"][data.dataset.item(block.negative[0])["item"]]
         h, z = jnp.broadcast_arrays(h, z)
         zn = jnp.broadcast_to(zn, (*h.shape[:-1], *zn.shape))
-        loss = skipgram.pair_loss(h, z, zn, negative_weight=5 / 3)
+        loss = reference.pair_loss(h, z, zn, negative_weight=5 / 3)
         return jnp.sum(jnp.where(block.pairs, loss, 0)) / block.pairs.sum()
 
     before = {name: sharding.whole(table) for name, table in state.tables.items()}

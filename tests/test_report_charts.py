@@ -244,18 +244,6 @@ def test_each_device_has_axes_of_its_own(tmp_path):
     ]
 
 
-def test_results_of_an_older_version_have_no_curves_over_k(tmp_path):
-    folder = made_up_runs.write(tmp_path / "run", made_up_runs.experiment())
-    results = json.loads((folder / "results.json").read_text())
-    for name in ("curves", "segments", "indexes", "index", "lists"):
-        del results[name]
-    results |= {"scann": None, "queries_per_second": 3.0}
-    (folder / "results.json").write_text(json.dumps(results))
-    (group,) = grouped(tmp_path)
-    names = [one.name for one in charts.make(group)]
-    assert names == ["learning", "overview", "time"]
-
-
 @given(st.lists(st.floats(-0.2, 1.2), min_size=1, max_size=12), st.floats(0.01, 0.08))
 def test_labels_stand_apart_in_order_and_inside(wanted, gap):
     places = drawing.apart(sorted(wanted), gap)

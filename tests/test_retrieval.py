@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import compilations
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recall_jax import retrieval, scann_index, topk
-from recall_jax.logs import count_compilations
 from recall_jax.retrieval import Exclude
 from recall_jax.types import InputError
 
@@ -300,7 +300,7 @@ def test_two_searches_are_one_program(monkeypatch):
     monkeypatch.setattr(retrieval, "BLOCK_BYTES", 0)
     vectors, k = np.float32(integers(70, 5)), 9
     index = retrieval.Exact.build(vectors)
-    with count_compilations() as seen:
+    with compilations.counted() as seen:
         for total in (40, 57):  # neither is a multiple of the block
             queries = np.float32(integers(total, 5, seed=total))
             exclude = excluding(*[range(2 + q % 2) for q in range(total)])
@@ -308,7 +308,7 @@ def test_two_searches_are_one_program(monkeypatch):
         other = retrieval.Exact.build(2 * vectors)
         other.search(queries, k, exclude)
     assert seen.count == 1
-    with count_compilations() as seen:
+    with compilations.counted() as seen:
         for _ in range(2):
             retrieval.Approx.build(vectors).search(queries, k, exclude)
     assert seen.count == 1

@@ -541,23 +541,6 @@ def test_a_folder_of_another_config_is_refused_and_kept(whole):
     assert files(whole.workdir) == before
 
 
-def test_a_field_that_an_older_version_lacked_has_its_default(whole, tmp_path):
-    content = json.loads((whole.workdir / "config.json").read_text())
-    del content["evaluate"]["index"]
-    (tmp_path / "config.json").write_text(json.dumps(content))
-    results = (whole.workdir / "results.json").read_text()
-    (tmp_path / "results.json").write_text(results)
-    workdir = f"--workdir={tmp_path}"
-    status, printed, said = command(*SYNTHETIC, workdir)
-    assert status == 0 and "is finished" in printed, said
-    status, _, said = command(*SYNTHETIC, "--config.evaluate.index=approx", workdir)
-    assert_refused(status, said, "index: 'exact' there, 'approx' asked")
-    content["evaluate"]["gone"] = 3  # a field that this version lacks
-    (tmp_path / "config.json").write_text(json.dumps(content))
-    status, _, said = command(*SYNTHETIC, workdir)
-    assert_refused(status, said, "gone: 3 there, None asked")
-
-
 @pytest.mark.parametrize("name", ["config.json", "results.json"])
 def test_a_damaged_file_of_a_run_is_told(whole, tmp_path, name):
     (tmp_path / "config.json").write_bytes((whole.workdir / "config.json").read_bytes())

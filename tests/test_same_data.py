@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from experiments import cli, run, run_files, same_data, streaming, table, training
+from experiments import results as results_lib
 from recall_jax import config as config_lib
 from recall_jax.data import logs, movielens, stream
 from recall_jax.types import InputError
@@ -52,7 +53,7 @@ def finished(config, workdir: pathlib.Path) -> same_data.Finished:
             parts["refit"] = training.lay_out(again, log)
     for folder, data in parts.items():
         run_files.write_description(config, data, workdir / folder)
-    results = {key: {} for key in table.NEEDED}
+    results = {key: {} for key in results_lib.NEEDED}
     run_files.write_json(workdir / "results.json", results)
     return same_data.Finished(config, workdir)
 
@@ -137,20 +138,12 @@ def test_a_table_reads_each_log_once_and_refuses_what_is_of_another(
         return load(config)
 
     monkeypatch.setattr(logs.Config, "load", counted)
-    monkeypatch.setattr(table, "read_results", run_files.read_json)
+    monkeypatch.setattr(results_lib, "read", run_files.read_json)
     cells = table.make_cells(entries, num_seeds=2, folder=tmp_path / "runs")
     assert all(cell.results for cell in cells) and len(reads) == 2
     log_of(tmp_path, users=7)
     with pytest.raises(InputError, match=f"seed-0 {OTHER}.*of a table: --runs"):
         table.make_cells(entries, num_seeds=2, folder=tmp_path / "runs")
-
-
-def test_runs_of_versions_that_kept_no_checksum_are_read(tmp_path):
-    config = config_of(log_of(tmp_path, users=6))
-    asked = finished(config, tmp_path / "run")
-    run_files.write_json(tmp_path / "run" / "data.json", {"source": "a log"})
-    log_of(tmp_path, users=7)
-    same_data.check([asked])
 
 
 def test_nothing_is_downloaded_to_tell(tmp_path, monkeypatch, capsys):

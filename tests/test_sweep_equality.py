@@ -4,6 +4,7 @@ several devices, in float64."""
 import dataclasses
 import functools
 
+import compilations
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,7 @@ from marks import slow_but
 from test_configs import NAMES, shrunk, tiny_log
 
 from experiments import building, cli, streaming, training
-from recall_jax import logs, together, train
+from recall_jax import together, train
 from recall_jax.data import synthetic
 
 NAMES = [n for n in NAMES if not streaming.is_streamed(cli.load_config(n))]
@@ -106,7 +107,7 @@ def all_together(step, states, hypers, sources, examples, *, mode, devices, part
         together.place(np.stack(part), layout)
         for part in zip(*(np.split(x, parts) for x in examples), strict=True)
     ]
-    with logs.count_compilations() as compiled:
+    with compilations.counted() as compiled:
         for portion in portions:
             stacked, metrics = program(stacked, each | {"examples": portion}, common)
     ends = [together.lane(stacked, at, layout) for at in range(len(states))]

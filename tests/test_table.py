@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from test_run import SYNTHETIC
 
-from experiments import cli, run, run_files, table
+from experiments import cli, run, run_files, same_data, table
 from recall_jax import checkpoint
 from recall_jax import config as config_lib
 from recall_jax.fit import Diverged
@@ -64,7 +64,12 @@ def results_of(config) -> dict:
         "seen": "kept" if config.evaluate.seen == "kept" else "removed",
         "test": metrics,
         "valid": metrics,
-        "scann": None,
+        "candidates": "whole catalogue ranked",
+        "index": "exact",
+        "indexes": {"exact": {"metrics": metrics}},
+        "segments": {},
+        "lists": {},
+        "curves": {},
         "test_ties_shuffled": None,
         "test_refit": again if config.train.refit == "all" else None,
         "baselines": {name: low for name in ("popularity", "oracle", "bigram")},
@@ -102,6 +107,7 @@ def runs(monkeypatch) -> list[tuple[str, int]]:
         run_files.write_json(workdir / "results.json", results_of(config))
 
     monkeypatch.setattr(run, "run", fake)
+    monkeypatch.setattr(same_data, "check", lambda runs: None)  # there are no data
     return asked
 
 
@@ -114,10 +120,12 @@ def test_rows_of_new_items_stand_in_every_form_of_the_table(
         plain(config, workdir)
         results = run_files.read_json(workdir / "results.json")
         metrics = figures(config, config.evaluate.metrics)
-        results["new_items"] = {
-            "test_new": {name: value / 2 for name, value in metrics.items()},
-            "chance_new": dict.fromkeys(metrics, 0.003),
+        rows = {
+            "test": {name: value / 2 for name, value in metrics.items()},
+            "chance": dict.fromkeys(metrics, 0.003),
         }
+        new = {"rows": rows, "intervals": {}}
+        results["segments"] = {"popularity": {"new": new}}
         run_files.write_json(workdir / "results.json", results)
 
     monkeypatch.setattr(run, "run", with_new_items)

@@ -9,6 +9,9 @@ from recall_jax.data.interactions import Bag, Interactions
 if TYPE_CHECKING:
     from recall_jax.data import synthetic
 
+EXPOSURES_PER_EVENT = 0.5  # nearly
+QUERY_SHARE = 0.4  # of sessions of two events or more
+ACCIDENT_SHARE = 0.04  # of positive events, about
 MAX_SHOWN = 4  # exposures after an event, a second each: less than the shortest pause
 
 
@@ -42,7 +45,7 @@ def _exposures(
     walk: "synthetic.Walk",
 ):
     """Events [e] and popular items [e] of their markets, born then and not yet met."""
-    count = rng.poisson(config.exposures_per_event, len(walk.user))
+    count = rng.poisson(EXPOSURES_PER_EVENT, len(walk.user))
     event = np.repeat(np.arange(len(count)), np.minimum(count, MAX_SHOWN))
     market, start = items.market[walk.item[event]], items.start
     weight = np.append(0, np.cumsum(np.exp(items.popularity, dtype=np.float64)))
@@ -69,7 +72,7 @@ def _reactions(
     match = (match - match.mean()) / (match.std() + 1e-6)
     size = len(match)
     # Careless taps fall more often on what is liked less.
-    careless = rng.random(size) < 2 * config.accident_share
+    careless = rng.random(size) < 2 * ACCIDENT_SHARE
     careless &= rng.logistic(size=size) > match
     did = rng.logistic([0.5, 1.5, 2.5], size=(size, 3)) < match[:, None]
     did[careless] = False  # like, save, share
@@ -98,6 +101,6 @@ def _searches(
     oracle knows the intent anyway."""
     count = rng.integers(1, 4, len(walk.user))
     count *= np.append(False, walk.begins[:-1]) & ~walk.begins
-    count *= rng.random(len(count)) < config.query_share
+    count *= rng.random(len(count)) < QUERY_SHARE
     words = items.words[np.repeat(walk.intent, count), np.arange(count.sum()) % 4]
     return Bag(words, np.append(0, np.cumsum(count)))

@@ -7,14 +7,13 @@ and Cheng (2018) after thirty minutes, and where a listing was booked.
 """
 
 import dataclasses
-import itertools
 import pathlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-from recall_jax import checkpoint, features
+from recall_jax import features
 from recall_jax.data import interactions, positives, synthetic
 from recall_jax.data.dataset import Data
 from recall_jax.data.interactions import ranges
@@ -310,27 +309,6 @@ def _pauses(data: Data, at: np.ndarray) -> np.ndarray:
 
 
 # Walks as text.
-
-
-def write_walks(
-    path: str | pathlib.Path, sequences: Sequences, vocabulary: features.Vocabulary
-) -> None:
-    """A line for each sequence, the raw ids of its items with blanks between.
-
-    Users, booked items and whether there is an order are not kept. The file is the old
-    one or the whole new one at any moment. Raises InputError for an id that holds a
-    blank, or is empty.
-    """
-    names = [str(value) for value in vocabulary.ids.tolist()]
-    if wrong := [name for name in names if name.split() != [name]]:
-        raise InputError(
-            f"the item id {wrong[0]!r} would not be read again from a file with blanks "
-            "between ids; rename it in the log"
-        )
-    words = [names[item - 1] for item in sequences.items.tolist()]
-    bounds = sequences.offsets.tolist()
-    lines = (" ".join(words[a:b]) + "\n" for a, b in itertools.pairwise(bounds))
-    checkpoint.write_atomically(pathlib.Path(path), "".join(lines))
 
 
 def read_walks(path: str | pathlib.Path, vocabulary: features.Vocabulary) -> Sequences:

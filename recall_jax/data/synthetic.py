@@ -4,7 +4,7 @@ Items lie in markets. An item's vector is its market's centre plus its own part,
 its kind, of the field its market heeds (brand in even markets, price in odd ones; the
 other is random there) and of what no field tells. What a user wants drifts:
 
-    wish = taste + drift_strength * recent + follow_strength * roll(own part of last)
+    wish = taste + recent + roll(own part of last)
 
 `recent` is a moving average of items met; roll, which moves coordinates on by one, makes
 b after a differ from a after b. A session has an intent, a market drawn by the wish. An
@@ -35,12 +35,16 @@ ACTIONS = ("shown", "click", "like", "save", "share", "buy")  # names of action 
 START, DAY, SESSION_GAP = 1_577_836_800, 86_400, 3_600  # seconds; 2020-01-01 UTC
 MIN_EVENTS = 5  # positive ones of a user
 KINDS, BRANDS, PRICES, TAGS, NOISES, REGIONS, DEVICES = 6, 60, 10, 40, 20, 8, 4
+SESSION_LENGTH = 5.0  # mean number of positive events
+ACTIVITY_SPREAD = 0.9  # deviation of the logarithm of events per user
+DRIFT_RATE = 0.1  # share of `recent` that each event replaces
+NEW_ITEM_SHARE = 0.15  # born while the log runs
 BLOCK = 2**28  # users * items drawn together; bounds the memory
 
 
 @dataclasses.dataclass
 class Config(interactions.Config):
-    """Sizes and habits. Strengths are standard deviations of an item's logit."""
+    """Sizes and habits; those that no test varies are constants."""
 
     num_users: int = 6_000
     num_items: int = 2_400
@@ -48,20 +52,9 @@ class Config(interactions.Config):
     seed: int = 0
     num_markets: int = 24  # an event costs about num_markets + 2 items / num_markets
     latent_width: int = 12
-    zipf_exponent: float = 1.0  # popularity ~ rank ** -zipf_exponent
-    taste_strength: float = 1.0
-    drift_strength: float = 1.0
-    drift_rate: float = 0.1  # share of `recent` that each event replaces
-    follow_strength: float = 1.0
     session_stay: float = 0.75
-    session_length: float = 5.0  # mean number of positive events
-    activity_spread: float = 0.9  # deviation of the logarithm of events per user
     max_events_per_user: int = 200  # or a third of the items, where that is less
-    new_item_share: float = 0.15  # born while the log runs
     span_days: int = 90
-    exposures_per_event: float = 0.5  # nearly
-    query_share: float = 0.4  # of sessions of two events or more
-    accident_share: float = 0.04  # of positive events, about
     tokens: str = dataclasses.field(default="query", kw_only=True)
 
     def most_events(self) -> int:
@@ -183,11 +176,8 @@ def _check(config: Config) -> None:
     inf, most, users = float("inf"), config.most_events(), config.num_users
     ranges = [
         (0, inf, "seed"),
-        (0, 10, "zipf_exponent taste_strength drift_strength follow_strength"),
-        (1, inf, "num_users num_markets latent_width session_length"),
-        (0, 1, "drift_rate session_stay query_share"),
-        (0, 0.5, "new_item_share accident_share"),
-        (0, 2, "exposures_per_event activity_spread"),
+        (1, inf, "num_users num_markets latent_width"),
+        (0, 1, "session_stay"),
         (MIN_EVENTS, inf, "max_events_per_user"),
         (max(3 * MIN_EVENTS, config.num_markets), inf, "num_items"),
         (MIN_EVENTS * users, most * users, "num_events"),
@@ -212,7 +202,7 @@ def _make_items(config: Config, rng) -> Catalogue:
     own += 0.5 * _units(rng, KINDS, width)[kind]
     own /= np.linalg.norm(own, axis=1, keepdims=True)
     birth_day = -rng.integers(1, 365, size)
-    young = rng.choice(size, round(config.new_item_share * size), replace=False)
+    young = rng.choice(size, round(NEW_ITEM_SHARE * size), replace=False)
     birth_day[young] = rng.integers(1, config.span_days, len(young))
     rank = 1 + rng.permutation(size).astype(np.float32)
     words = _words(4 * markets, "n").reshape(markets, 4)
@@ -231,7 +221,7 @@ def _make_items(config: Config, rng) -> Catalogue:
         "birth_time": START + birth_day * DAY,
     }
     seen = Entities(1 + rng.permutation(size), columns, {"title": title})
-    popularity = -config.zipf_exponent * np.log(rank)
+    popularity = -np.log(rank)
     centre = _units(rng, markets, width)
     start = np.searchsorted(market, np.arange(markets + 1))
     return Catalogue(seen, start, market, centre, own, popularity, birth_day, words)
@@ -250,19 +240,19 @@ def _make_users(config: Config, rng) -> tuple[Entities, np.ndarray]:
         "device": np.char.mod("d%d", rng.integers(DEVICES, size=size)),
     }
     ids = np.char.mod("u%06d", np.arange(size))
-    return Entities(ids, columns), np.float32(config.taste_strength) * taste
+    return Entities(ids, columns), taste
 
 
 def _plan(config: Config, rng) -> Walk:
     """When each event happens and which begin a session; choices are still to fill."""
-    length = rng.lognormal(sigma=config.activity_spread, size=config.num_users)
+    length = rng.lognormal(sigma=ACTIVITY_SPREAD, size=config.num_users)
     for _ in range(100):  # scale until the clipped numbers add up
         length *= config.num_events / length.sum()
         length = np.clip(length, MIN_EVENTS, config.most_events())
     length = np.floor(length + rng.random(len(length))).astype(int)
     start = np.append(0, np.cumsum(length))
     user = np.repeat(np.arange(len(length), dtype=np.int32), length)
-    begins = rng.random(len(user)) * config.session_length < 1
+    begins = rng.random(len(user)) * SESSION_LENGTH < 1
     begins[start[:-1]] = True
     pause = (
         np.minimum(rng.lognormal(3.5, 1.0, len(user)), 600) + reactions.MAX_SHOWN + 2
@@ -300,8 +290,7 @@ def _fill_block(config: Config, rng, items: Catalogue, *, taste, walk, users) ->
         n = np.count_nonzero(length > step)
         at = walk.start[users[:n]] + step
         day, begins, now = walk.day[at], walk.begins[at], intent[:n]
-        moved = config.drift_strength * recent[:n] + config.follow_strength * pull[:n]
-        wish = taste[:n] + scale * moved
+        wish = taste[:n] + scale * (recent[:n] + pull[:n])
         room = born[day] > taken[:n]
         now[begins] = -1
         chances = _market_chances(config, items, wish, room=room, intent=now)
@@ -318,7 +307,7 @@ def _fill_block(config: Config, rng, items: Catalogue, *, taste, walk, users) ->
         met[np.arange(n), item] = True
         taken[np.arange(n), market] += 1
         vector = items.centre[market] + items.own[item]
-        recent[:n] += config.drift_rate * (vector - recent[:n])
+        recent[:n] += DRIFT_RATE * (vector - recent[:n])
         pull[:n] = np.roll(items.own[item], 1, axis=1)
 
 

@@ -21,7 +21,6 @@ class Config:
     width: int = 64
     blocks: int = 2
     heads: int = 2
-    expansion: int = 2  # of a block's feed-forward layer, in widths
     history_length: int = 200
     history_table: str = "own"  # or "shared" with the items
     min_history: int = 1  # events that must stand before a training example
@@ -60,7 +59,6 @@ class Sequence(nnx.Module):
             length=config.history_length,
             blocks=config.blocks,
             heads=config.heads,
-            expansion=config.expansion,
             dropout=config.dropout,
             rngs=rngs,
         )

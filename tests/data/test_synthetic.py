@@ -57,20 +57,9 @@ def test_the_default_parameters_are_held_still():
         "seed": 0,
         "num_markets": 24,
         "latent_width": 12,
-        "zipf_exponent": 1.0,
-        "taste_strength": 1.0,
-        "drift_strength": 1.0,
-        "drift_rate": 0.1,
-        "follow_strength": 1.0,
         "session_stay": 0.75,
-        "session_length": 5.0,
-        "activity_spread": 0.9,
         "max_events_per_user": 200,
-        "new_item_share": 0.15,
         "span_days": 90,
-        "exposures_per_event": 0.5,
-        "query_share": 0.4,
-        "accident_share": 0.04,
     }
 
 
@@ -172,7 +161,7 @@ def test_nothing_is_shown_before_its_birth_and_new_items_find_users(made):
     birth = made.log.items.columns["birth_time"]
     assert (made.log.time >= birth[made.log.item]).all()
     young = birth > synthetic.START
-    assert young.mean() == pytest.approx(made.oracle.config.new_item_share, abs=1e-3)
+    assert young.mean() == pytest.approx(synthetic.NEW_ITEM_SHARE, abs=1e-3)
     assert young[made.log.item].mean() > 0.03
 
 
@@ -219,9 +208,7 @@ def test_reactions_follow_the_match(made, positives):
     careless = dwell < 2
     assert np.corrcoef(match[~careless], np.log(dwell[~careless]))[0, 1] > 0.5
     assert np.corrcoef(match, positives.events["grade"])[0, 1] > 0.3
-    assert careless.mean() == pytest.approx(
-        made.oracle.config.accident_share, abs=0.015
-    )
+    assert careless.mean() == pytest.approx(reactions.ACCIDENT_SHARE, abs=0.015)
     assert (action[careless & (dwell < 1)] == 1).mean() > 0.95
     assert (np.bincount(action, minlength=6)[1:] > 0.02 * len(action)).all()
     assert set(positives.events["grade"]) == {1, 2, 3, 4}
@@ -433,11 +420,9 @@ def slow_chances(made, *, user, from_end):
     recent, turned = np.zeros_like(taste), np.zeros_like(taste)
     for item in walk.item[first:at]:
         vector = items.centre[items.market[item]] + own[item]
-        recent = (1 - config.drift_rate) * recent + config.drift_rate * vector
+        recent = 0.9 * recent + 0.1 * vector
         turned = np.array([own[item][d - 1] for d in range(len(taste))])
-    wish = taste + np.sqrt(config.latent_width) * (
-        config.drift_strength * recent + config.follow_strength * turned
-    )
+    wish = taste + np.sqrt(config.latent_width) * (recent + turned)
     free = [
         item not in walk.item[first:at] and items.birth_day[item] <= walk.day[at]
         for item in range(len(own))
@@ -508,11 +493,9 @@ def test_the_smallest_log():
         ("seed", -1),
         ("latent_width", 0),
         ("session_stay", 1.5),
-        ("drift_rate", float("nan")),
-        ("new_item_share", 0.9),
+        ("session_stay", float("nan")),
         ("max_events_per_user", 4),
         ("span_days", 3),
-        ("exposures_per_event", -0.5),
     ],
 )
 def test_a_config_that_no_log_can_have_is_named(field, value):
