@@ -361,4 +361,6 @@ def _baselines(
             data, data.test, config=config.evaluate, l2=ease_l2
         )
         rows |= by_pairs
-    return {**rows, **config.data.baselines(data, data.test)}, ease_l2
+    if oracle := baselines.oracle(config.data, data, data.test):
+        rows["oracle"] = oracle
+    return rows, ease_l2

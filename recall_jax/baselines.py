@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from recall_jax import retrieval
+from recall_jax.data import interactions, synthetic
 from recall_jax.data.dataset import Data, Part
 from recall_jax.data.interactions import ranges
 from recall_jax.evaluate import Search
@@ -51,6 +52,26 @@ def penultimate(data: Data, part: Part) -> Search:
     count = np.bincount(before, minlength=data.dataset.num_items + 1)[1:]
     score = (popularity.max() + 1) * count + popularity
     return dense_search(lambda rows: np.tile(score, (len(rows), 1)), part=part)
+
+
+def oracle(config: interactions.Config, data: Data, part: Part) -> Search | None:
+    """The true ranking of a synthetic log: nobody who does not know the generator can
+    beat it. None of other logs, and where it does not know what the last event was:
+    under other protocols than leave_one_out, and with filters."""
+    if (
+        not isinstance(config, synthetic.Config)
+        or config.protocol != "leave_one_out"
+        or config.min_user_events + config.min_item_events
+    ):
+        return None
+    truth = synthetic.generated(config).oracle
+    from_end = 1 if part is data.test else 2
+
+    def score(rows: np.ndarray) -> np.ndarray:
+        users = data.user_codes[part.user[rows] - 1]
+        return truth.scores(users, from_end=from_end)[:, data.item_codes]
+
+    return dense_search(score, part=part)
 
 
 def _followers(data: Data) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -350,10 +350,6 @@ class Config:
     tokens_length: int = 20  # of the last of them
     text_buckets: int = 16384  # rows that letter trigrams share; 0 leaves texts out
 
-    def baselines(self, data, part) -> dict:
-        """Rows that only this source can add to a table: name -> search."""
-        return {}
-
 
 def split(log: Interactions, *, config: Config) -> Split:
     """Filter and split a log as its config says."""

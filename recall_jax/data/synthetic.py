@@ -24,11 +24,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from recall_jax import baselines
 from recall_jax.data import interactions, reactions
-from recall_jax.data.dataset import Data, Part
 from recall_jax.data.interactions import Bag, Entities, Interactions
-from recall_jax.evaluate import Search
 from recall_jax.types import InputError
 
 ACTIONS = ("shown", "click", "like", "save", "share", "buy")  # names of action codes
@@ -63,26 +60,9 @@ class Config(interactions.Config):
 
     def load(self) -> Interactions:
         """The positives, exposures apart; `generate(config).log` has both together."""
-        log = _generated(dataclasses.astuple(self)).log
+        log = generated(self).log
         shown = log.events["action"] == 0
         return dataclasses.replace(log.select(~shown), shown=log.select(shown))
-
-    def baselines(self, data: Data, part: Part) -> dict[str, Search]:
-        """The oracle's row: nobody who does not know the generator can beat it. Only
-        under leave_one_out without filters does it know what the last event was."""
-        if (
-            self.protocol != "leave_one_out"
-            or self.min_user_events + self.min_item_events
-        ):
-            return {}
-        oracle = _generated(dataclasses.astuple(self)).oracle
-        from_end = 1 if part is data.test else 2
-
-        def score(rows: np.ndarray) -> np.ndarray:
-            users = data.user_codes[part.user[rows] - 1]
-            return oracle.scores(users, from_end=from_end)[:, data.item_codes]
-
-        return {"oracle": baselines.dense_search(score, part=part)}
 
 
 class Catalogue(NamedTuple):
@@ -153,9 +133,13 @@ class Synthetic(NamedTuple):
     oracle: Oracle
 
 
+def generated(config: Config) -> Synthetic:
+    """As `generate`, without making the last one again."""
+    return _generated(dataclasses.astuple(config))
+
+
 @functools.lru_cache(maxsize=1)
 def _generated(fields: tuple) -> Synthetic:
-    """The log of `load` once more for the oracle, without making it again."""
     names = [field.name for field in dataclasses.fields(Config)]
     return generate(Config(**dict(zip(names, fields, strict=True))))
 
