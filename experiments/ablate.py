@@ -26,8 +26,10 @@ from collections.abc import Sequence
 import numpy as np
 from absl import flags
 
-from experiments import ablation, cli, page, study, table
-from experiments.compare import Cell
+from experiments import table
+from experiments.common import ablation, ablations_page, cli, study
+from experiments.common import cells as cells_lib
+from experiments.common.cells import Cell
 from recall_jax.types import InputError
 
 RUNS = "runs/ablate"
@@ -38,14 +40,17 @@ def main(argv: list[str]) -> None:
     options = flags.FLAGS
     runs = pathlib.Path(options.runs)
     if options.write_page:
-        written = page.write(runs, path=page.PATH), page.fill(runs, path=page.README)
+        written = (
+            ablations_page.write(runs, path=ablations_page.PATH),
+            ablations_page.fill(runs, path=ablations_page.README),
+        )
         print(f"written    {', '.join(written)}")
         return
     asked = study.load(options.study)
     plan = study.grid if options.full else study.blocks
     shared = dict(text.split("=", 1) for text in options.shared)
     made = plan(asked, shared=shared)
-    cells = table.make_cells(
+    cells = cells_lib.make_cells(
         study.entries(made),
         num_seeds=options.seeds or asked.seeds,
         folder=runs / "cells",
@@ -94,7 +99,7 @@ def expected(
     known = ablation.by_config(cells)
     named = {
         f"{block.factor}: {setting.label}".removeprefix(": "): known[
-            table.folder_name(setting.entry)
+            cells_lib.folder_name(setting.entry)
         ]
         for block in made
         for setting in block.settings
@@ -146,7 +151,9 @@ def define_flags() -> None:
     )
     flags.DEFINE_bool("full", False, "every combination of the settings")
     flags.DEFINE_bool("dry", False, "tell what is missing and how long it takes")
-    flags.DEFINE_bool("write_page", False, f"write {page.PATH} of what is finished")
+    flags.DEFINE_bool(
+        "write_page", False, f"write {ablations_page.PATH} of what is finished"
+    )
 
 
 if __name__ == "__main__":

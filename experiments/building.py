@@ -8,30 +8,29 @@ import jax
 import numpy as np
 from flax import nnx
 
-from recall_jax import (
-    evaluate,
-    objective,
-    pair_step,
-    remembered,
-    sharding,
-    train,
-)
-from recall_jax.config import Experiment
-from recall_jax.data.dataset import Data
+from recall_jax.data.prepared import Data
+from recall_jax.devices import mesh
+from recall_jax.evaluate import encode
+from recall_jax.losses import negatives
+from recall_jax.losses import objective as objective_lib
+from recall_jax.models import graph as graph_lib
+from recall_jax.pairs import step as pairs_step
+from recall_jax.run.config import Experiment
+from recall_jax.training import step as training_step
 
 
 class Built(NamedTuple):
     """An experiment's model, objective and optimizer, and the state to start from."""
 
-    graph: train.Graph
-    objective: objective.Objective
-    optimizer: train.Optimizer
-    state: train.TrainState
+    graph: graph_lib.Graph
+    objective: objective_lib.Objective
+    optimizer: training_step.Optimizer
+    state: training_step.TrainState
     order_key: jax.Array
 
 
 def build(
-    config: Experiment, data: Data, *, batch_size: int, made: Callable = sharding.made
+    config: Experiment, data: Data, *, batch_size: int, made: Callable = mesh.made
 ) -> Built:
     """Everything that a config decides about a step, the state by `made`."""
     plan = _planned(config, data, batch_size=batch_size)
@@ -43,12 +42,12 @@ def build(
 
 def first_states(
     config: Experiment, data: Data, *, batch_size: int
-) -> Callable[[int], tuple[train.TrainState, jax.Array]]:
+) -> Callable[[int], tuple[training_step.TrainState, jax.Array]]:
     """seed -> the state before the first step and the key of the data order, as `build`
     makes them; one compilation for all seeds."""
     make = jax.jit(_planned(config, data, batch_size=batch_size).make)
 
-    def first(seed: int) -> tuple[train.TrainState, jax.Array]:
+    def first(seed: int) -> tuple[training_step.TrainState, jax.Array]:
         model_key, state_key, order_key = _keys(seed)
         return make(model_key, state_key)[0], order_key
 
@@ -63,28 +62,28 @@ def _keys(seed: int) -> jax.Array:
 class _Plan(NamedTuple):
     """What a config decides before any key is drawn from."""
 
-    objective: objective.Objective
-    optimizer: train.Optimizer
-    make: Callable[[jax.Array, jax.Array], tuple[train.TrainState, Any]]
+    objective: objective_lib.Objective
+    optimizer: training_step.Optimizer
+    make: Callable[[jax.Array, jax.Array], tuple[training_step.TrainState, Any]]
     """(model key, state key) -> the first state and the graph's random state."""
-    graphs: list[train.Graph]  # one is added whenever `make` is traced
+    graphs: list[graph_lib.Graph]  # one is added whenever `make` is traced
 
 
 def _planned(config: Experiment, data: Data, *, batch_size: int) -> _Plan:
-    goal = objective.make_objective(config.loss, config.negatives)
-    objective.check_labels(config.loss, data.dataset.example_label)
-    optimizer = train.make_optimizer(config.optim)
+    goal = objective_lib.make_objective(config.loss, config.negatives)
+    objective_lib.check_labels(config.loss, data.dataset.example_label)
+    optimizer = training_step.make_optimizer(config.optim)
     graphs = []
 
     def make(model_key, state_key):
         model, tables = config.model.make(data.schema, nnx.Rngs(model_key))
-        memory = remembered.init_state(
+        memory = negatives.init_remembered(
             config.negatives,
             batch_size=batch_size,
             num_items=data.dataset.num_items,
             width=model_width(model, data),
         )
-        graph, state = train.init_state(
+        graph, state = training_step.init_state(
             model,
             tables,
             optimizer=optimizer,
@@ -103,28 +102,28 @@ def on_pairs(config: Experiment) -> bool:
     return hasattr(config.model, "pairs")
 
 
-def make_step(config: Experiment, built: Built) -> train.Step:
+def make_step(config: Experiment, built: Built) -> training_step.Step:
     """The step of a model on examples, or on pairs of items."""
     if on_pairs(config):
-        return pair_step.make_step(
+        return pairs_step.make_step(
             built.graph, config=config.model.pairs, optimizer=built.optimizer
         )
-    return train.make_step(
+    return training_step.make_step(
         built.graph, objective=built.objective, optimizer=built.optimizer
     )
 
 
-def make_reader(config: Experiment, built: Built) -> train.Reader:
+def make_reader(config: Experiment, built: Built) -> training_step.Reader:
     """What the step of a model looks up."""
     if on_pairs(config):
-        return pair_step.make_reader(built.graph, config=config.model.pairs)
-    return train.make_reader(built.graph, objective=built.objective)
+        return pairs_step.make_reader(built.graph, config=config.model.pairs)
+    return training_step.make_reader(built.graph, objective=built.objective)
 
 
-def make_encoder(config: Experiment, built: Built) -> evaluate.Encoder:
+def make_encoder(config: Experiment, built: Built) -> encode.Towers:
     """The towers as they are used, with what the model's config adds to a catalogue."""
     complete = getattr(config.model, "complete", None)
-    return evaluate.make_encoder(built.graph, complete=complete)
+    return encode.make_towers(built.graph, complete=complete)
 
 
 def model_width(model: nnx.Module, data: Data) -> int:

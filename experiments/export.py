@@ -15,9 +15,11 @@ import pathlib
 
 from absl import flags
 
-from experiments import cli, training
-from recall_jax import evaluate, publish, towers
-from recall_jax.data import stream
+from experiments import training
+from experiments.common import cli
+from recall_jax.data import prepared
+from recall_jax.evaluate import measure
+from recall_jax.serve import towers, writer
 from recall_jax.types import InputError
 
 
@@ -26,25 +28,25 @@ def main(argv: list[str]) -> None:
     options = flags.FLAGS
     if options.run is None or options.to is None:
         raise InputError("name a run's folder with --run and a new folder with --to")
-    config = publish.Config(
+    config = writer.Config(
         dtype=options.dtype, batch_size=options.batch_size, users=options.users
     )
     target = pathlib.Path(options.to)
-    publish.check(target, config)
+    writer.check(target, config)
     run = load(pathlib.Path(options.run))
-    report = publish.write(run, target, config=config)
+    report = writer.write(run, target, config=config)
     print(described(report))
 
 
-def load(workdir: pathlib.Path) -> towers.Run:
+def load(workdir: pathlib.Path) -> towers.LoadedRun:
     """A run by its folder. Raises InputError if there is none or its data changed."""
     config, log, data = training.open_run(workdir)
     encoder, params = training.restore(config, data, workdir)
     if data.log is not None:  # users' vectors are made of all of their histories
-        data = stream.resident(data)
+        data = prepared.resident(data)
     titles = log.items.text.get("title")
-    removed = evaluate.removes_seen(config.evaluate, data)
-    return towers.Run(
+    removed = measure.removes_seen(config.evaluate, data)
+    return towers.LoadedRun(
         encoder,
         params,
         data,
@@ -54,7 +56,7 @@ def load(workdir: pathlib.Path) -> towers.Run:
     )
 
 
-def described(report: publish.Report) -> str:
+def described(report: writer.Report) -> str:
     """What was written, how fast, and what can be done with it."""
     lines = [f"export     {report.folder}"]
     for side, tower in report.specification["towers"].items():

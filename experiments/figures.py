@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments import training
-from recall_jax import baselines, evaluate, item_item, metrics, retrieval, segments
-from recall_jax import config as config_lib
-from recall_jax.config import Experiment
-from recall_jax.data.dataset import Data
-from recall_jax.evaluate import Result
+from recall_jax.data.prepared import Data
+from recall_jax.evaluate import baselines, encode, measure, metrics
+from recall_jax.evaluate import segments as segments_lib
+from recall_jax.evaluate.measure import Result
+from recall_jax.index import search as search_lib
+from recall_jax.run import config as config_lib
+from recall_jax.run.config import Experiment
 
 FEWEST = (
     30  # queries of a segment with intervals: of fewer, resampling makes too little
@@ -53,7 +55,7 @@ class Compared(NamedTuple):
 def measure_rows(
     config: Experiment,
     prepared: training.Prepared,
-    encoder: evaluate.Encoder,
+    encoder: encode.Towers,
     params: Any,
     *,
     compared: Compared | None = None,
@@ -62,12 +64,12 @@ def measure_rows(
     results.json has them; the baselines are measured unless given."""
     data, settings = prepared.data, config.evaluate
     size = settings.batch_size
-    valid = evaluate.measure_model(
+    valid = measure.measure_model(
         encoder, params, data=data, part=data.valid, config=settings, index="exact"
     )
     # The part before has compiled what this one needs.
     vectors, encoding = _timed(
-        lambda: evaluate.encode(
+        lambda: encode.encode(
             encoder, params, data=data, part=data.test, batch_size=size
         )
     )
@@ -83,7 +85,7 @@ def measure_rows(
     }
     baselines_beside = known.rows | known.other_ties
     return {
-        "candidates": evaluate.ranked(settings),
+        "candidates": measure.ranked(settings),
         "valid": valid.means(),
         "test": chosen.result.means(),
         "index": settings.index,
@@ -107,17 +109,17 @@ def as_row(result: Result, *, config: Experiment, data: Data) -> Row:
     segmented = {
         group: {
             segment.name: _figures(
-                segments.values(segment, result.ranks, names), fewest=FEWEST
+                segments_lib.values(segment, result.ranks, names), fewest=FEWEST
             )
             for segment in members
         }
-        for group, members in segments.of_part(data, data.test).items()
+        for group, members in segments_lib.of_part(data, data.test).items()
     }
-    last = evaluate.cutoff(config.evaluate)
+    last = measure.cutoff(config.evaluate)
     sizes = [*(k for k in CURVE if k < last), last]
     curve = metrics.metric_table(
         result.ranks,
-        evaluate.targets(data, data.test, seen=False).count,
+        measure.targets(data, data.test, seen=False).count,
         [f"{kind}@{k}" for kind in CURVE_KINDS for k in sizes],
     )
     at_each_k, shown = _figures(curve, fewest=1), _shown(result, config, data)
@@ -128,14 +130,14 @@ def _shown(result: Result, config: Experiment, data: Data) -> dict[str, float]:
     """What lists are made of; nobody would be shown those of sampled candidates."""
     if config.evaluate.candidates != "all":
         return {}
-    k, num_items = evaluate.cutoff(config.evaluate), data.dataset.num_items
+    k, num_items = measure.cutoff(config.evaluate), data.dataset.num_items
     return metrics.list_table(result.found.ids, k=k, num_items=num_items)
 
 
 def _figures(values: dict[str, np.ndarray], *, fewest: int) -> Figures:
     (num,) = {len(value) for value in values.values()}
     means = {name: float(value.mean()) for name, value in values.items()}
-    return Figures(means, evaluate.intervals(values) if num >= fewest else None)
+    return Figures(means, measure.intervals(values) if num >= fewest else None)
 
 
 class Through(NamedTuple):
@@ -155,7 +157,7 @@ class Through(NamedTuple):
 
 
 def through_indexes(
-    vectors: evaluate.Vectors, *, data: Data, config: evaluate.EvaluateConfig
+    vectors: encode.Vectors, *, data: Data, config: measure.EvaluateConfig
 ) -> dict[str, Through]:
     """The test part by evaluate.index, by exact, and by each of evaluate.indexes; of the
     last ones those are left out whose package is missing."""
@@ -163,23 +165,23 @@ def through_indexes(
     for name in dict.fromkeys([config.index, "exact", *config.indexes]):
         try:
             searched[name] = _through(name, vectors, data=data, config=config)
-        except retrieval.MissingPackage as problem:
+        except search_lib.MissingPackage as problem:
             print(f"no row through {name}: {problem}")
     return searched
 
 
 def _through(
     name: str,
-    vectors: evaluate.Vectors,
+    vectors: encode.Vectors,
     *,
     data: Data,
-    config: evaluate.EvaluateConfig,
+    config: measure.EvaluateConfig,
 ) -> Through:
-    build = functools.partial(evaluate.INDEXES[name].build, vectors.items)
+    build = functools.partial(measure.INDEXES[name].build, vectors.items)
     index, build_seconds = _timed(build)
     search = functools.partial(index.search, vectors.queries)
     run = functools.partial(
-        evaluate.measure, search, data=data, part=data.test, config=config
+        measure.measure_search, search, data=data, part=data.test, config=config
     )
     run()  # the first search compiles, and is not what it costs
     result, pass_seconds = _timed(run)
@@ -205,7 +207,7 @@ def versus(result: Result, exact: Result) -> dict[str, dict[str, Any]]:
     """By metric the difference to the exact search of the same queries: absolute, with
     its 95 % interval over users, and relative, None where exact has 0."""
     gaps = {name: value - exact.values[name] for name, value in result.values.items()}
-    bounds, means = evaluate.intervals(gaps), exact.means()
+    bounds, means = measure.intervals(gaps), exact.means()
     return {
         name: {
             "absolute": float(gap.mean()),
@@ -221,7 +223,7 @@ def _segments(
 ) -> dict[str, dict[str, Any]]:
     """Every row's figures by grouping and segment; where items were hidden from training,
     with what a random order has for those."""
-    groups = segments.of_part(data, data.test)
+    groups = segments_lib.of_part(data, data.test)
     made = {
         group: {
             segment.name: _segment(
@@ -235,13 +237,13 @@ def _segments(
     if config.data.hidden_share:
         # New items come last. Each query has one target, which `chance` asks for.
         queries = groups["popularity"][-1].targets.any(axis=1)
-        by_chance = evaluate.chance(data, data.test, config=config.evaluate)
+        by_chance = measure.chance(data, data.test, config=config.evaluate)
         by_chance = {name: value[queries] for name, value in by_chance.items()}
         _add(made["popularity"]["new"], "chance", _figures(by_chance, fewest=FEWEST))
     return made
 
 
-def _segment(segment: segments.Segment, rows: dict[str, Figures]) -> dict[str, Any]:
+def _segment(segment: segments_lib.Segment, rows: dict[str, Figures]) -> dict[str, Any]:
     made = {
         "told": segment.told,
         "queries": int(segment.targets.any(axis=1).sum()),
@@ -265,11 +267,11 @@ def _lists(config: Experiment, data: Data, rows: dict[str, Row]) -> dict[str, An
     "targets" lists of nothing but what was to be found. Nothing of sampled metrics."""
     if config.evaluate.candidates != "all":
         return {}
-    wanted = evaluate.targets(data, data.test, seen=False).positions
+    wanted = measure.targets(data, data.test, seen=False).positions
     k, num_items = wanted.shape[1], data.dataset.num_items
     made = {"targets": metrics.list_table(wanted, k=k, num_items=num_items)}
     made |= {name: row.lists for name, row in rows.items()}
-    return {"k": evaluate.cutoff(config.evaluate), "rows": made}
+    return {"k": measure.cutoff(config.evaluate), "rows": made}
 
 
 _KEPT: contextvars.ContextVar[dict[str, Any] | None] = contextvars.ContextVar(
@@ -317,7 +319,7 @@ def _other_bigram(config: Experiment, other: Data) -> dict[str, Row]:
     """The bigram on the split with ties broken the other way."""
     ties = "file" if config.data.ties == "shuffled" else "shuffled"
     search = baselines.bigram(other, other.test)
-    found = evaluate.measure(
+    found = measure.measure_search(
         search, data=other, part=other.test, config=config.evaluate
     )
     # Its segments are of other targets, and stand beside nobody's.
@@ -338,7 +340,7 @@ def _measure_baselines(
 ) -> tuple[dict[str, Result], float | None]:
     rows, ease_l2 = _baselines(config, data, ease_l2=ease_l2)
     found = {
-        name: evaluate.measure(
+        name: measure.measure_search(
             search, data=data, part=data.test, config=config.evaluate
         )
         for name, search in rows.items()
@@ -348,7 +350,7 @@ def _measure_baselines(
 
 def _baselines(
     config: Experiment, data: Data, *, ease_l2: float | None = None
-) -> tuple[dict[str, evaluate.Search], float | None]:
+) -> tuple[dict[str, measure.Search], float | None]:
     """Searches of the test part by name, and EASE's l2 where it is among them; it is
     chosen on validation unless given."""
     rows = {"popularity": baselines.popularity(data, data.test)}
@@ -356,8 +358,8 @@ def _baselines(
         rows["bigram"] = baselines.bigram(data, data.test)
     if config.data.protocol == "file_order":
         rows["constant"] = baselines.penultimate(data, data.test)
-    if item_item.fits(data):
-        by_pairs, ease_l2 = item_item.item_knn_and_ease(
+    if baselines.fits(data):
+        by_pairs, ease_l2 = baselines.item_knn_and_ease(
             data, data.test, config=config.evaluate, l2=ease_l2
         )
         rows |= by_pairs

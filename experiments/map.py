@@ -21,10 +21,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from experiments import cli, similar
-from recall_jax import clusters as clusters_lib
-from recall_jax import logs
-from recall_jax.data.interactions import Bag
+from experiments import similar
+from experiments.common import cli
+from experiments.common import clusters as clusters_lib
+from recall_jax.data.log import Bag
+from recall_jax.training import log
 from recall_jax.types import InputError
 
 NEAREST = 5  # items told of a cluster
@@ -122,7 +123,7 @@ def describe(made: Map, run: similar.Run) -> list[dict[str, Any]]:
     for cluster, near in enumerate(made.near):
         value, share = _commonest(made.values.of[made.of == cluster])
         titles = run.ids if run.titles is None else run.titles
-        names = [logs.brief(titles[row]) or run.ids[row] for row in near]
+        names = [log.brief(titles[row]) or run.ids[row] for row in near]
         rows.append(
             {
                 "cluster": cluster,
@@ -159,7 +160,7 @@ def told(
         + without,
     ]
     columns = [name for name in described[0] if name != "ids"]
-    lines += ["", logs.table([_cells(row) for row in described], columns), ""]
+    lines += ["", log.table([_cells(row) for row in described], columns), ""]
     if not some.any():
         return "\n".join(lines)
     for name, measure in (
@@ -190,7 +191,7 @@ def draw(made: Map, path: pathlib.Path, *, pyplot, title: str) -> None:
     groups = [("other", ~np.isin(values, shown), OTHER)]
     groups += [(name, values == name, color) for name, color in zip(shown, COLORS)]
     for name, rows, color in groups:
-        label = _plain(f"{logs.brief(name)} ({rows.sum():,})")
+        label = _plain(f"{log.brief(name)} ({rows.sum():,})")
         axes.scatter(*at[rows].T, s=size, color=color, linewidths=0, label=label)
     for cluster in range(len(made.near)):
         middle = at[made.of == cluster].mean(axis=0)

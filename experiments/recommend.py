@@ -18,8 +18,10 @@ from typing import Any
 
 from absl import flags
 
-from experiments import cli, restored, similar
-from recall_jax import logs, serving
+from experiments import restored, similar
+from experiments.common import cli
+from recall_jax.serve import recommender as recommender_lib
+from recall_jax.training import log
 from recall_jax.types import InputError
 
 SHOWN = 10  # items of a history
@@ -53,12 +55,12 @@ def main(argv: list[str]) -> None:
     )
 
 
-def load(run: str | None, export: str | None) -> serving.Recommender:
+def load(run: str | None, export: str | None) -> recommender_lib.Recommender:
     """Of a run's folder, or of an export's."""
     if export is not None:
-        return serving.load(export)
+        return recommender_lib.load(export)
     workdir = pathlib.Path(run)
-    return serving.Recommender(restored.served(similar.load(workdir), workdir))
+    return recommender_lib.Recommender(restored.served(similar.load(workdir), workdir))
 
 
 def as_pairs(entries: list[str]) -> dict[str, str]:
@@ -75,7 +77,9 @@ def as_pairs(entries: list[str]) -> dict[str, str]:
     return pairs
 
 
-def split_values(pairs: dict[str, str], served: serving.Served) -> dict[str, Any]:
+def split_values(
+    pairs: dict[str, str], served: recommender_lib.Served
+) -> dict[str, Any]:
     """The values of fields that take several, apart."""
     several = {name for name, feature in served.features.items() if feature.several}
     return {
@@ -85,8 +89,8 @@ def split_values(pairs: dict[str, str], served: serving.Served) -> dict[str, Any
 
 
 def told(
-    answer: serving.Recommended,
-    served: serving.Served,
+    answer: recommender_lib.Recommended,
+    served: recommender_lib.Served,
     *,
     user: str | None,
     given: bool,
@@ -111,14 +115,14 @@ def told(
     columns = ["rank", "id", "score"]
     if answer.titles is not None:
         columns.insert(2, "title")
-        titles = map(logs.brief, answer.titles)
+        titles = map(log.brief, answer.titles)
         rows = [{**row, "title": x} for row, x in zip(rows, titles)]
     return "\n".join(
-        [*lines, "", logs.table(rows, columns) if rows else "no item is left"]
+        [*lines, "", log.table(rows, columns) if rows else "no item is left"]
     )
 
 
-def _history(answer: serving.Recommended, *, own: bool) -> list[str]:
+def _history(answer: recommender_lib.Recommended, *, own: bool) -> list[str]:
     """How many items, whose, how many are read, and the last of them, the last first."""
     number = len(answer.history)
     whose = "all of his events, of training, validation and test" if own else "as given"
@@ -130,7 +134,7 @@ def _history(answer: serving.Recommended, *, own: bool) -> list[str]:
     ]
     for at in range(number - 1, max(number - 1 - SHOWN, -1), -1):
         titles = answer.history_titles
-        title = "" if titles is None else logs.brief(titles[at])
+        title = "" if titles is None else log.brief(titles[at])
         lines.append(f"           {answer.history[at]}{', ' * bool(title)}{title}")
     if number > SHOWN:
         lines.append(f"           and {number - SHOWN:,} before them")
@@ -146,7 +150,7 @@ def define_flags() -> None:
         "features", [], "NAME=VALUE of somebody new, or instead of his own"
     )
     flags.DEFINE_integer("k", 10, "how many items")
-    flags.DEFINE_enum("seen", "auto", serving.SEEN, "items of the history")
+    flags.DEFINE_enum("seen", "auto", recommender_lib.SEEN, "items of the history")
 
 
 if __name__ == "__main__":

@@ -26,9 +26,10 @@ from collections.abc import Iterable, Sequence
 
 from absl import flags
 
-from experiments import charts, cli, drawing, gather, report_page, tabulate
-from experiments.gather import Group
-from recall_jax import checkpoint
+from experiments.common import charts, cli, drawing, report_page, tabulate
+from experiments.common import groups as groups_lib
+from experiments.common.groups import Group
+from recall_jax import files
 from recall_jax.types import InputError
 
 
@@ -37,10 +38,10 @@ def main(argv: list[str]) -> None:
     options = flags.FLAGS
     if not options.runs:
         raise InputError("name runs: python -m experiments.report runs/table")
-    found = gather.find(options.runs)
+    found = groups_lib.find(options.runs)
     to = pathlib.Path(options.to or f"reports/{_name(options.runs[0])}")
     _check_apart(to, found)
-    groups = gather.group(gather.read(workdir) for workdir in found)
+    groups = groups_lib.group(groups_lib.read(workdir) for workdir in found)
     sections = [_section(group, by=options.by) for group in groups]
     write(sections, to, title=options.title or f"Report: {to.name}")
     done = sum(cell.results is not None for group in groups for cell in group.cells)
@@ -88,7 +89,7 @@ def _section(group: Group, *, by: str) -> report_page.Section:
         )
         for chart in charts.make(group, by=by)
     ]
-    return report_page.Section(group, pictures, gather.summaries(group, by=by))
+    return report_page.Section(group, pictures, groups_lib.summaries(group, by=by))
 
 
 def write(
@@ -101,13 +102,13 @@ def write(
             (to / name).write_bytes(content)
     command = shlex.join(["python", "-m", "experiments.report", *sys.argv[1:]])
     made = report_page.render(title, command=command, sections=sections)
-    checkpoint.write_atomically(to / "index.html", made)
+    files.write_atomically(to / "index.html", made)
     text = [f"```sh\n{command}\n```"]
     for number, section in enumerate(sections, 1):
         text += [_heading(section.group, number), tabulate.as_text(section.summaries)]
-    checkpoint.write_atomically(to / "table.md", "\n\n".join(text) + "\n")
+    files.write_atomically(to / "table.md", "\n\n".join(text) + "\n")
     table = as_csv([section.group for section in sections])
-    checkpoint.write_atomically(to / "table.csv", table)
+    files.write_atomically(to / "table.csv", table)
 
 
 def _heading(group: Group, number: int) -> str:

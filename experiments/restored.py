@@ -1,4 +1,4 @@
-"""A restored run as a recommender (`serving.Served`)."""
+"""A restored run as a recommender (`recommender.Served`)."""
 
 import functools
 import pathlib
@@ -8,15 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import similar
-from recall_jax import evaluate, features, serving
-from recall_jax.data import text
-from recall_jax.data.arrays import Dataset
+from recall_jax import schema
+from recall_jax.data import columns as columns_lib
+from recall_jax.data.arrays import Events
+from recall_jax.evaluate import measure
+from recall_jax.serve import recommender
 from recall_jax.types import Columns
 
 
-def served(run: similar.Run, workdir: pathlib.Path) -> serving.Served:
+def served(run: similar.Run, workdir: pathlib.Path) -> recommender.Served:
     """What the run's chosen checkpoint serves."""
-    data, asked = run.data, jax.jit(Dataset.query)
+    data, asked = run.data, jax.jit(Events.query)
     offered = {c.name: c for c in data.schema.query}
     read = reads(run)
     own = {
@@ -28,8 +30,8 @@ def served(run: similar.Run, workdir: pathlib.Path) -> serving.Served:
         _encode, run=run, asked=asked, columns={name: offered[name] for name in own}
     )
     made = {name for name, column in offered.items() if _is_made(column)}
-    removed = evaluate.removes_seen(run.config.evaluate, data)
-    return serving.Served(
+    removed = measure.removes_seen(run.config.evaluate, data)
+    return recommender.Served(
         name=f"{run.config.name}, step {run.restored.step:,} of {workdir}",
         item_ids=data.vocabularies["item"].ids,
         item_vectors=run.served,
@@ -62,30 +64,30 @@ def reads(run: similar.Run) -> set[str]:
     return found
 
 
-def _is_made(column: features.Column) -> bool:
+def _is_made(column: schema.Column) -> bool:
     """Of the id, the history, the time; a feature may have such a name where there are
     none."""
     is_history = column.name == "history" and column.kind == "sequence"
     return is_history or column.name == "user" or column.kind == "age"
 
 
-def _feature(column: features.Column, run: similar.Run) -> serving.Feature:
+def _feature(column: schema.Column, run: similar.Run) -> recommender.Feature:
     if column.kind == "text":
-        return serving.Feature("text")
+        return recommender.Feature("text")
     if not column.has_ids:
-        return serving.Feature("dense")
+        return recommender.Feature("dense")
     vocabulary = run.data.vocabularies[column.vocabulary]
-    return serving.Feature("categorical", column.width > 0, vocabulary)
+    return recommender.Feature("categorical", column.width > 0, vocabulary)
 
 
 def _encode(
     user: int,
     history: np.ndarray,
-    given: serving.Given,
+    given: recommender.Given,
     *,
     run: similar.Run,
     asked,
-    columns: dict[str, features.Column],
+    columns: dict[str, schema.Column],
 ) -> np.ndarray:
     """The vector of a user as of the end of his events, with another history or other
     features where these are given; of user 0, whose id and features are unknown."""
@@ -103,12 +105,12 @@ def _encode(
     return np.asarray(encoder.columns(params, dataset, row)[0])
 
 
-def _as_column(value, column: features.Column, *, run: similar.Run) -> np.ndarray:
+def _as_column(value, column: schema.Column, *, run: similar.Run) -> np.ndarray:
     """A feature that was given, as the query tower reads it."""
     if not column.has_ids:
         return np.float32((value - column.mean) / column.scale)
     if column.kind == "text":
-        ids = text.trigram_ids([value], buckets=column.rows - 2).values
+        ids = columns_lib.trigram_ids([value], buckets=column.rows - 2).values
     else:
         vocabulary = run.data.vocabularies[column.vocabulary]
         ids = vocabulary.lookup(vocabulary.encode(value))

@@ -19,32 +19,20 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments import (
-    building,
-    cli,
-    distributed,
-    figures,
-    run_files,
-    same_data,
-    summary,
-    training,
-)
-from experiments import results as results_lib
-from recall_jax import (
-    checkpoint,
-    conversions,
-    evaluate,
-    fit,
-    item_item,
-    negatives,
-    pairs,
-    processes,
-    sharding,
-    train,
-)
-from recall_jax import config as config_lib
-from recall_jax.config import Experiment
-from recall_jax.data.dataset import Data
+from experiments import building, figures, run_files, same_data, training
+from experiments.common import cli, distributed, summary
+from experiments.common import results as results_lib
+from recall_jax import files
+from recall_jax.data.prepared import Data
+from recall_jax.devices import mesh, processes
+from recall_jax.evaluate import baselines, encode
+from recall_jax.evaluate import measure as measure_lib
+from recall_jax.losses import negatives
+from recall_jax.models import graph as graph_lib
+from recall_jax.pairs import conversions, corpus
+from recall_jax.run import config as config_lib
+from recall_jax.run.config import Experiment
+from recall_jax.training import loop, step
 from recall_jax.types import InputError
 
 LINKS = 1 << 16  # scored at a time
@@ -57,7 +45,7 @@ def main(argv: list[str]) -> None:
     if flags.FLAGS.seed is not None:
         config.seed = flags.FLAGS.seed
     workdir = pathlib.Path(flags.FLAGS.workdir or f"runs/{config.name}")
-    with distributed.joined(), sharding.use(mesh_of(flags.FLAGS.devices)):
+    with distributed.joined(), mesh.use(mesh_of(flags.FLAGS.devices)):
         run(config, workdir)
 
 
@@ -72,14 +60,14 @@ def mesh_of(num: int | None) -> jax.sharding.Mesh | None:
                 f"--devices={num} with --distributed, which takes all devices of all "
                 "processes; leave --devices out"
             )
-        return sharding.make_mesh(there) if len(there) > 1 else None
+        return mesh.make_mesh(there) if len(there) > 1 else None
     num = 1 if num is None else num or len(there)
     if not 1 <= num <= len(there):
         raise InputError(
             f"--devices={num}, but there are {len(there)} x {there[0].device_kind}; "
             f"give 1 to {len(there)}, or 0 for all"
         )
-    return sharding.make_mesh(there[:num]) if num > 1 else None
+    return mesh.make_mesh(there[:num]) if num > 1 else None
 
 
 def run(config: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
@@ -92,7 +80,7 @@ def run(config: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
     config_lib.check(config)
     check_same_everywhere(config)
     with contextlib.ExitStack() as held:
-        lock = checkpoint.lock(workdir)
+        lock = files.lock(workdir)
         processes.of_first(lambda: held.enter_context(lock))
         processes.check_shared(workdir)
         processes.of_first(lambda: refuse_another(config, workdir))
@@ -146,7 +134,7 @@ def _train_and_evaluate(config: Experiment, workdir: pathlib.Path) -> dict[str, 
     prepared = training.prepare(config)
     data = prepared.data
     for part in filter(None, prepared):
-        evaluate.check(config.evaluate, part)
+        measure_lib.check(config.evaluate, part)
     seconds = collections.Counter(data=time.perf_counter() - start, train=0)
     describe(config, data)
     encoder, fitted = training.train_model(config, data, workdir)
@@ -158,8 +146,8 @@ def measure(
     config: Experiment,
     prepared: training.Prepared,
     workdir: pathlib.Path,
-    encoder: evaluate.Encoder,
-    fitted: fit.Fitted,
+    encoder: encode.Towers,
+    fitted: loop.Fitted,
     *,
     seconds: collections.Counter,
     compared: figures.Compared | None = None,
@@ -168,7 +156,7 @@ def measure(
     second model is trained too. `compared` is what stands beside it where that is known."""
     data = prepared.data
     start = time.perf_counter()
-    params = evaluate.params_of(fitted.state)
+    params = step.params_of(fitted.state)
     rows = figures.measure_rows(config, prepared, encoder, params, compared=compared)
     rows |= _measure_links(config, data, encoder, params)
     converted = _measure_conversions(config, data, encoder, params)
@@ -191,7 +179,9 @@ def measure(
         "config": config.name,
         "seed": config.seed,
         "protocol": data.protocol,
-        "seen": "removed" if evaluate.removes_seen(config.evaluate, data) else "kept",
+        "seen": "removed"
+        if measure_lib.removes_seen(config.evaluate, data)
+        else "kept",
         **rows,
         "test_ties_shuffled": shuffled,
         "test_refit": refitted,
@@ -202,11 +192,11 @@ def measure(
         "seconds": dict(seconds),
         "epoch_seconds": fitted.seconds["train"] / fitted.epochs,
         "num_params": _num_params(encoder.graph, params),
-        "device": sharding.described(),
+        "device": mesh.described(),
     }
 
 
-def _num_params(graph: train.Graph, params: Any) -> int:
+def _num_params(graph: graph_lib.Graph, params: Any) -> int:
     """Numbers that a model is made of, without what fills up its stored tables."""
     in_tables = sum(table.rows * table.width for table in graph.tables)
     return in_tables + sum(leaf.size for leaf in jax.tree.leaves(params[1:]))
@@ -214,7 +204,7 @@ def _num_params(graph: train.Graph, params: Any) -> int:
 
 def _measure_shuffled(
     config: Experiment, data: Data, workdir: pathlib.Path
-) -> evaluate.Result:
+) -> measure_lib.Result:
     """Test figures of a second model, trained and tested with ties shuffled."""
     print("second run, ties shuffled")
     config = training.with_ties(config, "shuffled")
@@ -224,19 +214,19 @@ def _measure_shuffled(
 
 def _refit(
     config: Experiment,
-    first: fit.Fitted,
+    first: loop.Fitted,
     workdir: pathlib.Path,
     seconds: collections.Counter,
     *,
     ease_l2: float | None,
-) -> dict[str, evaluate.Result]:
+) -> dict[str, measure_lib.Result]:
     """Test figures of the model trained anew on all of train, validation part included,
     for the epochs that validation chose, in `workdir`/refit; and of the baselines, which
     then count the validation part too."""
     config = training.without_validation(config)
     data = training.prepare(config).data
-    seen = evaluate.removes_seen(config.evaluate, data)
-    evaluate.check_leak(data, data.test, seen=seen)
+    seen = measure_lib.removes_seen(config.evaluate, data)
+    measure_lib.check_leak(data, data.test, seen=seen)
     epochs = first.best_epoch
     print(f"refit on all of train, {epochs} epochs")
     encoder, fitted = training.train_model(
@@ -251,11 +241,11 @@ def _refit(
 
 
 def _measure_test(
-    config: Experiment, data: Data, encoder: evaluate.Encoder, fitted: fit.Fitted
-) -> evaluate.Result:
-    return evaluate.measure_model(
+    config: Experiment, data: Data, encoder: encode.Towers, fitted: loop.Fitted
+) -> measure_lib.Result:
+    return measure_lib.measure_model(
         encoder,
-        evaluate.params_of(fitted.state),
+        step.params_of(fitted.state),
         data=data,
         part=data.test,
         config=config.evaluate,
@@ -264,7 +254,7 @@ def _measure_test(
 
 
 def _measure_conversions(
-    config: Experiment, data: Data, encoder: evaluate.Encoder, params: Any
+    config: Experiment, data: Data, encoder: encode.Towers, params: Any
 ) -> dict[str, Any] | None:
     """Of models on sessions of which some convert."""
     if not building.on_pairs(config):
@@ -272,7 +262,7 @@ def _measure_conversions(
     made_by = config.model.pairs
     if made_by.corpus == "file" or not made_by.sequences.conversions:
         return None
-    vectors = evaluate.encode_items(
+    vectors = encode.encode_items(
         encoder, params, data=data, batch_size=config.evaluate.batch_size
     )
     return conversions.measure(vectors, data, made_by)
@@ -281,8 +271,8 @@ def _measure_conversions(
 def describe(config: Experiment, data: Data) -> None:
     """Tell what a run trains on and how it is measured."""
     users, items = (data.vocabularies[name] for name in ("user", "item"))
-    seen, why = evaluate.seen_items(config.evaluate, data)
-    print(f"devices    {sharding.described()}")
+    seen, why = measure_lib.seen_items(config.evaluate, data)
+    print(f"devices    {mesh.described()}")
     print(f"data       {data.source}")
     for told in data.report:
         print(told)
@@ -295,7 +285,7 @@ def describe(config: Experiment, data: Data) -> None:
         print(
             f"           {len(items.ids) - items.known:,} items have no training event"
         )
-    ranked = evaluate.ranked(config.evaluate)
+    ranked = measure_lib.ranked(config.evaluate)
     print(f"protocol   {data.protocol}; {ranked}")
     print(f"seen items {seen}: {why}")
     few = 0 < data.repeats <= FEW * len(data.items)
@@ -309,17 +299,17 @@ def describe(config: Experiment, data: Data) -> None:
             "           no rows bigram, item knn, ease: they take the whole log into "
             "memory, and this one is streamed"
         )
-    elif not item_item.fits(data):
+    elif not baselines.fits(data):
         print(
             "           no rows item knn, ease: they weigh all pairs of items, and "
-            f"{len(items.ids):,} are more than {item_item.MAX_ITEMS:,}"
+            f"{len(items.ids):,} are more than {baselines.MAX_ITEMS:,}"
         )
     if told := negatives.advice(config.negatives):
         print(f"note       {told}")
 
 
 def _measure_links(
-    config: Experiment, data: Data, encoder: evaluate.Encoder, params: Any
+    config: Experiment, data: Data, encoder: encode.Towers, params: Any
 ) -> dict[str, dict[str, float]]:
     """AUC of removed edges against pairs without one; nothing where none was removed.
 
@@ -329,8 +319,8 @@ def _measure_links(
     """
     if not (building.on_pairs(config) and config.model.pairs.removed_share):
         return {}
-    links = pairs.make_links(data, config.model.pairs)
-    vectors = evaluate.encode_items(
+    links = corpus.make_links(data, config.model.pairs)
+    vectors = encode.encode_items(
         encoder, params, data=data, batch_size=config.evaluate.batch_size
     )
     vectors = np.asarray(vectors, np.float64)
@@ -342,9 +332,9 @@ def _measure_links(
             [np.sum(vectors[ab[:, 0]] * vectors[ab[:, 1]], axis=1) for ab in blocks]
         )
 
-    by_popularity = pairs.link_auc(links, lambda ends: popularity[ends].sum(axis=1))
+    by_popularity = corpus.link_auc(links, lambda ends: popularity[ends].sum(axis=1))
     return {
-        "link_auc": pairs.link_auc(links, product),
+        "link_auc": corpus.link_auc(links, product),
         "link_auc_popularity": by_popularity,
     }
 

@@ -4,10 +4,10 @@ import json
 import pathlib
 from typing import Any
 
-from recall_jax import checkpoint, features
-from recall_jax import config as config_lib
-from recall_jax.config import Experiment
-from recall_jax.data.dataset import Data
+from recall_jax import files, schema
+from recall_jax.data.prepared import Data
+from recall_jax.run import config as config_lib
+from recall_jax.run.config import Experiment
 from recall_jax.types import InputError
 
 
@@ -35,8 +35,8 @@ def write_description(config: Experiment, data: Data, workdir: pathlib.Path) -> 
     check_same_data(data, workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(workdir / "config.json", config_lib.as_dict(config))
-    checkpoint.write_atomically(
-        workdir / "vocabularies.json", features.dump_vocabularies(data.vocabularies)
+    files.write_atomically(
+        workdir / "vocabularies.json", schema.dump_vocabularies(data.vocabularies)
     )
     described = {
         "source": data.source,
@@ -58,4 +58,4 @@ def read_json(path: pathlib.Path) -> Any:
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:
-    checkpoint.write_atomically(path, json.dumps(content, indent=1) + "\n")
+    files.write_atomically(path, json.dumps(content, indent=1) + "\n")

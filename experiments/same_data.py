@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from experiments import run_files, streaming, training
-from recall_jax import config as config_lib
-from recall_jax.config import Experiment
-from recall_jax.data import movielens, stream
+from recall_jax.data import folders
+from recall_jax.data.sources import movielens
+from recall_jax.run import config as config_lib
+from recall_jax.run.config import Experiment
 from recall_jax.types import MissingData
 
 
@@ -56,7 +57,7 @@ def _fingerprints(config: Experiment) -> dict[str, tuple[str, str]]:
     if streaming.is_streamed(config):
         # A refit reads the same files.
         least = config.model.min_history
-        sha256 = stream.prepared_sha256(config.data, min_history=least)
+        sha256 = folders.sha256_of(config.data, min_history=least)
         return {"": (config.data.path, sha256)}
     if isinstance(config.data, movielens.Config) and not movielens.is_here(config.data):
         raise MissingData("MovieLens is not on this machine")

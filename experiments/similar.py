@@ -16,11 +16,14 @@ from typing import NamedTuple
 import numpy as np
 from absl import flags
 
-from experiments import cli, training
-from recall_jax import evaluate, logs, retrieval
-from recall_jax.config import Experiment
-from recall_jax.data.dataset import Data
-from recall_jax.data.interactions import Entities
+from experiments import training
+from experiments.common import cli
+from recall_jax.data.log import Entities
+from recall_jax.data.prepared import Data
+from recall_jax.evaluate import encode, measure
+from recall_jax.index import search
+from recall_jax.run.config import Experiment
+from recall_jax.training import log as log_lib
 from recall_jax.types import InputError
 
 SHOWN = 10  # of several items that match, or of those nearest to a name
@@ -56,7 +59,7 @@ def load(workdir: pathlib.Path) -> Run:
     config, log, data = training.open_run(workdir)
     restored = training.restore_chosen(config, data, workdir)
     size = config.evaluate.batch_size
-    served = evaluate.encode_items(*restored[:2], data=data, batch_size=size)
+    served = encode.encode_items(*restored[:2], data=data, batch_size=size)
     served = np.asarray(served)
     length = np.linalg.norm(served, axis=1, keepdims=True)
     titles = log.items.text.get("title")
@@ -95,12 +98,12 @@ def find(text: str, *, ids: np.ndarray, titles: np.ndarray | None) -> int:
     close = difflib.get_close_matches(wanted, list(names), n=SHOWN, cutoff=0.3)
     raise InputError(
         f"--item={text!r} is no id and in no title of the run's {len(ids):,} items; "
-        f"nearest: {'; '.join(logs.brief(names[name]) for name in close) or 'none'}"
+        f"nearest: {'; '.join(log_lib.brief(names[name]) for name in close) or 'none'}"
     )
 
 
 def _named(row: int, *, ids: np.ndarray, titles: np.ndarray | None) -> str:
-    title = "" if titles is None else logs.brief(titles[row])
+    title = "" if titles is None else log_lib.brief(titles[row])
     return f"{ids[row]}, {title}" if title else str(ids[row])
 
 
@@ -108,8 +111,8 @@ def similar(run: Run, row: int, *, num: int, index: str) -> str:
     """The table of the `num` nearest items but itself."""
     if num < 1:
         raise InputError(f"--num is {num}; it must be at least 1")
-    if index not in evaluate.INDEXES:
-        known = ", ".join(evaluate.INDEXES)
+    if index not in measure.INDEXES:
+        known = ", ".join(measure.INDEXES)
         raise InputError(f"unknown --index {index!r}; there are: {known}")
     if len(run.ids) == 1:
         raise InputError(f"{run.ids[row]} is the run's only item: none is like it")
@@ -118,20 +121,20 @@ def similar(run: Run, row: int, *, num: int, index: str) -> str:
             f"the model has no vector for item {run.ids[row]}, which has "
             f"{run.data.popularity[row + 1]:,} training events"
         )
-    itself = retrieval.Exclude(np.array([0, 1]), np.array([row], np.int32))
+    itself = search.Exclude(np.array([0, 1]), np.array([row], np.int32))
     try:
         found = (
-            evaluate.INDEXES[index]
+            measure.INDEXES[index]
             .build(run.vectors)
             .search(run.vectors[[row]], min(num, len(run.ids) - 1), itself)
         )
-    except retrieval.MissingPackage as problem:
+    except search.MissingPackage as problem:
         raise InputError(str(problem)) from problem
     rows = [
         {
             "rank": str(rank),
             "id": run.ids[other],
-            "title": "" if run.titles is None else logs.brief(run.titles[other]),
+            "title": "" if run.titles is None else log_lib.brief(run.titles[other]),
             "cosine": f"{score:.4f}",
             "events": f"{run.data.popularity[other + 1]:,}",
         }
@@ -141,7 +144,7 @@ def similar(run: Run, row: int, *, num: int, index: str) -> str:
     columns = ["rank", "id", "title", "cosine", "events"]
     if run.titles is None:
         columns.remove("title")
-    return logs.table(rows, columns)
+    return log_lib.table(rows, columns)
 
 
 def define_flags() -> None:

@@ -7,10 +7,13 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from recall_jax import fit, pairs, processes, sharding, windows
-from recall_jax.config import Experiment
-from recall_jax.data import stream
-from recall_jax.data.dataset import Data
+from recall_jax.data import prepared
+from recall_jax.data.prepared import Data
+from recall_jax.data.sources import stream
+from recall_jax.devices import mesh, processes
+from recall_jax.pairs import corpus
+from recall_jax.run.config import Experiment
+from recall_jax.training import loop, windows
 from recall_jax.types import InputError
 
 
@@ -28,7 +31,7 @@ def open_data(config: Experiment) -> Data:
             "youtubednn, mf, fm, markov. Take one of these, or read the log into memory, "
             "with the data of --config=dssm_logs"
         )
-    return stream.open_data(
+    return prepared.open_data(
         config.data,
         history_length=config.model.history_length,
         min_history=config.model.min_history,
@@ -43,19 +46,24 @@ def cut(config: Experiment, data: Data) -> windows.Cut:
     )
 
 
-def make_plan(config: Experiment, data: Data, *, num_rows: int) -> fit.Plan:
+def make_plan(config: Experiment, data: Data, *, num_rows: int) -> loop.Plan:
     """Of epochs of rows in memory, or of windows."""
     if data.log is None:
-        return fit.make_plan(config.train, num_rows=num_rows)
+        return loop.make_plan(config.train, num_rows=num_rows)
     return cut(config, data).plan
 
 
 def make_feed(
-    config: Experiment, data: Data, on: pairs.Corpus, *, plan: fit.Plan, key: jax.Array
-) -> fit.Feed:
+    config: Experiment,
+    data: Data,
+    on: corpus.Corpus,
+    *,
+    plan: loop.Plan,
+    key: jax.Array,
+) -> loop.Feed:
     """What the steps of `plan` train on."""
     if data.log is None:
-        return fit.resident(
+        return loop.resident(
             on.source, num_rows=on.num_rows, span=on.span, plan=plan, key=key
         )
     made = cut(config, data)._replace(plan=plan)
@@ -78,10 +86,10 @@ def _share() -> windows.Share:
     return windows.Share(processes.index(), processes.count(), gather)
 
 
-def some_rows(on: pairs.Corpus, data: Data, feed: fit.Feed) -> tuple[Any, int]:
+def some_rows(on: corpus.Corpus, data: Data, feed: loop.Feed) -> tuple[Any, int]:
     """A source with rows to measure batches by, and how many it has: the first window,
     where several devices want to know, or all data in memory."""
-    if data.log is None or sharding.num_devices() == 1:
+    if data.log is None or mesh.num_devices() == 1:
         return on.source, on.num_rows
     with contextlib.closing(feed.portions(0)) as portions:
         source, _ = next(portions)

@@ -31,21 +31,14 @@ from typing import Any
 import jax
 from absl import flags
 
-from experiments import (
-    cli,
-    figures,
-    over,
-    ranking,
-    run_files,
-    streaming,
-    sweep_plan,
-    sweep_rungs,
-    sweep_runs,
-    table,
-)
-from experiments.compare import Cell
-from experiments.sweep_runs import Shared
-from recall_jax import checkpoint, sweep
+from experiments import figures, run_files, streaming
+from experiments.common import cells as cells_lib
+from experiments.common import cli, grid, programs, ranking, rungs
+from experiments.common import plan as plan_lib
+from experiments.common.cells import Cell
+from experiments.common.programs import Shared
+from recall_jax import files
+from recall_jax.training import lanes
 from recall_jax.types import InputError
 
 
@@ -58,15 +51,15 @@ def main(argv: list[str]) -> None:
             f"{entry.name} reads its log in windows, another for each seed, which one "
             "program cannot share; run its settings with experiments.table"
         )
-    settings = over.make_settings(
+    settings = grid.make_settings(
         entry, overs, samples=options.samples, seed=options.sample_seed
     )
-    sweep_plan.check(settings, memory_gb=options.memory_gb)
-    sweep_rungs.check(settings, options.halving)
+    plan_lib.check(settings, memory_gb=options.memory_gb)
+    rungs.check(settings, options.halving)
     folder = pathlib.Path(options.runs or f"runs/sweep_{entry.config.name}")
-    cells = table.make_cells(settings, num_seeds=options.seeds, folder=folder)
+    cells = cells_lib.make_cells(settings, num_seeds=options.seeds, folder=folder)
     for cell in cells:
-        sweep_runs.read_end(cell)
+        programs.read_end(cell)
     if options.dry:
         print(plan(cells, options))
         return
@@ -78,10 +71,10 @@ def main(argv: list[str]) -> None:
         "seeds": options.seeds,
         "halving": options.halving,
     }
-    with checkpoint.lock(folder):
-        sweep_plan.refuse_another(folder, asked)
-        with sweep_runs.locked(cells), figures.baselines_kept():
-            sweep_plan.note(folder, asked)
+    with files.lock(folder):
+        plan_lib.refuse_another(folder, asked)
+        with programs.locked(cells), figures.baselines_kept():
+            plan_lib.note(folder, asked)
             run_all(cells, folder, options)
     print(f"\n{ranking.as_text(cells)}\n")
     print(f"written    {folder}/sweep.md, sweep.csv, sweep.json")
@@ -96,11 +89,11 @@ def run_all(cells: Sequence[Cell], folder: pathlib.Path, options: Any) -> None:
     portion. What training needs to go on is kept while a run is left that failed."""
     groups, held = folder / "groups", {}
     for path in sorted(groups.glob("decided-*.json")):
-        sweep_rungs.follow(cells, run_files.read_json(path))
+        rungs.follow(cells, run_files.read_json(path))
     parts = []
-    if any(map(sweep_runs.goes_on, cells)):
+    if any(map(programs.goes_on, cells)):
         parts = _parts(cells, groups, held, options)
-    for rung, mark in enumerate(sweep_rungs.marks(cells, options.halving)):
+    for rung, mark in enumerate(rungs.marks(cells, options.halving)):
         decided = groups / f"decided-{rung}.json"
         if decided.exists():
             continue
@@ -111,13 +104,11 @@ def run_all(cells: Sequence[Cell], folder: pathlib.Path, options: Any) -> None:
             ranking.write(cells, folder)
         if mark is None or not reached:  # where all have failed, nothing is decided
             break
-        content = sweep_rungs.decide(
-            cells, reached, halving=options.halving, epoch=mark
-        )
+        content = rungs.decide(cells, reached, halving=options.halving, epoch=mark)
         run_files.write_json(decided, content)
-        sweep_rungs.follow(cells, content)
+        rungs.follow(cells, content)
     ranking.write(cells, folder)
-    if not any(map(sweep_runs.left, cells)):
+    if not any(map(programs.left, cells)):
         shutil.rmtree(groups, ignore_errors=True)
 
 
@@ -125,12 +116,12 @@ def _parts(
     cells: Sequence[Cell], groups: pathlib.Path, held: dict[str, Shared], options: Any
 ) -> list[list[Cell]]:
     """The portions of an earlier command, and all other runs in portions that fit."""
-    parts = sweep_runs.kept_parts(cells, groups)
-    placed = {sweep_runs.name(cell) for part in parts for cell in part}
-    for group in sweep_plan.make_groups(cells):
-        rest = [cell for cell in group if sweep_runs.name(cell) not in placed]
+    parts = programs.kept_parts(cells, groups)
+    placed = {programs.name(cell) for part in parts for cell in part}
+    for group in plan_lib.make_groups(cells):
+        rest = [cell for cell in group if programs.name(cell) not in placed]
         parts += _portions(rest, held, options) if rest else []
-    sweep_runs.keep_parts(parts, groups)
+    programs.keep_parts(parts, groups)
     return parts
 
 
@@ -150,21 +141,21 @@ def _trained(
         part = queue.pop(0)
         try:
             yield _train(part, groups, held, options, rung=rung, until=until)
-        except sweep.TooLarge as problem:
+        except lanes.TooLarge as problem:
             print(f"{problem}: they train in two portions")
             halves = [part[: len(part) // 2], part[len(part) // 2 :]]
             at = parts.index(part)
             parts[at : at + 1] = halves
             queue = halves + queue
-            sweep_runs.keep_parts(parts, groups)
+            programs.keep_parts(parts, groups)
 
 
 def _held(cell: Cell, held: dict[str, Shared]) -> Shared:
     """The data of a run; of different ones the last is kept."""
-    key = sweep_plan.data_of(cell.config)
+    key = plan_lib.data_of(cell.config)
     if key not in held:
         held.clear()
-        held[key] = sweep_runs.share(cell.config)
+        held[key] = programs.share(cell.config)
     return held[key]
 
 
@@ -175,17 +166,17 @@ def _portions(
     devices = jax.devices()
     try:
         data = _held(group[0], held).prepared.data
-        size = sweep_plan.measure(group[0].config, data)
-        return sweep_plan.portions(
+        size = plan_lib.measure(group[0].config, data)
+        return plan_lib.portions(
             group,
             state_bytes=size.state_bytes,
-            limit=sweep_plan.device_bytes(options.memory_gb, devices),
+            limit=plan_lib.device_bytes(options.memory_gb, devices),
             num_devices=len(devices),
         )
     except Exception as problem:
-        if sweep_runs.ours(problem):
+        if programs.ours(problem):
             raise
-        sweep_runs.note_problem(group, problem)
+        programs.note_problem(group, problem)
         return []
 
 
@@ -200,32 +191,32 @@ def _train(
 ) -> dict[str, list[float]]:
     """Train one portion to the end of a rung, and measure it after the last one; what
     each setting's runs reached on validation."""
-    portion = sweep_runs.portion_at(part, groups, rung=rung)
-    last, going = until is None, [c for c in portion.cells if sweep_runs.goes_on(c)]
+    portion = programs.portion_at(part, groups, rung=rung)
+    last, going = until is None, [c for c in portion.cells if programs.goes_on(c)]
     if not portion.cells or (last and not going):
         return {}
     epochs = portion.cells[0].config.train.epochs
     print(f"\n{len(portion.cells)} runs to epoch {until or epochs} of {epochs}")
     try:
         shared = _held(portion.cells[0], held)
-        trained = sweep_runs.train_portion(
+        trained = programs.train_portion(
             portion,
             shared,
             until=until or epochs,
             mode=options.mode,
-            limit=sweep_plan.device_bytes(options.memory_gb, jax.devices()),
+            limit=plan_lib.device_bytes(options.memory_gb, jax.devices()),
         )
-        sweep_runs.note_diverged(portion.cells, trained)
+        programs.note_diverged(portion.cells, trained)
         if last:
-            sweep_runs.measure(portion.cells, trained, shared)
+            programs.measure(portion.cells, trained, shared)
     except Exception as problem:
-        if isinstance(problem, sweep.TooLarge) or sweep_runs.ours(problem):
+        if isinstance(problem, lanes.TooLarge) or programs.ours(problem):
             raise
-        sweep_runs.note_problem(portion.cells, problem)
+        programs.note_problem(portion.cells, problem)
         return {}
     for cell in portion.cells:
         if (cell.workdir / "results.json").exists():
-            table.read(cell)
+            cells_lib.read(cell)
     reached = collections.defaultdict(list)
     for cell, lane in zip(portion.cells, trained.lanes, strict=True):
         if not lane.problem:
@@ -237,17 +228,17 @@ def plan(cells: Sequence[Cell], options: Any) -> str:
     """What would be trained, in which programs, and what that takes; trains nothing."""
     held: dict[str, Shared] = {}
     parts = []
-    for group in sweep_plan.make_groups(cells):
+    for group in plan_lib.make_groups(cells):
         for part in _portions(group, held, options):
             data = _held(part[0], held).prepared.data
-            parts.append((part, sweep_plan.measure(part[0].config, data)))
-    first, marks = cells[0].config, sweep_rungs.marks(cells, options.halving)
-    return sweep_plan.told(
+            parts.append((part, plan_lib.measure(part[0].config, data)))
+    first, marks = cells[0].config, rungs.marks(cells, options.halving)
+    return plan_lib.told(
         parts,
         marks=[mark or first.train.epochs for mark in marks],
         mode=options.mode,
-        seconds=sweep_plan.known_seconds(cells, pathlib.Path(f"runs/{first.name}")),
-        left=sum(map(sweep_runs.goes_on, cells)),
+        seconds=plan_lib.known_seconds(cells, pathlib.Path(f"runs/{first.name}")),
+        left=sum(map(programs.goes_on, cells)),
     )
 
 
@@ -260,7 +251,7 @@ def one_device_a_core() -> None:
 
 def define_flags() -> None:
     flags.DEFINE_string("config", None, "name or file of the config")
-    flags.DEFINE_multi_string("over", None, f"a field and its values: {over.FORM}")
+    flags.DEFINE_multi_string("over", None, f"a field and its values: {grid.FORM}")
     flags.DEFINE_integer("samples", 0, "draw so many settings; 0: all", lower_bound=0)
     flags.DEFINE_integer("sample_seed", 0, "of these draws")
     flags.DEFINE_integer("seeds", 1, "runs seeds 0 to this less one", lower_bound=1)

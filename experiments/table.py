@@ -17,11 +17,8 @@ of the last command in RUNS. A run that diverges or fails is told in its row and
 others go on; the exit status is then 1.
 """
 
-import dataclasses
-import hashlib
 import json
 import pathlib
-import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -29,14 +26,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from absl import flags
 
-from experiments import cli, compare, figures, run, run_files, same_data, tabulate
-from experiments import results as results_lib
-from experiments.compare import Cell
-from recall_jax import checkpoint, logs
-from recall_jax import config as config_lib
+from experiments import figures, run
+from experiments.common import cells as cells_lib
+from experiments.common import cli, results, summaries, tabulate
+from experiments.common.cells import Cell
+from recall_jax import files
+from recall_jax.run import config
+from recall_jax.training import log
 from recall_jax.types import InputError
 
-LONGEST = 120  # characters of a folder's name; file systems end at 255
 STATES = ("finished", "begun", "missing")
 
 
@@ -44,14 +42,16 @@ def main(argv: list[str]) -> None:
     del argv
     options = flags.FLAGS
     folder = pathlib.Path(options.runs)
-    cells = make_cells(options.configs, num_seeds=options.seeds, folder=folder)
+    cells = cells_lib.make_cells(
+        options.configs, num_seeds=options.seeds, folder=folder
+    )
     check_by(options.by, cells)
     if options.dry:
         print(plan(cells))
         return
     write(cells, folder, by=options.by)
     run_missing(cells, after_each=lambda: write(cells, folder, by=options.by))
-    print(f"\n{tabulate.as_text(compare.summarize(cells, by=options.by))}\n")
+    print(f"\n{tabulate.as_text(summaries.summarize(cells, by=options.by))}\n")
     print(f"written    {folder}/table.md, table.csv, table.json")
     failed = [cell for cell in cells if cell.problem]
     if failed:
@@ -60,64 +60,14 @@ def main(argv: list[str]) -> None:
         sys.exit(1)
 
 
-def make_cells(
-    entries: Sequence[cli.Entry], *, num_seeds: int, folder: pathlib.Path
-) -> list[Cell]:
-    """Every entry with every seed, and the results there are. Raises InputError for
-    what would fail late: a config's values, a folder of another config, figures of data
-    that are no longer what the log holds."""
-    cells, taken = [], {}
-    for entry in entries:
-        if "seed" in entry.overrides:
-            raise InputError("config.seed is not to be set; --seeds=N runs 0 to N - 1")
-        name = folder_name(entry)
-        if name in taken:
-            raise InputError(f"--configs lists {entry.label} twice")
-        taken[name] = entry
-        for seed in range(num_seeds):
-            config = dataclasses.replace(entry.config, seed=seed)
-            cells.append(_cell(entry, config, folder / name / f"seed-{seed}"))
-    finished = [cell for cell in cells if cell.results]
-    same_data.check([same_data.Finished(c.config, c.workdir) for c in finished])
-    return cells
-
-
 def check_by(by: str, cells: Sequence[Cell]) -> None:
     """Raise InputError for a metric that none of the runs will have."""
     listed = dict.fromkeys(m for c in cells for m in c.config.evaluate.metrics)
-    if by and by not in listed and not by.startswith(results_lib.NOT_OF_LISTS):
+    if by and by not in listed and not by.startswith(results.NOT_OF_LISTS):
         raise InputError(
             f"--by={by}: no config has it among evaluate.metrics"
-            + config_lib.nearest(by, list(listed))
+            + config.nearest(by, list(listed))
         )
-
-
-def _cell(entry: cli.Entry, config, workdir: pathlib.Path) -> Cell:
-    try:
-        config_lib.check(config)
-    except InputError as problem:
-        raise InputError(f"{entry.label}: {problem}") from problem
-    run.refuse_another(config, workdir)
-    cell = Cell(entry, config, workdir)
-    if (workdir / "results.json").exists():
-        read(cell)
-    return cell
-
-
-def read(cell: Cell) -> None:
-    cell.results = results_lib.read(cell.workdir / "results.json")
-    cell.data = run_files.read_json(cell.workdir / "data.json")
-
-
-def folder_name(entry: cli.Entry) -> str:
-    """The name and all overrides; what a path cannot hold, or is too long, is cut and
-    told apart by a hash."""
-    overrides = sorted(entry.overrides.items())
-    whole = ",".join([entry.name, *(f"{field}={value}" for field, value in overrides)])
-    plain = re.sub(r"[^\w.,=+-]+", "_", whole)
-    if plain == whole and len(whole) <= LONGEST:
-        return whole
-    return f"{plain[:LONGEST]}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 
 
 def run_missing(cells: Sequence[Cell], *, after_each: Callable[[], None]) -> None:
@@ -134,7 +84,7 @@ def _run_missing(cells: Sequence[Cell], *, after_each: Callable[[], None]) -> No
         print(f"\n{told}: run {number} of {len(todo)}, {cell.state}")
         try:
             run.run(cell.config, cell.workdir)
-            read(cell)
+            cells_lib.read(cell)
         except Exception as problem:
             # A disk that is full, or a mistake of ours, is not of this config alone.
             if isinstance(problem, OSError) or cli.told(problem) is None:
@@ -146,29 +96,29 @@ def _run_missing(cells: Sequence[Cell], *, after_each: Callable[[], None]) -> No
 
 def write(cells: Sequence[Cell], folder: pathlib.Path, *, by: str = "") -> None:
     """table.md, table.csv and table.json of what is finished by now."""
-    groups = compare.summarize(cells, by=by)
+    groups = summaries.summarize(cells, by=by)
     command = shlex.join(["python", "-m", "experiments.table", *sys.argv[1:]])
     rows = [row for group in groups for row in group["rows"] if "command" in row]
     text = [f"```sh\n{command}\n```", tabulate.as_text(groups), "## A run of each row"]
     text += [f"`{row['label']}`\n\n```sh\n{row['command']}\n```" for row in rows]
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_atomically(folder / "table.md", "\n\n".join(text) + "\n")
-    checkpoint.write_atomically(folder / "table.csv", tabulate.as_csv(cells))
+    files.write_atomically(folder / "table.md", "\n\n".join(text) + "\n")
+    files.write_atomically(folder / "table.csv", tabulate.as_csv(cells))
     content = json.dumps({"command": command, "groups": groups}, indent=1)
-    checkpoint.write_atomically(folder / "table.json", content + "\n")
+    files.write_atomically(folder / "table.json", content + "\n")
 
 
 def plan(cells: Sequence[Cell]) -> str:
     """Which seeds are finished, begun and missing, and about how long the rest takes;
     a run begun counts whole."""
     seconds, unknown = 0.0, 0
-    for members in compare.by_label(cells).values():
+    for members in cells_lib.by_label(cells).values():
         mean, left = _mean_seconds(members), sum(not cell.results for cell in members)
         seconds, unknown = seconds + left * mean, unknown + left * (not mean)
     told = [f"about {seconds / 60:,.1f} minutes to go, by the seeds that are finished"]
     if unknown:
         told.append(f"{unknown} runs more of configs that have none, of unknown length")
-    return "\n".join([progress(compare.by_label(cells)), *told])
+    return "\n".join([progress(cells_lib.by_label(cells)), *told])
 
 
 def progress(named: dict[str, Sequence[Cell]]) -> str:
@@ -182,7 +132,7 @@ def progress(named: dict[str, Sequence[Cell]]) -> str:
         mean = _mean_seconds(members)
         seconds = {"seconds a run": f"{mean:,.0f}" * bool(mean)}
         rows.append({"": label, **seeds, **seconds})
-    return logs.table(rows, ["", *STATES, "seconds a run"])
+    return log.table(rows, ["", *STATES, "seconds a run"])
 
 
 def _mean_seconds(cells: Sequence[Cell]) -> float:

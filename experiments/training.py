@@ -8,23 +8,22 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import building, cli, run_files, streaming
-from recall_jax import (
-    checkpoint,
-    evaluate,
-    exchange,
-    fit,
-    lookups,
-    negatives,
-    pairs,
-    processes,
-    sharding,
-    train,
-)
-from recall_jax.config import Experiment
-from recall_jax.data import dataset, describe, interactions, stream
-from recall_jax.data.dataset import Data
-from recall_jax.data.interactions import Interactions
+from experiments import building, run_files, streaming
+from experiments.common import cli
+from recall_jax.data import describe, prepared
+from recall_jax.data import prepare as prepare_lib
+from recall_jax.data import split as split_lib
+from recall_jax.data.log import Interactions
+from recall_jax.data.prepared import Data
+from recall_jax.devices import mesh, processes
+from recall_jax.evaluate import encode, measure
+from recall_jax.losses import negatives
+from recall_jax.pairs import corpus
+from recall_jax.run.config import Experiment
+from recall_jax.tables import exchange, lookup
+from recall_jax.training import checkpoint
+from recall_jax.training import loop as loop_lib
+from recall_jax.training import step as step_lib
 from recall_jax.types import InputError
 
 
@@ -58,15 +57,15 @@ def lay_out(config: Experiment, log: Interactions) -> Data:
     return laid_out(config, split_of(config, log))
 
 
-def split_of(config: Experiment, log: Interactions) -> interactions.Split:
+def split_of(config: Experiment, log: Interactions) -> split_lib.Split:
     if config.data.ties == "both":
         config = with_ties(config, "file")
     # An unknown name goes to the split as it is, which names the known ones.
-    return interactions.split(log, config=config.data)
+    return split_lib.by_protocol(log, config=config.data)
 
 
-def laid_out(config: Experiment, split: interactions.Split) -> Data:
-    return dataset.prepare(
+def laid_out(config: Experiment, split: split_lib.Split) -> Data:
+    return prepare_lib.in_memory(
         split,
         history_length=config.model.history_length,
         min_history=config.model.min_history,
@@ -91,7 +90,7 @@ def open_run(workdir: pathlib.Path) -> Opened:
     config = cli.load_config(str(path))
     if streaming.is_streamed(config):
         data = streaming.open_data(config)
-        return Opened(config, stream.entities(config.data, data), data)
+        return Opened(config, prepared.entities(config.data, data), data)
     log = config.data.load()
     return Opened(config, log, lay_out(config, log))
 
@@ -116,22 +115,22 @@ def without_validation(config: Experiment) -> Experiment:
 
 def train_model(
     config: Experiment, data: Data, workdir: pathlib.Path, *, epochs: int | None = None
-) -> tuple[evaluate.Encoder, fit.Fitted]:
+) -> tuple[encode.Towers, loop_lib.Fitted]:
     """Train, or go on training, the model of an experiment.
 
     With `epochs` exactly these many, by the schedule of the config's, and nothing is
     validated or chosen.
     """
     ready = make_loop(config, data, workdir, epochs=epochs)
-    return ready.encoder, fit.fit(ready.loop, ready.state)
+    return ready.encoder, loop_lib.fit(ready.loop, ready.state)
 
 
 class Ready(NamedTuple):
     """All that training needs."""
 
-    encoder: evaluate.Encoder
-    loop: fit.Loop
-    state: train.TrainState  # before the first step
+    encoder: encode.Towers
+    loop: loop_lib.Loop
+    state: step_lib.TrainState  # before the first step
 
 
 def make_loop(
@@ -146,44 +145,44 @@ def make_loop(
     if data.log is not None:
         print(f"windows    {streaming.cut(config, data).told(data.log)}")
     plan = streaming.make_plan(config, data, num_rows=on.num_rows)
-    hypers = train.make_hypers(
+    hypers = step_lib.make_hypers(
         config.optim, config.loss, config.negatives, num_steps=plan.num_steps
     )
     check_devices(config, plan)
     built = building.build(config, data, batch_size=plan.size * on.span)
     plan = plan if epochs is None else plan._replace(epochs=epochs)
-    on = on._replace(source=sharding.on_each(on.source))
+    on = on._replace(source=mesh.on_each(on.source))
     feed = streaming.make_feed(config, data, on, plan=plan, key=built.order_key)
     source, rows = streaming.some_rows(on, data, feed)
     built = with_capacity(config, built, source, num_rows=rows, size=plan.size)
     encoder = building.make_encoder(config, built)
     measured = functools.partial(
-        evaluate.measure_model,
+        measure.measure_model,
         encoder,
         data=data,
         part=data.valid,
-        config=evaluate.over_all(config.evaluate),
+        config=measure.over_all(config.evaluate),
         index="exact",
     )
 
-    def validate(state: train.TrainState) -> dict[str, float]:
-        return measured(evaluate.params_of(state)).means()
+    def validate(state: step_lib.TrainState) -> dict[str, float]:
+        return measured(step_lib.params_of(state)).means()
 
-    def refresh(state: train.TrainState) -> train.TrainState:
-        vectors = evaluate.encode_items(
+    def refresh(state: step_lib.TrainState) -> step_lib.TrainState:
+        vectors = encode.encode_items(
             encoder,
-            evaluate.params_of(state),
+            step_lib.params_of(state),
             data=data,
             batch_size=config.evaluate.batch_size,
         )
         return state._replace(candidates=state.candidates._replace(index=vectors))
 
     processes.of_first(lambda: run_files.write_description(config, data, workdir))
-    loop = fit.Loop(
+    loop = loop_lib.Loop(
         step=building.make_step(config, built),
         feed=feed,
         span=on.span,
-        hypers=sharding.on_each(hypers),
+        hypers=mesh.on_each(hypers),
         plan=plan,
         config=config.train,
         validate=validate if epochs is None else None,
@@ -206,14 +205,14 @@ def check_same_everywhere(data: Data) -> None:
 class Restored(NamedTuple):
     """A run's model as it was chosen."""
 
-    encoder: evaluate.Encoder
+    encoder: encode.Towers
     params: Any
     step: int  # of the checkpoint
 
 
 def restore(
     config: Experiment, data: Data, workdir: pathlib.Path
-) -> tuple[evaluate.Encoder, Any]:
+) -> tuple[encode.Towers, Any]:
     """The encoder and the chosen parameters of a run, nothing trained or written.
 
     Raises InputError where nothing is chosen yet, or where the data are not the run's.
@@ -227,7 +226,7 @@ def restore_chosen(config: Experiment, data: Data, workdir: pathlib.Path) -> Res
         raise InputError(f"{workdir} holds no run: it has no data.json")
     run_files.check_same_data(data, workdir)
     size = config.train.batch_size * data.dataset.span
-    built = building.build(config, data, batch_size=size, made=sharding.outlined)
+    built = building.build(config, data, batch_size=size, made=mesh.outlined)
     like = built.state._replace(slots={})
     found = checkpoint.restore(workdir / "checkpoints", like, kind="best")
     if found is None:
@@ -235,16 +234,16 @@ def restore_chosen(config: Experiment, data: Data, workdir: pathlib.Path) -> Res
             f"{workdir} has no model yet; one is there after the first validation"
         )
     encoder, state = building.make_encoder(config, built), found[0]
-    return Restored(encoder, evaluate.params_of(state), int(state.step))
+    return Restored(encoder, step_lib.params_of(state), int(state.step))
 
 
-def make_corpus(config: Experiment, data: Data) -> pairs.Corpus:
+def make_corpus(config: Experiment, data: Data) -> corpus.Corpus:
     """What a model's epochs are made of: examples, or pairs of items."""
     if building.on_pairs(config):
-        return pairs.make_corpus(data, config.model.pairs)
+        return corpus.make_corpus(data, config.model.pairs)
     source = negatives.make_source(data, config.negatives)
     told = f"{data.num_examples:,} training examples"
-    return pairs.Corpus(source, data.num_rows, data.dataset.span, told)
+    return corpus.Corpus(source, data.num_rows, data.dataset.span, told)
 
 
 def check_pairs(config: Experiment) -> None:
@@ -252,7 +251,7 @@ def check_pairs(config: Experiment) -> None:
     of items would not heed."""
     if not building.on_pairs(config):
         return
-    pairs.check(config.model.pairs)
+    corpus.check(config.model.pairs)
     for group in ("negatives", "loss"):
         values = getattr(config, group)
         for field in dataclasses.fields(values):
@@ -265,9 +264,9 @@ def check_pairs(config: Experiment) -> None:
                 )
 
 
-def check_devices(config: Experiment, plan: fit.Plan) -> None:
+def check_devices(config: Experiment, plan: loop_lib.Plan) -> None:
     """Raise InputError for a batch that the devices cannot share alike."""
-    devices, negatives_ = sharding.num_devices(), config.negatives
+    devices, negatives_ = mesh.num_devices(), config.negatives
     sizes = {"train.batch_size": plan.size}
     if not building.on_pairs(config) and negatives_.kind in negatives.DRAWN_KINDS:
         sizes["negatives.num"] = negatives_.num
@@ -280,7 +279,7 @@ def check_devices(config: Experiment, plan: fit.Plan) -> None:
             )
     if building.on_pairs(config):
         made_by = config.model.pairs
-        groups = pairs.num_groups(plan.size, made_by.sharing)
+        groups = corpus.num_groups(plan.size, made_by.sharing)
         if groups % devices:
             raise InputError(
                 f"model.pairs.sharing {made_by.sharing} makes {groups} groups of the "
@@ -296,7 +295,7 @@ def with_capacity(
     config: Experiment, built: building.Built, source: Any, *, num_rows: int, size: int
 ) -> building.Built:
     """The same with room for what devices ask of each other, as a few batches tell."""
-    if sharding.num_devices() == 1:
+    if mesh.num_devices() == 1:
         return built
     read, tables = building.make_reader(config, built), built.graph.tables
 
@@ -304,7 +303,7 @@ def with_capacity(
     def most(state, source, examples, step):
         columns = read(state._replace(step=step), source, examples)
         return {
-            table.name: exchange.measure(lookups.ids_of(columns, table=table))
+            table.name: exchange.measure(lookup.ids_of(columns, table=table))
             for table in tables
         }
 
@@ -312,7 +311,7 @@ def with_capacity(
     rng, found = np.random.default_rng(0), []
     for step in range(MEASURED):
         rows = rng.permutation(num_rows)[:size] * source.dataset.span
-        args = sharding.on_each((rows.astype(np.int32), np.int32(step)))
+        args = mesh.on_each((rows.astype(np.int32), np.int32(step)))
         found.append(jax.device_get(most(built.state, source, *args)))
     capacity = {
         table.name: exchange.capacity_of(max(int(x[table.name]) for x in found))

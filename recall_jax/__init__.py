@@ -1,15 +1,16 @@
 """Embedding-based retrieval for recommenders, in JAX.
 
-Read `types` first, then a batch's way: `data.dataset`, `objective`, `tables`, `train`,
-`fit`, `evaluate`. Models are in `models`, sources of data in `data`. What was trained and
-exported is served by `load`.
+Read `types` first, then a batch's way: `data.arrays`, `losses.objective`, `tables.rows`,
+`training.step`, `training.loop`, `evaluate.measure`. Models are in `models`, sources of
+data in `data.sources`. What was trained and exported is served by `load`.
 """
 
 __version__ = "0.1.0"
 
 
 def load(folder):
-    """The `serving.Recommender` of an export's folder."""
-    from recall_jax import serving  # which needs JAX, where a version number does not
+    """The `serve.recommender.Recommender` of an export's folder."""
+    # It needs JAX, which a version number does not.
+    from recall_jax.serve import recommender
 
-    return serving.load(folder)
+    return recommender.load(folder)

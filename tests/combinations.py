@@ -42,7 +42,8 @@ import numpy as np
 import tiny_logs
 
 from experiments import building, run, streaming, training
-from recall_jax import fit, sharding, train
+from recall_jax.devices import mesh
+from recall_jax.training import loop, step
 from recall_jax.types import InputError
 
 CLEARED = 20  # draws after which compiled programs are forgotten
@@ -146,7 +147,7 @@ def _run(config, workdir: pathlib.Path, *, asked: argparse.Namespace) -> Outcome
         if late:
             return Outcome("failed", f"refused late ({', '.join(late)}): {refusal}")
         return Outcome("refused", str(refusal))
-    except fit.Diverged as problem:
+    except loop.Diverged as problem:
         return Outcome("diverged", str(problem))
     except Reached:
         return Outcome("traced")
@@ -167,10 +168,10 @@ def trace(config, data, workdir, **_):
     plan = streaming.make_plan(config, data, num_rows=on.num_rows)
     training.check_devices(config, plan)
     size = plan.size * on.span
-    built = building.build(config, data, batch_size=size, made=sharding.outlined)
+    built = building.build(config, data, batch_size=size, made=mesh.outlined)
     source = on.source
     if data.log is None:
-        hypers = train.make_hypers(
+        hypers = step.make_hypers(
             config.optim, config.loss, config.negatives, num_steps=plan.num_steps
         )
         rows = jax.ShapeDtypeStruct((plan.size,), np.int32)

@@ -11,25 +11,23 @@ flags.set_once()
 from jaxtyping import install_import_hook
 
 CHECKED = (
-    "attention",
-    "blockwise",
-    "candidates",
-    "remembered",
-    "encoders",
-    "frequency",
-    "layers",
-    "losses",
-    "metrics",
-    "objective",
-    "index_inputs",
-    "retrieval",
-    "sampling",
-    "scann_index",
-    "scores",
-    "segments",
-    "tables",
-    "topk",
-    "walks",
+    "evaluate.metrics",
+    "evaluate.segments",
+    "index.inputs",
+    "index.scann",
+    "index.search",
+    "index.topk",
+    "losses.candidates",
+    "losses.frequency",
+    "losses.losses",
+    "losses.objective",
+    "losses.sampling",
+    "losses.scores",
+    "losses.softmax",
+    "models.histories",
+    "models.layers",
+    "pairs.walks",
+    "tables.rows",
 )
 install_import_hook([f"recall_jax.{name}" for name in CHECKED], "beartype.beartype")
 
@@ -39,8 +37,9 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from recall_jax.data import dataset, interactions
-from recall_jax.data.interactions import Bag, Entities, Interactions
+from recall_jax.data import log, prepare
+from recall_jax.data import split as split_lib
+from recall_jax.data.log import Bag, Entities, Interactions
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -97,8 +96,8 @@ def make_log(
 
 def make_data(*, history_length: int = 5, min_history: int = 1, **sizes):
     """That log under leave_one_out."""
-    split = interactions.split(make_log(**sizes), config=interactions.Config())
-    return dataset.prepare(
+    split = split_lib.by_protocol(make_log(**sizes), config=log.Config())
+    return prepare.in_memory(
         split, history_length=history_length, min_history=min_history
     )
 

@@ -9,13 +9,13 @@ from typing import Any
 import drawn_values as values
 import numpy as np
 
-from recall_jax import fit, negatives, objective, pairs, train
-from recall_jax.config import Experiment
-from recall_jax.data import logs, sequences, stream, synthetic
-from recall_jax.evaluate import EvaluateConfig
-from recall_jax.models import (
-    markov,
-)
+from recall_jax.data.sources import logs, stream, synthetic
+from recall_jax.evaluate.measure import EvaluateConfig
+from recall_jax.losses import negatives, objective
+from recall_jax.models import itemwise, markov
+from recall_jax.run.config import Experiment
+from recall_jax.training import loop
+from recall_jax.training import step as step_lib
 
 
 @dataclasses.dataclass
@@ -60,8 +60,8 @@ def draw(rng: np.random.Generator, *, folder: pathlib.Path) -> tuple[Experiment,
         name="drawn",
         data=_source(drawing, source, folder=folder),
         model=_model(drawing, module),
-        optim=train.OptimConfig(),
-        train=fit.TrainConfig(epochs=1, batch_size=16, scan_steps=5),
+        optim=step_lib.OptimConfig(),
+        train=loop.TrainConfig(epochs=1, batch_size=16, scan_steps=5),
         evaluate=EvaluateConfig(
             metrics=("hr@5", "ndcg@5"), select_by="ndcg@5", indexes=(), batch_size=64
         ),
@@ -114,7 +114,7 @@ def _model(drawing: Drawing, module):
     return config
 
 
-def _pairs(drawing: Drawing, given: pairs.PairsConfig) -> pairs.PairsConfig:
+def _pairs(drawing: Drawing, given: itemwise.PairsConfig) -> itemwise.PairsConfig:
     config = dataclasses.replace(
         given,
         block=4,
@@ -126,7 +126,7 @@ def _pairs(drawing: Drawing, given: pairs.PairsConfig) -> pairs.PairsConfig:
     drawing.into(config, values.PAIRS, path="model.pairs")
     table: dict = values.SEQUENCES
     drawing.into(config.sequences, table, path="model.pairs.sequences")
-    assert isinstance(config.sequences, sequences.Config)
+    assert isinstance(config.sequences, itemwise.SequencesConfig)
     return config
 
 

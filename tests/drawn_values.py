@@ -1,7 +1,7 @@
 """What `drawn` draws each field from: field -> (values that fit, values at an edge, which
 may be refused). Sizes are few, so that programs are compiled once for many draws."""
 
-from recall_jax import negatives, objective
+from recall_jax.losses import negatives, objective
 from recall_jax.models import (
     airbnb,
     dssm,

@@ -7,9 +7,10 @@ import jax
 import numpy as np
 from test_configs import shrunk
 
-from experiments import building, cli, training
-from recall_jax import towers
+from experiments import building, training
+from experiments.common import cli
 from recall_jax.models import markov, mf
+from recall_jax.serve import towers
 
 CONFIGS = [name for name in cli.config_names() if "synthetic" in name]
 
@@ -53,7 +54,7 @@ QUICK = (  # of every kind one
 )
 
 
-def make_run(name: str) -> towers.Run:
+def make_run(name: str) -> towers.LoadedRun:
     config = config_of(name)
     log = config.data.load()
     data = training.lay_out(config, log)
@@ -66,7 +67,7 @@ def make_run(name: str) -> towers.Run:
 
     state = built.state
     params = jax.tree.map(moved, (state.tables, state.dense, state.statistics))
-    return towers.Run(
+    return towers.LoadedRun(
         building.make_encoder(config, built),
         params,
         data,

@@ -6,9 +6,10 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from experiments import cli, compare, run_files
-from recall_jax import config as config_lib
-from recall_jax.config import Experiment
+from experiments import run_files
+from experiments.common import cells, cli
+from recall_jax.run import config as config_lib
+from recall_jax.run.config import Experiment
 
 METRICS = ("hr@10", "ndcg@10", "recall@20")
 BASELINES = {"popularity": 0.05, "bigram": 0.2, "oracle": 0.6}
@@ -75,13 +76,13 @@ def cell(
     *,
     seed: int = 0,
     candidates: str = "whole catalogue ranked",
-) -> compare.Cell:
+) -> cells.Cell:
     """A run whose ndcg@10 are (validation, test), or what ended it, or None: unfinished.
     Its hr@10 falls as ndcg@10 rises."""
     config = experiment(seed=seed)
     entry = cli.Entry("dssm_synthetic", own, own, config)
     name = ",".join(f"{field}={value}" for field, value in own.items())
-    made = compare.Cell(entry, config, folder / name / f"seed-{seed}")
+    made = cells.Cell(entry, config, folder / name / f"seed-{seed}")
     if isinstance(figures, Exception):
         made.problem = figures
     elif figures is not None:

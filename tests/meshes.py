@@ -7,18 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import building, training
-from recall_jax import fit, sharding, train
+from recall_jax.devices import mesh
+from recall_jax.training import loop, step
 
 
 class Ran(NamedTuple):
     """What steps leave, on the host; tables in the order of their rows."""
 
-    state: train.TrainState
+    state: step.TrainState
     metrics: dict[str, np.ndarray]  # [steps]
 
 
 def mesh_of(devices: int):
-    return sharding.make_mesh(jax.devices()[:devices]) if devices > 1 else None
+    return mesh.make_mesh(jax.devices()[:devices]) if devices > 1 else None
 
 
 def float64(tree: Any) -> Any:
@@ -36,15 +37,15 @@ def run_steps(
 ) -> Ran:
     """The first steps of an experiment in float64; `capacity` is that of exchanges, as
     measured where None."""
-    with jax.enable_x64(True), sharding.use(mesh_of(devices)):
+    with jax.enable_x64(True), mesh.use(mesh_of(devices)):
         on = training.make_corpus(config, data)
-        plan = fit.make_plan(config.train, num_rows=on.num_rows)
+        plan = loop.make_plan(config.train, num_rows=on.num_rows)
         training.check_devices(config, plan)
-        hypers = train.make_hypers(
+        hypers = step.make_hypers(
             config.optim, config.loss, config.negatives, num_steps=steps
         )
         built = building.build(config, data, batch_size=plan.size * on.span)
-        source = float64(sharding.on_each(on.source))
+        source = float64(mesh.on_each(on.source))
         built = training.with_capacity(
             config, built, source, num_rows=on.num_rows, size=plan.size
         )
@@ -53,9 +54,9 @@ def run_steps(
             built = built._replace(graph=built.graph._replace(capacity=room))
         built = built._replace(state=float64(built.state))
         rows = np.random.default_rng(1).integers(0, on.num_rows, (steps, plan.size))
-        examples = sharding.on_each((rows * on.span).astype(np.int32))
-        run = train.scan_steps(building.make_step(config, built))
+        examples = mesh.on_each((rows * on.span).astype(np.int32))
+        run = step.scan_steps(building.make_step(config, built))
         state, metrics = run(
-            built.state, float64(sharding.on_each(hypers)), source, examples
+            built.state, float64(mesh.on_each(hypers)), source, examples
         )
         return jax.device_get(Ran(state, metrics))

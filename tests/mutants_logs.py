@@ -1,94 +1,94 @@
 """Faults in the reading of logs that quick tests catch: (file, text, replacement, tests)."""
 
-TEXTS = "tests/data/test_text_files.py::"
-TIMES = "tests/data/test_times.py::"
-STRANGE = "tests/data/test_strange_logs.py::"
-VALUES = "tests/data/test_values.py::"
+TEXTS = "tests/data/sources/test_text_files.py::"
+TIMES = "tests/data/sources/test_times.py::"
+STRANGE = "tests/data/sources/test_strange_logs.py::"
+VALUES = "tests/data/sources/test_values.py::"
 DUPLICATES = "tests/data/test_duplicates.py::"
 DESCRIBE = "tests/data/test_describe.py::"
-STREAM = "tests/test_stream_prepare.py::"
+STREAM = "tests/data/test_prepared.py::"
 
 MUTANTS = [
     (
-        "recall_jax/data/shards.py",
+        "recall_jax/data/sources/shards.py",
         '        found = [p for p in place.rglob("*") if not is_hidden(p.relative_to(place))]\n',
         '        found = list(place.rglob("*"))\n',
         STRANGE + "test_hidden_files_are_no_part_of_a_log",
     ),
     (
-        "recall_jax/data/shards.py",
+        "recall_jax/data/sources/shards.py",
         'unit = next(x for x in ("ns", "us", "ms") if x in {k.time_unit for k in kinds})',
         'unit = next(x for x in ("ms", "us", "ns") if x in {k.time_unit for k in kinds})',
         STRANGE + "test_types_of_shards_lose_nothing",
     ),
     (
-        "recall_jax/data/text_files.py",
+        "recall_jax/data/sources/text_files.py",
         "        if stop < 0 and not rows.left:\n",
         "        if stop < 0:\n",
         TEXTS + "test_whatever_pythons_csv_writes_comes_back",
     ),
     (
-        "recall_jax/data/text_files.py",
+        "recall_jax/data/sources/text_files.py",
         "delimiter=self.file.separator, strict=True))",
         "delimiter=self.file.separator))",
         TEXTS + "test_what_is_wrong_with_a_file_is_said_with_its_line",
     ),
     (
-        "recall_jax/data/text_files.py",
+        "recall_jax/data/sources/text_files.py",
         "    if not (np.isin(before, apart) & np.isin(after, apart)).all():\n",
         "    if not len(before):\n",
         TEXTS + "test_odd_quotes_are_read_as_python_reads_them_or_refused",
     ),
     (
-        "recall_jax/data/interactions.py",
+        "recall_jax/data/split.py",
         "    parts = (time,) if log.nanoseconds is None else (log.nanoseconds, time)\n",
         "    parts = (time,)\n",
         STRANGE + "test_order_within_a_second_is_kept",
     ),
     (
-        "recall_jax/data/times.py",
+        "recall_jax/data/sources/times.py",
         '    if not raw.dtype.is_temporal() and form in ("", *TICKS):\n',
         '    if not raw.dtype.is_temporal() and form == "s":\n',
         TIMES + "test_numbers_of_another_unit_say_which[values0--time_format=ms]",
     ),
     (
-        "recall_jax/data/times.py",
+        "recall_jax/data/sources/times.py",
         "    exact = raw.cast(polars.Decimal(38, 9), strict=False) * (SECOND // ticks)\n",
         "    exact = raw.cast(float, strict=False) * (SECOND // ticks)\n",
         TIMES + "test_every_digit_of_a_second_is_kept",
     ),
     (
-        "recall_jax/data/logs.py",
+        "recall_jax/data/sources/logs.py",
         "        exact = shards.exact(ids.dtype)\n",
         "        exact = 2**60\n",
         STRANGE + "test_types_that_hold_no_id_are_refused",
     ),
     (
-        "recall_jax/data/logs.py",
+        "recall_jax/data/sources/logs.py",
         "    return ids.cast(polars.UInt64)\n",
         "    return ids.cast(polars.Float64).cast(polars.UInt64)\n",
         STRANGE + "test_shards_with_and_without_a_sign_go_together",
     ),
     (
-        "recall_jax/data/logs.py",
+        "recall_jax/data/sources/logs.py",
         "    raw = values.cleaned(source.rows[column])\n    raw = values.as_codes(raw)",
         "    raw = values.as_codes(source.rows[column])",
         STRANGE + "test_events_without_a_session_are_each_alone[NaN]",
     ),
     (
-        "recall_jax/data/values.py",
+        "recall_jax/data/sources/values.py",
         '        text = polars.col("value").cast(str).str.strip_chars()\n',
         '        text = polars.col("value").cast(str)\n',
         VALUES + "test_several_values_in_a_cell",
     ),
     (
-        "recall_jax/data/values.py",
+        "recall_jax/data/sources/values.py",
         "    words = values.str.to_lowercase().is_in(MISSING)\n",
         '    words = values == ""\n',
         VALUES + "test_codes_and_words_are_categories",
     ),
     (
-        "recall_jax/data/entity_files.py",
+        "recall_jax/data/sources/entity_files.py",
         "    near = near_miss(ids.filter(missing), keys.filter(~keys.is_in(ids.implode())))\n",
         '    near = ""\n',
         VALUES + "test_case_is_a_near_miss_too",

@@ -4,12 +4,13 @@ import functools
 import html.parser
 import pathlib
 
-import commands
+import command_line
 import made_up_runs
 
-from experiments import charts, gather, plots, report
+from experiments import report
+from experiments.common import charts, groups, plots
 
-command = functools.partial(commands.called, report, parse=report.parse)
+command = functools.partial(command_line.called, report, parse=report.parse)
 ODD = '<b>a & "b"</b> $x$'
 SWEPT = 0.05, 0.1, 0.2
 
@@ -27,21 +28,21 @@ def write_sweep(folder: pathlib.Path) -> None:
     made_up_runs.begin(folder / "t0.4" / "seed-0", config)
 
 
-def grouped(*folders: pathlib.Path) -> list[gather.Group]:
-    found = gather.find([str(folder) for folder in folders])
-    return gather.group(map(gather.read, found))
+def grouped(*folders: pathlib.Path) -> list[groups.Group]:
+    found = groups.find([str(folder) for folder in folders])
+    return groups.group(map(groups.read, found))
 
 
-def labels(group: gather.Group) -> list[str]:
+def labels(group: groups.Group) -> list[str]:
     return [variant.entry.label for variant in group.variants]
 
 
-def chart(group: gather.Group, name: str) -> charts.Chart:
+def chart(group: groups.Group, name: str) -> charts.Chart:
     (found,) = [one for one in charts.make(group) if one.name.startswith(name)]
     return found
 
 
-def panels(group: gather.Group, name: str) -> list[plots.Panel]:
+def panels(group: groups.Group, name: str) -> list[plots.Panel]:
     """What a chart of lines draws."""
     return chart(group, name).draw.args[0]
 

@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 import reference
 import reference_step
-from test_fit import pieces
+from test_loop import pieces
 from test_objective import TINY
 
-from recall_jax import candidates, sharding, train
-from recall_jax.data import interactions
+from recall_jax.data import split
+from recall_jax.losses import candidates
+from recall_jax.losses.objective import LossConfig
+from recall_jax.models import graph as graph_lib
 from recall_jax.models import mf
-from recall_jax.objective import LossConfig
+from recall_jax.tables import layout
+from recall_jax.training import step as step_lib
 
 FIXED = {"correction": "none"}
 MODEL = mf.Config(width=4, normalize="none", init_scale=0.6)
@@ -23,7 +26,7 @@ WEIGHTS = np.array([0.0, 2.0, 1.0, 0.5] * 4)
 
 
 def split_of_log():
-    return interactions.split(TINY.load(), config=TINY)
+    return split.by_protocol(TINY.load(), config=TINY)
 
 
 def weighed(data):
@@ -38,7 +41,7 @@ def weighed(data):
 
 def rows_of(state, name: str) -> np.ndarray:
     """A table's rows by catalogue id, in float64."""
-    return np.asarray(sharding.whole(state.tables[name]), np.float64)
+    return np.asarray(layout.whole(state.tables[name]), np.float64)
 
 
 @dataclasses.dataclass
@@ -46,9 +49,9 @@ class Taken:
     """A step, and what it was drawn."""
 
     sample: candidates.Sample
-    graph: train.Graph
-    before: train.TrainState
-    after: train.TrainState
+    graph: graph_lib.Graph
+    before: step_lib.TrainState
+    after: step_lib.TrainState
     metrics: dict
 
     def met(self, data, config, *, example=EXAMPLES, q=None) -> reference_step.Met:
@@ -67,15 +70,15 @@ def take(
     data, config, loss, *, steps: int = 1, model=MODEL, rows=EXAMPLES, decay=0.0
 ) -> list[Taken]:
     """Steps of SGD on one batch."""
-    optim = train.OptimConfig(tables="sgd", learning_rate=RATE, weight_decay=decay)
-    made, make_step = [], train.make_step
+    optim = step_lib.OptimConfig(tables="sgd", learning_rate=RATE, weight_decay=decay)
+    made, make_step = [], step_lib.make_step
 
     def noted(graph, **known):
         made.append((graph, known["objective"]))
         return make_step(graph, **known)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "make_step", noted)
+        patch.setattr(step_lib, "make_step", noted)
         step, state, hypers, source = pieces(
             data, negatives=config, loss=loss, optim=optim, model=model
         )
@@ -87,7 +90,7 @@ def take(
 
     @jax.jit
     def both(state, example):
-        drawn = train.draw(state, source, example, graph=graph, objective=goal)
+        drawn = step_lib.draw(state, source, example, graph=graph, objective=goal)
         return drawn.sample, *step(state, hypers, source, example)
 
     taken = []

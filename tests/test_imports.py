@@ -1,12 +1,18 @@
+"""What imports what."""
+
+import pathlib
 import subprocess
 import sys
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 CODE = """
 import sys
 import flax.nnx, jax, jaxtyping, numpy, optax
 before = set(sys.modules)
-import recall_jax.checkpoint, recall_jax.config, recall_jax.evaluate, recall_jax.fit
-import recall_jax.data.movielens, recall_jax.data.synthetic
+import recall_jax.evaluate.measure, recall_jax.run.config
+import recall_jax.training.checkpoint, recall_jax.training.loop
+import recall_jax.data.sources.movielens, recall_jax.data.sources.synthetic
 import recall_jax.models.dssm, recall_jax.models.youtubednn
 added = {name.split(".")[0] for name in set(sys.modules) - before}
 core = {"flax", "jax", "jaxlib", "jaxtyping", "numpy", "optax", "recall_jax"}
@@ -20,3 +26,12 @@ def test_training_and_exact_evaluation_import_with_the_core_packages_alone():
         [sys.executable, "-c", CODE], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_rooms_import_only_the_rooms_under_them():
+    """By the contract in .importlinter."""
+    command = pathlib.Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run(
+        [command, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

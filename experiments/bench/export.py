@@ -19,12 +19,16 @@ import numpy as np
 from absl import flags
 from flax import nnx
 
-from experiments import cli
-from experiments import export as command
-from recall_jax import evaluate, publish, towers, train
-from recall_jax.data import dataset, interactions
-from recall_jax.data.interactions import Bag, Entities, Interactions
+from experiments import export
+from experiments.common import cli
+from recall_jax.data import log as log_lib
+from recall_jax.data import prepare
+from recall_jax.data import split as split_lib
+from recall_jax.data.log import Bag, Entities, Interactions
+from recall_jax.evaluate import encode
 from recall_jax.models import dssm
+from recall_jax.models import graph as graph_lib
+from recall_jax.serve import towers, writer
 from recall_jax.types import InputError
 
 
@@ -50,23 +54,23 @@ def make_log(num_items: int, *, num_users: int) -> Interactions:
     )
 
 
-def make_run(num_items: int, *, num_users: int) -> towers.Run:
+def make_run(num_items: int, *, num_users: int) -> towers.LoadedRun:
     log = make_log(num_items, num_users=num_users)
-    split = interactions.split(log, config=interactions.Config())
-    data = dataset.prepare(split, history_length=50, min_history=1)
+    split = split_lib.by_protocol(log, config=log_lib.Config())
+    data = prepare.in_memory(split, history_length=50, min_history=1)
     config = dssm.Config(history_table="shared")
     model, tables = config.make(data.schema, nnx.Rngs(0))
-    graph, *params = train.make_graph(model, tables)
-    encoder = evaluate.make_encoder(graph)
-    return towers.Run(encoder, tuple(params), data, name="dssm, not trained")
+    graph, *params = graph_lib.make_graph(model, tables)
+    encoder = encode.make_towers(graph)
+    return towers.LoadedRun(encoder, tuple(params), data, name="dssm, not trained")
 
 
-def encoded_per_second(run: towers.Run, *, batch_size: int) -> float:
+def encoded_per_second(run: towers.LoadedRun, *, batch_size: int) -> float:
     """Of the item tower as it is trained, without files."""
     data, seconds = run.data, []
     for _ in range(3):
         begin = time.perf_counter()
-        vectors = evaluate.encode_items(
+        vectors = encode.encode_items(
             run.encoder, run.params, data=data, batch_size=batch_size
         )
         np.asarray(vectors)
@@ -80,12 +84,12 @@ def main(argv: list[str]) -> None:
     if options.to is None:
         raise InputError("name a folder with --to")
     run = make_run(options.items, num_users=options.users)
-    config = publish.Config(options.dtype, options.batch_size, users=False)
+    config = writer.Config(options.dtype, options.batch_size, users=False)
     encoded = encoded_per_second(run, batch_size=options.batch_size)
     begin = time.perf_counter()
-    report = publish.write(run, pathlib.Path(options.to), config=config)
+    report = writer.write(run, pathlib.Path(options.to), config=config)
     whole = time.perf_counter() - begin
-    print(command.described(report))
+    print(export.described(report))
     done = report.written["items"]
     row = {
         "bench": "export",

@@ -14,9 +14,13 @@ import pathlib
 import numpy as np
 from absl import flags
 
-from experiments import cli
-from experiments import export as command
-from recall_jax import evaluate, logs, retrieval, vectors
+from experiments import export
+from experiments.common import cli
+from recall_jax.evaluate import encode
+from recall_jax.evaluate import measure as measure_lib
+from recall_jax.index import search as search_lib
+from recall_jax.serve import vectors
+from recall_jax.training import log
 from recall_jax.types import InputError
 
 KEPT = 20
@@ -29,19 +33,21 @@ def as_stored(values: np.ndarray, *, dtype: str) -> np.ndarray:
 
 def measure(workdir: pathlib.Path) -> list[dict]:
     """A row for each format."""
-    encoder, params, data, *_ = command.load(workdir)
+    encoder, params, data, *_ = export.load(workdir)
     config = cli.load_config(str(workdir / "config.json")).evaluate
     size = config.batch_size
-    items = evaluate.encode_items(encoder, params, data=data, batch_size=size)
-    users = evaluate.encode_queries(
+    items = encode.encode_items(encoder, params, data=data, batch_size=size)
+    users = encode.encode_queries(
         encoder, params, data=data, part=data.test, batch_size=size
     )
     rows, best = [], None
     for dtype in vectors.DTYPES:
         queries = as_stored(np.asarray(users), dtype=dtype)
-        index = retrieval.Exact.build(as_stored(np.asarray(items), dtype=dtype))
+        index = search_lib.Exact.build(as_stored(np.asarray(items), dtype=dtype))
         search = functools.partial(index.search, queries)
-        result = evaluate.measure(search, data=data, part=data.test, config=config)
+        result = measure_lib.measure_search(
+            search, data=data, part=data.test, config=config
+        )
         found = result.found.ids[:, :KEPT]
         best = found if best is None else best
         kept = np.mean([len(np.intersect1d(*pair)) for pair in zip(found, best)]) / KEPT
@@ -58,7 +64,7 @@ def main(argv: list[str]) -> None:
         {k: v if isinstance(v, str) else f"{v:.5f}" for k, v in row.items()}
         for row in rows
     ]
-    print(logs.table(told, list(rows[0])))
+    print(log.table(told, list(rows[0])))
     print(json.dumps({"bench": "formats", "run": flags.FLAGS.run, "rows": rows}))
 
 

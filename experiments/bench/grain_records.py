@@ -3,7 +3,7 @@
     PYTHON experiments/bench/grain_records.py FOLDER BATCH SECONDS
 
 PYTHON has grain and numpy and needs nothing of this project. A record is a training
-example: user, item and the history of 50 before it, what a batch of `arrays.Dataset` has.
+example: user, item and the history of 50 before it, what a batch of `arrays.Events` has.
 `per_record` shuffles all examples, makes each by a map and batches them, with 16 reading
 threads or in this one; `per_batch` shuffles whole batches of neighbours, each made at once.
 The last line is JSON.

@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from recall_jax import blockwise, candidates, logs, losses, scores
+from recall_jax.losses import candidates, losses, scores, softmax
+from recall_jax.training import log
 
 HYPERS = {"temperature": jnp.float32(0.07), "strength": jnp.float32(1.0)}
 
@@ -31,9 +32,9 @@ def by_blocks(query, item, ids, log_q):
     correction = scores.log_q_correction(log_q, log_q)
     positive = scores.positive_logits(query, item, correction=correction, **HYPERS)
     none = scores.Logits(positive, query[:, :0], jnp.zeros((len(query), 0), bool))
-    columns = candidates.Columns(item, mask, correction)
+    columns = candidates.SharedCandidates(item, mask, correction)
     weight = jnp.full(len(query), 1 / len(query))
-    return blockwise.softmax_sum(query, columns, none, weight=weight, **HYPERS)
+    return softmax.softmax_sum(query, columns, none, weight=weight, **HYPERS)
 
 
 def plain(query, item, ids, log_q):
@@ -47,7 +48,7 @@ def plain(query, item, ids, log_q):
 def products(query, item, ids, log_q):
     """The matrix products alone, a block of rows at a time: scores, query gradient,
     item gradient; what stands between them is left out."""
-    rows = blockwise.block_rows(len(query), len(item))
+    rows = softmax.block_rows(len(query), len(item))
 
     def block(total, query):
         score = query @ item.T
@@ -157,9 +158,9 @@ def measure(b: int, d: int, *, rounds: int, steps: int, plain_limit: float) -> d
 def main(argv):
     del argv
     given = flags.FLAGS
-    blockwise.BLOCK_ROWS = given.block_rows
+    softmax.BLOCK_ROWS = given.block_rows
     sizes = [int(b) for b in given.batch_sizes]
-    if odd := [b for b in sizes if b % blockwise.block_rows(b, b)]:
+    if odd := [b for b in sizes if b % softmax.block_rows(b, b)]:
         raise app.UsageError(f"--batch_sizes: {odd[0]} is no multiple of its blocks")
     rows = []
     for d in map(int, given.widths):
@@ -173,7 +174,7 @@ def main(argv):
             print(json.dumps(row), flush=True)
             rows.append(row)
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    print(logs.table(rows, columns))
+    print(log.table(rows, columns))
     print(json.dumps({"bench": "in_batch", **headline(rows), "rows": rows}))
 
 
@@ -202,6 +203,6 @@ if __name__ == "__main__":
     flags.DEFINE_list("widths", ["64", "128"], "d")
     flags.DEFINE_integer("steps", 8, "steps a scan at b = 4,096; fewer above")
     flags.DEFINE_integer("rounds", 6, "timed rounds; fewer above b = 16,384")
-    flags.DEFINE_integer("block_rows", blockwise.BLOCK_ROWS, "rows a block, at most")
+    flags.DEFINE_integer("block_rows", softmax.BLOCK_ROWS, "rows a block, at most")
     flags.DEFINE_float("plain_limit", 2.0, "GB that the plain form's matrix may take")
     app.run(main)

@@ -38,10 +38,11 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from experiments import cli
-from experiments.bench.contestants import programs, races, session, timing
-from recall_jax import logs
-from recall_jax.data import movielens, synthetic
+from experiments.bench.contestants import programs, session, timing
+from experiments.bench.contestants import races as races_lib
+from experiments.common import cli
+from recall_jax.data.sources import movielens, synthetic
+from recall_jax.training import log
 from recall_jax.types import InputError
 
 EXAMPLES = 1_000_000
@@ -153,15 +154,15 @@ def compare_speed(given, envs: pathlib.Path, sizes: dict) -> list[dict[str, Any]
 
 def compare_races(given, envs: pathlib.Path, sizes: dict, *, data):
     """A row for us, and for each form of each peer."""
-    goal = races.Goal(data, given.recall, given.check_every, given.cap)
+    goal = races_lib.Goal(data, given.recall, given.check_every, given.cap)
     racing, rows = timing.entrants(envs, given.peers[0])[:1], []
     for peer in given.peers:
         if not programs.is_installed(envs, peer):
             rows.append({"peer": peer, "note": "not installed"})
             continue
         racing += timing.entrants(envs, peer)[1:]
-    job = races.data_job(data, **sizes)
-    return races.race_in_turn(racing, job, goal, rounds=given.races) + rows
+    job = races_lib.data_job(data, **sizes)
+    return races_lib.race_in_turn(racing, job, goal, rounds=given.races) + rows
 
 
 def main(argv: list[str]) -> None:
@@ -179,7 +180,7 @@ def main(argv: list[str]) -> None:
     }
     with on_cores(given.threads):
         make_ready(given, envs)
-        data = races.prepare(DATA[given.data]) if given.races else None
+        data = races_lib.prepare(DATA[given.data]) if given.races else None
         timed = compare_speed(given, envs, sizes)
         raced = []
         if data is not None:
@@ -193,7 +194,7 @@ def main(argv: list[str]) -> None:
                 "seconds_to_recall": {
                     peer: row["seconds"] for peer, row in first_forms(raced).items()
                 },
-                "recall": {races.METRIC: given.recall, "data": given.data},
+                "recall": {races_lib.METRIC: given.recall, "data": given.data},
                 "rows": timed,
                 "races": raced,
             }
@@ -229,12 +230,14 @@ def check(given) -> None:
 def show(timed: list[dict], raced: list[dict], given) -> None:
     """Both tables."""
     if timed:
-        print(logs.table([_speed_cells(row) for row in timed], SPEED))
+        print(log.table([_speed_cells(row) for row in timed], SPEED))
     if raced:
-        print(f"seconds to validation {races.METRIC} {given.recall} on {given.data}")
+        print(
+            f"seconds to validation {races_lib.METRIC} {given.recall} on {given.data}"
+        )
         first = first_forms(raced).values()
         cells = [_race_cells(row, first=row in first) for row in raced]
-        print(logs.table(cells, RACES))
+        print(log.table(cells, RACES))
         print(f"{FIRST} the form of its library that was there first")
 
 
@@ -254,7 +257,7 @@ def _race_cells(row: dict[str, Any], *, first: bool) -> dict[str, Any]:
     if "seconds" in row:
         cells["slowest"] = row["seconds_high"]
         for part in ("valid", "test"):
-            cells[part] = row[f"{part} {races.METRIC}"]
+            cells[part] = row[f"{part} {races_lib.METRIC}"]
     return cells
 
 
@@ -270,7 +273,9 @@ def define_flags() -> None:
     flags.DEFINE_integer("threads", 2, "cores for everybody")
     flags.DEFINE_float("learning_rate", 2e-3, "of Adam, for everybody")
     flags.DEFINE_string("data", "ml1m", "of the races: " + ", ".join(DATA))
-    flags.DEFINE_float("recall", 0.11, f"validation {races.METRIC} that ends a race")
+    flags.DEFINE_float(
+        "recall", 0.11, f"validation {races_lib.METRIC} that ends a race"
+    )
     flags.DEFINE_integer("races", 2, "a seed each; 0: none", lower_bound=0)
     flags.DEFINE_integer("check_every", 60, "steps between two looks", lower_bound=1)
     flags.DEFINE_float("cap", 900.0, "seconds of training that end a race")

@@ -11,7 +11,7 @@ of any kind of device. Seconds are not: eight virtual devices share the same cor
 The bound counts, over all devices: rows that a device looks up and another has, once a
 distinct row, with their ids, and their gradients back; dense gradients by a ring; item
 vectors of the batch to everybody and their gradients back. What more than one round of
-an exchange moves (`recall_jax.exchange`) is told apart: none here.
+an exchange moves (`recall_jax.tables.exchange`) is told apart: none here.
 """
 
 import json
@@ -27,20 +27,15 @@ import numpy as np
 from absl import app, flags
 from flax import nnx
 
-from recall_jax import (
-    exchange,
-    features,
-    frequency,
-    logs,
-    lookups,
-    negatives,
-    objective,
-    remembered,
-    sharding,
-    train,
-)
-from recall_jax.data.arrays import Dataset
+from recall_jax import schema as schema_lib
+from recall_jax.data.arrays import Events
+from recall_jax.devices import mesh as mesh_lib
+from recall_jax.losses import frequency, negatives, objective
 from recall_jax.models import dssm
+from recall_jax.models import graph as graph_lib
+from recall_jax.tables import exchange, layout, lookup
+from recall_jax.training import log
+from recall_jax.training import step as step_lib
 
 WIDTH, HISTORY, EVENTS = 64, 20, 2_000_000
 FLOAT, ID = 4, 4  # bytes
@@ -53,15 +48,15 @@ FLOPS, BANDWIDTH = 200e12, 2.5e12  # that a GPU reaches in products, and in its 
 class Setting(NamedTuple):
     """A step ready to be compiled: its state as shapes, nothing of it made yet."""
 
-    graph: train.Graph
+    graph: graph_lib.Graph
     goal: objective.Objective
-    optimizer: train.Optimizer
+    optimizer: step_lib.Optimizer
     make: Any  # (key) -> (state, random)
     hypers: Any
-    source: negatives.Source
+    source: negatives.StepData
 
 
-def make_source(rows: int, *, met: int) -> negatives.Source:
+def make_source(rows: int, *, met: int) -> negatives.StepData:
     """Users' runs of 40 events each, items log-uniform over the first `met` of `rows`."""
     rng = np.random.default_rng(0)
     drawn = np.exp(rng.random(EVENTS) * math.log(met + 1)).astype(np.int64)
@@ -73,7 +68,7 @@ def make_source(rows: int, *, met: int) -> negatives.Source:
     owner = owner * (rows // users)
     begin = np.zeros(rows + 2, np.int32)
     begin[np.arange(1, users + 1) * (rows // users)] = offsets[:-1]
-    data = Dataset(
+    data = Events(
         items=jnp.asarray(items),
         weights=None,
         offsets=jnp.asarray(begin),
@@ -88,43 +83,43 @@ def make_source(rows: int, *, met: int) -> negatives.Source:
         history_length=HISTORY,
     )
     count = 1 / np.arange(1, rows + 1)
-    return negatives.Source(data, exact=frequency.exact(count))
+    return negatives.StepData(data, exact=frequency.exact(count))
 
 
 def make_setting(rows: int, *, met: int = 0) -> Setting:
     """`met` of the rows have events; all for 0."""
-    schema = features.Schema(
+    schema = schema_lib.Schema(
         query=(
-            features.Column("user", "user", rows + 2, 0),
-            features.Column("history", "item", rows + 2, HISTORY, "sequence"),
+            schema_lib.Column("user", "user", rows + 2, 0),
+            schema_lib.Column("history", "item", rows + 2, HISTORY, "sequence"),
         ),
-        item=(features.Column("item", "item", rows + 2, 0),),
+        item=(schema_lib.Column("item", "item", rows + 2, 0),),
     )
     config, loss = negatives.NegativesConfig(), objective.LossConfig()
-    optim = train.OptimConfig(tables="rowwise_adagrad")
-    optimizer = train.make_optimizer(optim)
+    optim = step_lib.OptimConfig(tables="rowwise_adagrad")
+    optimizer = step_lib.make_optimizer(optim)
     graphs = []
 
     def make(key):
         model, tables = dssm.Config(history_length=HISTORY).make(schema, nnx.Rngs(key))
-        graph, state = train.init_state(model, tables, optimizer=optimizer, key=key)
+        graph, state = step_lib.init_state(model, tables, optimizer=optimizer, key=key)
         graphs.append(graph)
         return state, graph.random
 
     jax.eval_shape(make, jax.random.key(0))
-    hypers = train.make_hypers(optim, loss, config, num_steps=10**6)
+    hypers = step_lib.make_hypers(optim, loss, config, num_steps=10**6)
     goal = objective.make_objective(loss, config)
-    source = sharding.on_each(make_source(rows, met=met or rows))
-    hypers = sharding.on_each(hypers)
+    source = mesh_lib.on_each(make_source(rows, met=met or rows))
+    hypers = mesh_lib.on_each(hypers)
     return Setting(graphs[-1], goal, optimizer, make, hypers, source)
 
 
 def looked_up(setting: Setting, examples: np.ndarray) -> dict[str, np.ndarray]:
     """The ids with which a batch reads each table, [n] of all devices end to end."""
-    state = train.TrainState(
+    state = step_lib.TrainState(
         step=jnp.int32(0),
         key=jax.random.key_data(jax.random.key(0)),
-        candidates=remembered.State(),
+        candidates=negatives.Remembered(),
         **dict.fromkeys(
             [
                 "tables",
@@ -137,16 +132,16 @@ def looked_up(setting: Setting, examples: np.ndarray) -> dict[str, np.ndarray]:
             ]
         ),
     )
-    read = train.make_reader(setting.graph, objective=setting.goal)
+    read = step_lib.make_reader(setting.graph, objective=setting.goal)
 
     def ids(examples):
         columns = read(state, setting.source, examples)
         return {
-            table.name: lookups.ids_of(columns, table=table)
+            table.name: lookup.ids_of(columns, table=table)
             for table in setting.graph.tables
         }
 
-    return jax.device_get(jax.jit(ids)(sharding.on_each(examples)))
+    return jax.device_get(jax.jit(ids)(mesh_lib.on_each(examples)))
 
 
 def capacities(setting: Setting, *, batch: int) -> dict[str, int]:
@@ -162,18 +157,18 @@ def capacities(setting: Setting, *, batch: int) -> dict[str, int]:
 
 def pairs_of(ids: np.ndarray) -> np.ndarray:
     """[asking, asked]: distinct rows that each device needs of each."""
-    devices = sharding.num_devices()
+    devices = mesh_lib.num_devices()
     found = np.zeros((devices, devices), int)
     for j, mine in enumerate(ids.reshape(devices, -1)):
         distinct = np.setdiff1d(mine, [0])
-        owner = distinct % sharding.SHARDS // (sharding.SHARDS // devices)
+        owner = distinct % layout.SHARDS // (layout.SHARDS // devices)
         found[j] = np.bincount(owner, minlength=devices)
     return found
 
 
 def least_bytes(setting: Setting, state, *, batch: int) -> float:
     """The bound of the docstring, of all devices together, mean of four batches."""
-    devices, rng = sharding.num_devices(), np.random.default_rng(4)
+    devices, rng = mesh_lib.num_devices(), np.random.default_rng(4)
     moved = []
     for _ in range(4):
         ids = looked_up(setting, rng.integers(0, EVENTS, batch, dtype=np.int32))
@@ -219,20 +214,22 @@ def moved_bytes(program: str, *, devices: int) -> dict[str, float]:
 def compiled(setting: Setting, *, batch: int, steps: int):
     """The program of a dispatch, of shapes alone, and the shapes of the state."""
     state, _ = jax.eval_shape(setting.make, jax.random.key(0))
-    capacity = capacities(setting, batch=batch) if sharding.num_devices() > 1 else None
+    capacity = capacities(setting, batch=batch) if mesh_lib.num_devices() > 1 else None
     graph = setting.graph._replace(capacity=capacity)
-    step = train.make_step(graph, objective=setting.goal, optimizer=setting.optimizer)
-    if sharding.num_devices() > 1:
+    step = step_lib.make_step(
+        graph, objective=setting.goal, optimizer=setting.optimizer
+    )
+    if mesh_lib.num_devices() > 1:
         mesh = jax.sharding.get_mesh()
         state = jax.tree.map(
             lambda leaf, spec: jax.ShapeDtypeStruct(
                 leaf.shape, leaf.dtype, sharding=jax.NamedSharding(mesh, spec)
             ),
             state,
-            sharding.specs(state),
+            mesh_lib.specs(state),
         )
-    examples = sharding.on_each_shape((steps, batch), np.int32)
-    lowered = train.scan_steps(step).lower(
+    examples = mesh_lib.on_each_shape((steps, batch), np.int32)
+    lowered = step_lib.scan_steps(step).lower(
         state, setting.hypers, setting.source, examples
     )
     return lowered.compile(), state
@@ -253,7 +250,7 @@ def measure_bytes(rows: int, *, met: int, batch: int) -> dict[str, Any]:
     """What one step moves, and the bound."""
     setting = make_setting(rows, met=met)
     program, state = compiled(setting, batch=batch, steps=2)
-    devices = sharding.num_devices()
+    devices = mesh_lib.num_devices()
     moved = moved_bytes(program.as_text(), devices=devices)
     least = least_bytes(setting, state, batch=batch)
     total = sum(moved.values())
@@ -273,12 +270,12 @@ def measure_memory(rows: int, *, batch: int) -> dict[str, Any]:
     setting = make_setting(rows)
     program, state = compiled(setting, batch=batch, steps=2)
     tables = sum(leaf.size * FLOAT for leaf in jax.tree.leaves(state.tables))
-    make = jax.jit(setting.make, out_shardings=(sharding.specs(state), sharding.WHOLE))
+    make = jax.jit(setting.make, out_shardings=(mesh_lib.specs(state), mesh_lib.WHOLE))
     initial = make.lower(jax.random.key(0)).compile()
     replicated = sum(leaf.nbytes for leaf in jax.tree.leaves(setting.source))
     return {
         "rows": rows,
-        "devices": sharding.num_devices(),
+        "devices": mesh_lib.num_devices(),
         "tables_gb": tables / 1e9,
         "step_share": held(program) / tables,
         "of_it_data": replicated / tables,  # the data set's, whole on every device
@@ -290,18 +287,18 @@ def measure_speed(rows: int, *, batch: int, steps: int, rounds: int) -> dict[str
     """Steps for real."""
     setting = make_setting(rows)
     program, _ = compiled(setting, batch=batch, steps=steps)
-    state, _ = sharding.made(setting.make, jax.random.key(0))
+    state, _ = mesh_lib.made(setting.make, jax.random.key(0))
     rng, seconds, losses = np.random.default_rng(1), [], []
     for _ in range(rounds + 1):
         examples = rng.integers(0, EVENTS, (steps, batch), dtype=np.int32)
-        examples = sharding.on_each(examples)
+        examples = mesh_lib.on_each(examples)
         start = time.perf_counter()
         state, metrics = program(state, setting.hypers, setting.source, examples)
         losses.append(float(jnp.mean(metrics["loss"])))
         seconds.append(time.perf_counter() - start)
     return {
         "rows": rows,
-        "devices": sharding.num_devices(),
+        "devices": mesh_lib.num_devices(),
         "steps_per_second": steps / statistics.median(seconds[1:]),
         "first_loss": losses[0],
         "last_loss": losses[-1],
@@ -347,8 +344,8 @@ def main(argv):
     given = flags.FLAGS
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", 8)
-    batch, mesh = given.batch_size, sharding.make_mesh()
-    with sharding.use(mesh):
+    batch, mesh = given.batch_size, mesh_lib.make_mesh()
+    with mesh_lib.use(mesh):
         sizes = [
             (given.small, given.small),
             (given.large, given.small),
@@ -360,15 +357,15 @@ def main(argv):
         share = distinct_share(given.large, batch=batch)
     speed = []
     for devices in (1, 2, 4, 8):
-        chosen = sharding.make_mesh(jax.devices()[:devices]) if devices > 1 else None
-        with sharding.use(chosen):
+        chosen = mesh_lib.make_mesh(jax.devices()[:devices]) if devices > 1 else None
+        with mesh_lib.use(chosen):
             speed.append(
                 measure_speed(given.trained, batch=batch, steps=4, rounds=given.rounds)
             )
     paper = plan(large | {"distinct_share": share}, batch=batch)
     for rows in (moved, memory, speed, [paper]):
         columns = list(dict.fromkeys(name for row in rows for name in row))
-        print(logs.table(rows, columns), end="\n\n")
+        print(log.table(rows, columns), end="\n\n")
     print(
         json.dumps(
             {

@@ -33,8 +33,12 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from experiments import cli, training
-from recall_jax import evaluate, logs, retrieval, scann_index
+from experiments import training
+from experiments.common import cli
+from recall_jax.evaluate import encode
+from recall_jax.index import scann as scann_lib
+from recall_jax.index import search
+from recall_jax.training import log
 from recall_jax.types import InputError
 
 WIDTH = 64
@@ -72,8 +76,8 @@ def of_run(workdir: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     data = training.lay_out(config, config.data.load())
     encoder, params = training.restore(config, data, workdir)
     given = {"data": data, "batch_size": config.evaluate.batch_size}
-    items = evaluate.encode_items(encoder, params, **given)
-    queries = evaluate.encode_queries(encoder, params, part=data.test, **given)
+    items = encode.encode_items(encoder, params, **given)
+    queries = encode.encode_queries(encoder, params, part=data.test, **given)
     return np.asarray(items), np.asarray(queries)
 
 
@@ -84,7 +88,7 @@ def seconds(run) -> float:
 
 
 def measure(
-    index: retrieval.Index, queries: np.ndarray, *, best: np.ndarray, rounds: int
+    index: search.Index, queries: np.ndarray, *, best: np.ndarray, rounds: int
 ) -> dict[str, float]:
     """recall@10, queries a second of a batch, and the median latency of one alone."""
     found = index.search(queries, K).ids  # compiles, too
@@ -100,7 +104,7 @@ def measure(
     }
 
 
-def settings_around(auto: scann_index.ScannSettings) -> list[scann_index.ScannSettings]:
+def settings_around(auto: scann_lib.ScannSettings) -> list[scann_lib.ScannSettings]:
     """Those that the tree of `auto` can be searched with, from fast to thorough."""
     grid = [
         auto._replace(
@@ -116,7 +120,7 @@ def settings_around(auto: scann_index.ScannSettings) -> list[scann_index.ScannSe
 
 
 def speedup(
-    index: retrieval.Index, exact: retrieval.Index, queries: np.ndarray, *, rounds: int
+    index: search.Index, exact: search.Index, queries: np.ndarray, *, rounds: int
 ) -> float:
     """Median ratio of queries a second, the two in turn."""
     ratios = []
@@ -134,13 +138,13 @@ def compare(
     vectors: np.ndarray, queries: np.ndarray, *, rounds: int, recall_target: float
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """A row for each index and setting, and the figures of what auto chooses."""
-    exact = retrieval.Exact.build(vectors)
+    exact = search.Exact.build(vectors)
     best = exact.search(queries, K).ids
     given = {"best": best, "rounds": rounds}
     begin = time.perf_counter()
-    scann = scann_index.Scann.build(vectors, recall_target=recall_target)
+    scann = scann_lib.Scann.build(vectors, recall_target=recall_target)
     build = time.perf_counter() - begin
-    approx = retrieval.Approx.build(vectors, recall_target=recall_target)
+    approx = search.Approx.build(vectors, recall_target=recall_target)
     rows = [
         {"index": name, **measure(index, queries, **given)}
         for name, index in (("exact", exact), ("approx", approx))
@@ -212,8 +216,8 @@ def evaluation(users: int, items: int, seen: int, rounds: int) -> tuple[float, f
     counts = rng.poisson(seen, users)
     offsets = np.concatenate([[0], np.cumsum(counts)])
     ids = rng.integers(0, items, offsets[-1]).astype(np.int32)
-    exclude = retrieval.Exclude(offsets, ids)
-    index = retrieval.Exact.build(vectors)
+    exclude = search.Exclude(offsets, ids)
+    index = search.Exact.build(vectors)
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = memory("VmRSS")
     taken = [seconds(lambda: index.search(queries, 21, exclude)) for _ in range(rounds)]
@@ -266,7 +270,7 @@ def main(argv):
         result |= evaluations(rounds=given.rounds)
     if cases:
         columns = max(result["rows"], key=len)
-        print(logs.table(result["rows"], list(columns)))
+        print(log.table(result["rows"], list(columns)))
         draw_plot(result["rows"], pathlib.Path(given.plot))
         print(f"plot       {given.plot}")
     print(json.dumps(result))

@@ -28,13 +28,18 @@ import numpy as np
 from absl import app, flags
 from flax import nnx
 
-from recall_jax import features, fit, pairs, sampling, sharding, train
-from recall_jax import pair_step as pair_step_lib
-from recall_jax.data import sequences
-from recall_jax.data.arrays import Dataset
-from recall_jax.models import item2vec
-from recall_jax.negatives import NegativesConfig
-from recall_jax.objective import LossConfig
+from recall_jax import schema as schema_lib
+from recall_jax.data.arrays import Events
+from recall_jax.losses import sampling
+from recall_jax.losses.negatives import NegativesConfig
+from recall_jax.losses.objective import LossConfig
+from recall_jax.models import item2vec, itemwise
+from recall_jax.pairs import corpus
+from recall_jax.pairs import sequences as sequences_lib
+from recall_jax.pairs import step as pairs_step
+from recall_jax.tables import layout
+from recall_jax.training import loop
+from recall_jax.training import step as training_step
 
 GENSIM = """
 import json, sys, time
@@ -89,39 +94,39 @@ class Ours:
     def __init__(self, items, offsets, *, num_items: int, config, given, epochs: int):
         dataset = _dataset(num_items)
         count = np.bincount(items, minlength=num_items + 1)[1:]
-        source = pairs.Source(
+        source = corpus.PairData(
             dataset, sampling.popularity(np.maximum(count, 1), alpha=config.alpha)
         )
-        made = sequences.Sequences(
+        made = sequences_lib.Sequences(
             items, offsets, *np.zeros((2, len(offsets) - 1), np.int32), True
         )
-        self.corpus = pairs.on_sequences(config, source, made)
-        optim = train.OptimConfig(
+        self.corpus = corpus.on_sequences(config, source, made)
+        optim = training_step.OptimConfig(
             learning_rate=given.learning_rate,
             tables="rowwise_adagrad",
             schedule="linear",
         )
-        self.optimizer = train.make_optimizer(optim)
-        self.plan = fit.make_plan(
-            fit.TrainConfig(epochs=epochs, batch_size=given.blocks),
+        self.optimizer = training_step.make_optimizer(optim)
+        self.plan = loop.make_plan(
+            loop.TrainConfig(epochs=epochs, batch_size=given.blocks),
             num_rows=self.corpus.num_rows,
         )
         unused = LossConfig(), NegativesConfig()
         steps = self.plan.num_steps
-        self.hypers = train.make_hypers(optim, *unused, num_steps=steps)
-        column = features.Column("item", "item", num_items + 2, 0)
-        schema = features.Schema(query=(), item=(column,))
+        self.hypers = training_step.make_hypers(optim, *unused, num_steps=steps)
+        column = schema_lib.Column("item", "item", num_items + 2, 0)
+        schema = schema_lib.Schema(query=(), item=(column,))
         model = item2vec.Config(width=given.width, pairs=config)
         made_model, self.tables = model.make(schema, nnx.Rngs(0))
         graph, self.state = self._init(made_model)
-        step = pair_step_lib.make_step(graph, config=config, optimizer=self.optimizer)
+        step = pairs_step.make_step(graph, config=config, optimizer=self.optimizer)
         shape = jax.ShapeDtypeStruct((self.plan.scan, self.plan.size), jnp.int32)
         args = (self.state, self.hypers, self.corpus.source, shape)
-        self.run = train.scan_steps(step).lower(*args).compile()
+        self.run = training_step.scan_steps(step).lower(*args).compile()
         self.fresh = functools.partial(self._init, made_model)
 
     def _init(self, model):
-        return train.init_state(
+        return training_step.init_state(
             model, self.tables, optimizer=self.optimizer, key=jax.random.key(0)
         )
 
@@ -148,14 +153,14 @@ class Ours:
     def vectors(self) -> tuple[np.ndarray, np.ndarray]:
         """h and z by item, row 0 unused."""
         rows = self.tables[0].rows - 1  # without the unknown one
-        h, z = (sharding.whole(self.state.tables[x]) for x in ("item", "context"))
+        h, z = (layout.whole(self.state.tables[x]) for x in ("item", "context"))
         return np.asarray(h[:rows]), np.asarray(z[:rows])
 
 
-def _dataset(num_items: int) -> Dataset:
+def _dataset(num_items: int) -> Events:
     """What a step on pairs reads of a data set: which items there are."""
     none = jnp.zeros(0, jnp.int32)
-    return Dataset(
+    return Events(
         items=none,
         weights=None,
         offsets=none,
@@ -253,8 +258,8 @@ def compare(given) -> dict:
     return row
 
 
-def pairs_config(given) -> pairs.PairsConfig:
-    return pairs.PairsConfig(
+def pairs_config(given) -> itemwise.PairsConfig:
+    return itemwise.PairsConfig(
         window=given.window,
         num_negatives=given.negatives,
         shared_negatives=given.shared_negatives,

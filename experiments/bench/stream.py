@@ -29,14 +29,18 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments import building, cli, streaming, training
-from recall_jax import fit, logs, train
-from recall_jax.config import Experiment
-from recall_jax.data import shards, stream
-from recall_jax.data.dataset import Data
+from experiments import building, streaming, training
+from experiments.common import cli
+from recall_jax.data import folders
+from recall_jax.data import prepared as prepared_lib
+from recall_jax.data.prepared import Data
+from recall_jax.data.sources import shards, stream
+from recall_jax.losses.negatives import NegativesConfig
+from recall_jax.losses.objective import LossConfig
 from recall_jax.models import dssm
-from recall_jax.negatives import NegativesConfig
-from recall_jax.objective import LossConfig
+from recall_jax.run.config import Experiment
+from recall_jax.training import log as log_lib
+from recall_jax.training import loop, step
 from recall_jax.types import InputError
 
 SHARD = 2_000_000  # events of a file, and of one block of the generator
@@ -95,8 +99,8 @@ def experiment(options) -> Experiment:
         model=dssm.Config(history=("mean",), history_length=50),
         negatives=NegativesConfig(kind="in_batch", correction="log_q", mask=()),
         loss=LossConfig(temperature=0.1),
-        optim=train.OptimConfig(tables="rowwise_adagrad"),
-        train=fit.TrainConfig(epochs=100, batch_size=options.batch_size, scan_steps=8),
+        optim=step.OptimConfig(tables="rowwise_adagrad"),
+        train=loop.TrainConfig(epochs=100, batch_size=options.batch_size, scan_steps=8),
     )
 
 
@@ -124,7 +128,7 @@ def run_part(part: str, options) -> dict:
 
 def in_memory(data: Data) -> Data:
     """All events and all examples on the device."""
-    log, held = data.log, stream.resident(data)
+    log, held = data.log, prepared_lib.resident(data)
     user = np.repeat(np.arange(log.num_users + 1), np.diff(log.example_start))
     place = np.arange(log.num_examples) - log.example_start[user] + log.min_history
     examples = {
@@ -141,10 +145,10 @@ def time_training(config: Experiment, data: Data, *, seconds: float) -> dict:
     plan = streaming.make_plan(config, data, num_rows=corpus.num_rows)
     built = building.build(config, data, batch_size=plan.size)
     feed = streaming.make_feed(config, data, corpus, plan=plan, key=built.order_key)
-    hypers = train.make_hypers(
+    hypers = step.make_hypers(
         config.optim, config.loss, config.negatives, num_steps=plan.num_steps
     )
-    run, state = train.scan_steps(building.make_step(config, built)), built.state
+    run, state = step.scan_steps(building.make_step(config, built)), built.state
     portions, begin, done = feed.portions(0), 0.0, 0
     for dispatch in itertools.count():
         source, rows = next(portions)
@@ -249,13 +253,13 @@ def compare(options) -> dict:
             {"part": f"grain, {name}", "examples/s": speed}
             for name, speed in found["grain"].items()
         ]
-    print(logs.table(rows, ["part", "examples/s", "peak GB"]))
+    print(log_lib.table(rows, ["part", "examples/s", "peak GB"]))
     return found
 
 
 def with_grain(options) -> dict:
     """Records/s by form, of the program beside this one."""
-    folder = stream.prepared(experiment(options).data, min_history=1)
+    folder = folders.ensure(experiment(options).data, min_history=1)
     program = pathlib.Path(__file__).with_name("grain_records.py")
     sizes = [str(options.batch_size), str(options.seconds)]
     return called([options.grain_python, str(program), str(folder), *sizes])

@@ -22,10 +22,11 @@ from collections.abc import Sequence
 import jax
 from absl import flags
 
-from experiments import cli, over, sweep_runs, table
-from experiments import sweep as command
-from experiments.compare import Cell
-from recall_jax import logs, sweep, together, train
+from experiments import sweep
+from experiments.common import cells as cells_lib
+from experiments.common import cli, grid, programs
+from experiments.common.cells import Cell
+from recall_jax.training import lanes, log, stack, step
 
 TEMPERATURES = "loss.temperature=0.02,0.04,0.06,0.08,0.1,0.14,0.2,0.3"
 SEEDS = 2  # each with an order of its own
@@ -47,9 +48,9 @@ def main(argv: list[str]) -> None:
     axis = "loss.temperature=0.1,0.2" if options.smoke else TEMPERATURES
     entry = cli.Entry("dssm_synthetic", {}, {}, cli.load_config("dssm_synthetic"))
     entry = cli.with_own(entry, overrides)._replace(own={})
-    settings = over.make_settings(entry, [axis], samples=0, seed=0)
+    settings = grid.make_settings(entry, [axis], samples=0, seed=0)
     with tempfile.TemporaryDirectory() as folder:
-        cells = table.make_cells(
+        cells = cells_lib.make_cells(
             settings, num_seeds=SEEDS, folder=pathlib.Path(folder) / "cells"
         )
         commands = cells[: options.commands]
@@ -74,28 +75,28 @@ def main(argv: list[str]) -> None:
         "device": jax.devices()[0].device_kind,
     }
     rows = [{"training": name, "ms per setting and step": x} for name, x in ms.items()]
-    print(logs.table(rows, list(rows[0])))
+    print(log.table(rows, list(rows[0])))
     print(json.dumps(result))
 
 
 def time_training(cells: Sequence[Cell], *, rounds: int, mode: str) -> dict[str, float]:
     """Median milliseconds of a step of one setting, together and one after the other, in
     turn; what is compiled, compiled before."""
-    shared = sweep_runs.share(cells[0].config)
-    _, loops, states = sweep_runs.make_loops(cells, shared)
-    layout = together.make_layout(len(cells), mode=mode, devices=jax.devices())
-    orders = sweep_runs.orders_of(cells)
-    group = sweep.Group(loops, orders, cells[0].workdir, layout)
-    run = sweep.compiled(group, sweep.begin(states), slots=states[0].slots)
-    rows = sweep.portions(group, step=0)
-    lone = train.scan_steps(group.first.step)
+    shared = programs.share(cells[0].config)
+    _, loops, states = programs.make_loops(cells, shared)
+    layout = stack.make_layout(len(cells), mode=mode, devices=jax.devices())
+    orders = programs.orders_of(cells)
+    group = lanes.Program(loops, orders, cells[0].workdir, layout)
+    run = lanes.compiled(group, lanes.begin(states), slots=states[0].slots)
+    rows = lanes.portions(group, step=0)
+    lone = step.scan_steps(group.first.step)
     alone = [jax.tree.map(lambda leaf: leaf.copy(), state) for state in states]
     stacked, seconds = run.states, {"together": [], "alone": []}
     for turn in range(rounds + 1):
         portion = next(rows)
         begin = time.perf_counter()
         every = range(len(cells))
-        stacked, _ = sweep.dispatch(
+        stacked, _ = lanes.dispatch(
             group, run, stacked, examples=portion, training=every
         )
         jax.block_until_ready(stacked)
@@ -151,5 +152,5 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    command.one_device_a_core()
+    sweep.one_device_a_core()
     cli.start(main, parse=cli.parse_plain)

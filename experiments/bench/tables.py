@@ -20,27 +20,22 @@ import optax
 from absl import app, flags
 from flax import nnx
 
-from recall_jax import (
-    evaluate,
-    features,
-    frequency,
-    logs,
-    negatives,
-    objective,
-    remembered,
-    train,
-)
-from recall_jax.data.arrays import Dataset
+from recall_jax import schema as schema_lib
+from recall_jax.data.arrays import Events
+from recall_jax.losses import frequency, negatives, objective
 from recall_jax.models import dssm
+from recall_jax.models import graph as graph_lib
+from recall_jax.training import log
+from recall_jax.training import step as step_lib
 
 WIDTH, EXAMPLES = 64, 1_000_000
 
 
-def make_source(rows: int) -> negatives.Source:
+def make_source(rows: int) -> negatives.StepData:
     """Random (user, item) pairs over `rows` users and as many items."""
     rng = np.random.default_rng(0)
     count = np.ones(rows + 1)
-    data = Dataset(
+    data = Events(
         items=jnp.asarray(rng.integers(1, rows + 1, EXAMPLES, dtype=np.int32)),
         weights=None,
         offsets=jnp.zeros(2, jnp.int32),
@@ -54,14 +49,14 @@ def make_source(rows: int) -> negatives.Source:
         known_users=rows,
         history_length=0,
     )
-    return negatives.Source(data, exact=frequency.exact(count[1:]))
+    return negatives.StepData(data, exact=frequency.exact(count[1:]))
 
 
-def make_model(rows: int) -> tuple[nnx.Module, tuple[features.Table, ...]]:
+def make_model(rows: int) -> tuple[nnx.Module, tuple[schema_lib.Table, ...]]:
     """Two towers over ids alone."""
-    schema = features.Schema(
-        query=(features.Column("user", "user", rows + 2, 0),),
-        item=(features.Column("item", "item", rows + 2, 0),),
+    schema = schema_lib.Schema(
+        query=(schema_lib.Column("user", "user", rows + 2, 0),),
+        item=(schema_lib.Column("item", "item", rows + 2, 0),),
     )
     return dssm.Config(history_length=0).make(schema, nnx.Rngs(0))
 
@@ -89,23 +84,27 @@ def make_runner(rows: int, *, tables: str, loss: str):
     goal = Dot(goal) if loss == "none" else goal
     source = make_source(rows)
     model, specs = make_model(rows)
-    optim = train.OptimConfig(tables="sgd" if tables == "dense_adam" else tables)
-    optimizer = train.make_optimizer(optim)
-    graph, state = train.init_state(
+    optim = step_lib.OptimConfig(tables="sgd" if tables == "dense_adam" else tables)
+    optimizer = step_lib.make_optimizer(optim)
+    graph, state = step_lib.init_state(
         model, specs, optimizer=optimizer, key=jax.random.key(0)
     )
-    hypers = train.make_hypers(optim, objective.LossConfig(), config, num_steps=10**6)
+    hypers = step_lib.make_hypers(
+        optim, objective.LossConfig(), config, num_steps=10**6
+    )
     if tables == "dense_adam":
         step, state = dense_adam(graph, state, goal)
     else:
-        step = train.make_step(graph, objective=goal, optimizer=optimizer)
-    return train.scan_steps(step), state, hypers, source
+        step = step_lib.make_step(graph, objective=goal, optimizer=optimizer)
+    return step_lib.scan_steps(step), state, hypers, source
 
 
-def dense_adam(graph: train.Graph, state: train.TrainState, goal: objective.Objective):
+def dense_adam(
+    graph: graph_lib.Graph, state: step_lib.TrainState, goal: objective.Objective
+):
     """The usual way: gradients of whole tables, optax.adam over all parameters."""
     adam = optax.scale_by_adam()
-    params, memory = evaluate.params_of(state), remembered.State()
+    params, memory = step_lib.params_of(state), negatives.Remembered()
 
     def step(carry, hypers, source, example):
         params, adam_state = carry
@@ -183,7 +182,7 @@ def main(argv):
         ]
         rows += measure(settings, **size)
     of = {(row["tables"], row["loss"], row["rows"]): row["ms_per_step"] for row in rows}
-    print(logs.table(rows, list(rows[0])))
+    print(log.table(rows, list(rows[0])))
     adagrad = ("rowwise_adagrad", "softmax")
     print(
         json.dumps(

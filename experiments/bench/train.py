@@ -17,9 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments import building, cli, training
-from recall_jax import config as config_lib
-from recall_jax import evaluate, fit, logs, negatives, objective, train
+from experiments import building, training
+from experiments.common import cli
+from recall_jax.evaluate import encode, measure
+from recall_jax.losses import negatives, objective
+from recall_jax.models import graph as graph_lib
+from recall_jax.run import config as config_lib
+from recall_jax.training import log, loop
+from recall_jax.training import step as step_lib
 
 STAGES = ("batch and rows", "forward", "backward", "update")
 
@@ -29,11 +34,11 @@ def total(tree) -> jax.Array:
     return sum(jnp.sum(leaf).astype(jnp.float32) for leaf in jax.tree.leaves(tree))
 
 
-def stages(graph: train.Graph, goal: objective.Objective, optimizer) -> dict:
+def stages(graph: graph_lib.Graph, goal: objective.Objective, optimizer) -> dict:
     """The step cut off after each stage, as functions like `train.Step`."""
 
     def loss_of(params, drawn, columns, hypers, source, statistics):
-        loss, _ = train.mean_loss(
+        loss, _ = step_lib.mean_loss(
             params,
             drawn=drawn,
             columns=columns,
@@ -46,8 +51,8 @@ def stages(graph: train.Graph, goal: objective.Objective, optimizer) -> dict:
         return loss
 
     def cut(state, hypers, source, example, *, stage):
-        drawn = train.draw(state, source, example, graph=graph, objective=goal)
-        looked = train.look_up(state, drawn.columns, graph=graph)
+        drawn = step_lib.draw(state, source, example, graph=graph, objective=goal)
+        looked = step_lib.look_up(state, drawn.columns, graph=graph)
         params = (looked.rows, state.dense, state.loss)
         known = drawn, looked.columns, hypers, source, state.statistics
         if stage == "batch and rows":
@@ -61,7 +66,7 @@ def stages(graph: train.Graph, goal: objective.Objective, optimizer) -> dict:
 
     cuts = {stage: functools.partial(cut, stage=stage) for stage in STAGES[:-1]}
     return cuts | {
-        "update": train.make_step(graph, objective=goal, optimizer=optimizer)
+        "update": step_lib.make_step(graph, objective=goal, optimizer=optimizer)
     }
 
 
@@ -70,13 +75,13 @@ def main(argv: list[str]) -> None:
     config = flags.FLAGS.config
     config_lib.check(config)
     data = training.prepare(config).data
-    evaluate.check(config.evaluate, data)
-    plan = fit.make_plan(config.train, num_rows=data.num_rows)
+    measure.check(config.evaluate, data)
+    plan = loop.make_plan(config.train, num_rows=data.num_rows)
     built = building.build(config, data, batch_size=plan.size)
     medians, state = time_stages(
         stages(built.graph, built.objective, built.optimizer),
         built.state,
-        hypers=train.make_hypers(
+        hypers=step_lib.make_hypers(
             config.optim, config.loss, config.negatives, num_steps=plan.num_steps
         ),
         source=negatives.make_source(data, config.negatives),
@@ -99,7 +104,7 @@ def main(argv: list[str]) -> None:
         "ms_per_step": ms,
         "device": jax.devices()[0].device_kind,
     }
-    print(logs.table(rows, list(rows[0])))
+    print(log.table(rows, list(rows[0])))
     print(
         f"{rate:,.0f} examples/s; an epoch {result['epoch_seconds']:.1f} s; evaluation "
         f"of {len(data.test):,} users {result['evaluation_seconds']:.2f} s"
@@ -108,10 +113,10 @@ def main(argv: list[str]) -> None:
 
 
 def time_stages(
-    steps: dict, state: train.TrainState, *, hypers, source, shape, rounds: int
-) -> tuple[list[float], train.TrainState]:
+    steps: dict, state: step_lib.TrainState, *, hypers, source, shape, rounds: int
+) -> tuple[list[float], step_lib.TrainState]:
     """Median seconds of a dispatch of each step, timed in turn, and a trained state."""
-    runners = {name: train.scan_steps(step) for name, step in steps.items()}
+    runners = {name: step_lib.scan_steps(step) for name, step in steps.items()}
     states = {name: jax.tree.map(jnp.copy, state) for name in runners}
     seconds = {name: [] for name in runners}
     rng = np.random.default_rng(0)
@@ -127,12 +132,14 @@ def time_stages(
     return [statistics.median(seconds[name]) for name in STAGES], states["update"]
 
 
-def time_evaluation(config, data, graph: train.Graph, state: train.TrainState) -> float:
+def time_evaluation(
+    config, data, graph: graph_lib.Graph, state: step_lib.TrainState
+) -> float:
     """Seconds to encode all items and test users, search and rank, after compilation."""
     evaluated = functools.partial(
-        evaluate.measure_model,
-        evaluate.make_encoder(graph),
-        evaluate.params_of(state),
+        measure.measure_model,
+        encode.make_towers(graph),
+        step_lib.params_of(state),
         data=data,
         part=data.test,
         config=config.evaluate,

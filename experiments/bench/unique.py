@@ -2,7 +2,7 @@
 
     python -m experiments.bench.unique
 
-`tables.compact` finds duplicates by writing positions into a scratch slot a row; the
+`rows.compact` finds duplicates by writing positions into a scratch slot a row; the
 plain way is a sort (`jnp.unique`). Look-ups are uniform (hardly any duplicates: a batch
 of 8,192 ids) and Zipf (histories: 1,024 x 50). "update" is what follows either: lazy
 Adam on one row for each look-up, as trained, or on the distinct rows alone, which is what
@@ -19,7 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from recall_jax import logs, tables
+from recall_jax.tables import rows as rows_lib
+from recall_jax.training import log
 
 CALLS = 10  # a dispatch
 HYPERS = {"learning_rate": jnp.float32(0.01), "weight_decay": jnp.float32(0.0)}
@@ -37,7 +38,7 @@ def draw_ids(kind: str, *, rows: int, num: int) -> np.ndarray:
 
 def by_slot(carry, ids):
     table, slot = carry
-    small, rewritten, _, slot = tables.compact(table, ids, slot=slot)
+    small, rewritten, _, slot = rows_lib.compact(table, ids, slot=slot)
     return (table, slot), small.sum() + rewritten.sum()
 
 
@@ -51,12 +52,12 @@ def update(carry, ids):
     """Lazy Adam on one row a look-up; an id is dropped where it is beyond the table."""
     table, state = carry
     gradient = jnp.ones((ids.size + 1, table.shape[1]))
-    table, state = tables.update(
+    table, state = rows_lib.update(
         table,
         gradient,
         state=state,
-        touched=tables.Touched(ids, None),
-        rule=tables.lazy_adam(),
+        touched=rows_lib.Touched(ids, None),
+        rule=rows_lib.lazy_adam(),
         hypers=HYPERS,
     )
     return (table, state), 0.0
@@ -87,7 +88,7 @@ def measure(kind: str, *, rows: int, num: int, rounds: int) -> dict:
 
     def trained():
         table = jnp.zeros((rows, 64))
-        return table, tables.lazy_adam().init(table)
+        return table, rows_lib.lazy_adam().init(table)
 
     clock = functools.partial(timed, rounds=rounds)
     return {
@@ -115,7 +116,7 @@ def main(argv):
         measure("zipf", rows=100_000, num=51_200, rounds=rounds),
         measure("zipf", rows=1_000_000, num=51_200, rounds=rounds),
     ]
-    print(logs.table(results, list(results[0])))
+    print(log.table(results, list(results[0])))
     print(json.dumps({"bench": "unique", "rows": results}))
 
 

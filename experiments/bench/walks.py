@@ -24,8 +24,8 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from recall_jax import logs, walks
-from recall_jax.data import graph
+from recall_jax.pairs import graph, walks
+from recall_jax.training import log
 
 KINDS = {"first_order": {}, "node2vec": {"p": 0.25, "q": 4.0}}
 
@@ -157,7 +157,7 @@ def main(argv):
         rounds=given.rounds,
         python=given.pecanpy_python,
     )
-    print(logs.table(result["rows"], list(result["rows"][0])))
+    print(log.table(result["rows"], list(result["rows"][0])))
     print(json.dumps(result))
 
 

@@ -13,16 +13,16 @@ among all items, 0.191 within its category (0 the first, 1 the last; popularity 
 15).
 """
 
-from recall_jax.config import Experiment
-from recall_jax.data import ecomm, sequences
-from recall_jax.fit import TrainConfig
-from recall_jax.models import airbnb
-from recall_jax.pairs import PairsConfig
-from recall_jax.train import OptimConfig
+from recall_jax.data.sources import ecomm
+from recall_jax.models import airbnb, itemwise
+from recall_jax.models.itemwise import PairsConfig
+from recall_jax.run.config import Experiment
+from recall_jax.training.loop import TrainConfig
+from recall_jax.training.step import OptimConfig
 
 
 def get_config() -> Experiment:
-    sessions = sequences.Config(cut="day", conversions=("buy",), oversample=5)
+    sessions = itemwise.SequencesConfig(cut="day", conversions=("buy",), oversample=5)
     return Experiment(
         name="airbnb_ecomm",
         data=ecomm.Config(),

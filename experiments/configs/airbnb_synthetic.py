@@ -12,16 +12,16 @@ negatives help within the market, the global context does not on this log
 (BUILD_NOTES.md, record 15).
 """
 
-from recall_jax.config import Experiment
-from recall_jax.data import sequences, synthetic
-from recall_jax.fit import TrainConfig
-from recall_jax.models import airbnb
-from recall_jax.pairs import PairsConfig
-from recall_jax.train import OptimConfig
+from recall_jax.data.sources import synthetic
+from recall_jax.models import airbnb, itemwise
+from recall_jax.models.itemwise import PairsConfig
+from recall_jax.run.config import Experiment
+from recall_jax.training.loop import TrainConfig
+from recall_jax.training.step import OptimConfig
 
 
 def get_config() -> Experiment:
-    sessions = sequences.Config(
+    sessions = itemwise.SequencesConfig(
         cut="conversion", gap=1800, conversions=("buy",), oversample=5
     )
     return Experiment(

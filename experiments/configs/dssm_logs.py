@@ -4,7 +4,7 @@
         --config.data.user=user_id --config.data.item=item_id --config.data.time=ts
 
 One row is one event; user, item and time name its columns. Further fields, where you
-have them (`recall_jax.data.logs.Config` lists all, each with its meaning):
+have them (`recall_jax.data.sources.logs.Config` lists all, each with its meaning):
 
     --config.data.time_format=ms             times that are not unix seconds or ISO 8601
     --config.data.action=event --config.data.actions=click,buy   which are positive
@@ -20,13 +20,13 @@ the order of rows is the order of events. What to expect, in time and in figures
 log's matter: read the popularity and bigram rows, which every table has, first.
 """
 
-from recall_jax.config import Experiment
-from recall_jax.data import logs
-from recall_jax.fit import TrainConfig
+from recall_jax.data.sources import logs
+from recall_jax.losses.negatives import NegativesConfig
+from recall_jax.losses.objective import LossConfig
 from recall_jax.models import dssm
-from recall_jax.negatives import NegativesConfig
-from recall_jax.objective import LossConfig
-from recall_jax.train import OptimConfig
+from recall_jax.run.config import Experiment
+from recall_jax.training.loop import TrainConfig
+from recall_jax.training.step import OptimConfig
 
 
 def get_config() -> Experiment:

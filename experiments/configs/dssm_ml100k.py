@@ -7,13 +7,13 @@ the interval of one run is +-0.027), where popularity has 0.084 and the last-ite
 0.144. About 15 seconds on two cores (BUILD_NOTES.md, record 5).
 """
 
-from recall_jax.config import Experiment
-from recall_jax.data import movielens
-from recall_jax.fit import TrainConfig
+from recall_jax.data.sources import movielens
+from recall_jax.losses.negatives import NegativesConfig
+from recall_jax.losses.objective import LossConfig
 from recall_jax.models import dssm
-from recall_jax.negatives import NegativesConfig
-from recall_jax.objective import LossConfig
-from recall_jax.train import OptimConfig
+from recall_jax.run.config import Experiment
+from recall_jax.training.loop import TrainConfig
+from recall_jax.training.step import OptimConfig
 
 
 def get_config() -> Experiment:

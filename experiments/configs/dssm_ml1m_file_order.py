@@ -9,14 +9,15 @@ the bigram counted on the same 0.509, 0.318; before it 0.539, 0.350 and the bigr
 0.288. Two to three minutes on two cores (BUILD_NOTES.md, record 10).
 """
 
-from recall_jax.config import Experiment
-from recall_jax.data import file_order, movielens
-from recall_jax.evaluate import EvaluateConfig
-from recall_jax.fit import TrainConfig
+from recall_jax.data import split
+from recall_jax.data.sources import movielens
+from recall_jax.evaluate.measure import EvaluateConfig
+from recall_jax.losses.negatives import NegativesConfig
+from recall_jax.losses.objective import LossConfig
 from recall_jax.models import dssm
-from recall_jax.negatives import NegativesConfig
-from recall_jax.objective import LossConfig
-from recall_jax.train import OptimConfig
+from recall_jax.run.config import Experiment
+from recall_jax.training.loop import TrainConfig
+from recall_jax.training.step import OptimConfig
 
 
 def get_config() -> Experiment:
@@ -31,5 +32,5 @@ def get_config() -> Experiment:
         loss=LossConfig(name="softmax", temperature=0.07),
         optim=OptimConfig(learning_rate=2e-3, schedule="cosine"),
         train=TrainConfig(epochs=4, batch_size=1024, refit="all"),
-        evaluate=EvaluateConfig(metrics=file_order.METRICS, select_by="ndcg@10"),
+        evaluate=EvaluateConfig(metrics=split.METRICS, select_by="ndcg@10"),
     )

@@ -6,7 +6,7 @@
 As dssm_logs, but the log is laid out once as memory-mapped arrays in SHARDS.prepared
 (--config.data.prepared names another place), about 4 bytes an event, and trained on in
 windows that are shuffled while the device works on the one before. In memory are ids,
-features and tables. What to set (`recall_jax.data.stream.Config`):
+features and tables. What to set (`recall_jax.data.sources.stream.Config`):
 
     --config.data.window_examples=4000000    more is shuffled better, and takes memory
     --config.data.chunk_examples=65536       of slow disks, longer reads
@@ -17,13 +17,13 @@ Protocols leave_one_out and temporal, ties in file order. What to expect is your
 matter; of the baselines only popularity does without the log in memory.
 """
 
-from recall_jax.config import Experiment
-from recall_jax.data import stream
-from recall_jax.fit import TrainConfig
+from recall_jax.data.sources import stream
+from recall_jax.losses.negatives import NegativesConfig
+from recall_jax.losses.objective import LossConfig
 from recall_jax.models import dssm
-from recall_jax.negatives import NegativesConfig
-from recall_jax.objective import LossConfig
-from recall_jax.train import OptimConfig
+from recall_jax.run.config import Experiment
+from recall_jax.training.loop import TrainConfig
+from recall_jax.training.step import OptimConfig
 
 
 def get_config() -> Experiment:

@@ -12,16 +12,16 @@ Expected of three epochs in larger steps (--config.train.batch_size=256
 cores (BUILD_NOTES.md, record 15).
 """
 
-from recall_jax.config import Experiment
-from recall_jax.data import ecomm, sequences
-from recall_jax.fit import TrainConfig
-from recall_jax.models import eges
-from recall_jax.pairs import PairsConfig
-from recall_jax.train import OptimConfig
+from recall_jax.data.sources import ecomm
+from recall_jax.models import eges, itemwise
+from recall_jax.models.itemwise import PairsConfig
+from recall_jax.run.config import Experiment
+from recall_jax.training.loop import TrainConfig
+from recall_jax.training.step import OptimConfig
 
 
 def get_config() -> Experiment:
-    days = sequences.Config(cut="day")
+    days = itemwise.SequencesConfig(cut="day")
     return Experiment(
         name="eges_ecomm",
         data=ecomm.Config(protocol="temporal", valid_share=0.15, test_share=0.07),

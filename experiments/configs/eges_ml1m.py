@@ -10,12 +10,12 @@ recall@20 0.224; with --config.model.kind=ges 0.171, =bge 0.194: side informatio
 help here (bigram 0.214). Six seconds of training on two cores (BUILD_NOTES.md, record 15).
 """
 
-from recall_jax.config import Experiment
-from recall_jax.data import movielens
-from recall_jax.fit import TrainConfig
+from recall_jax.data.sources import movielens
 from recall_jax.models import eges
-from recall_jax.pairs import PairsConfig
-from recall_jax.train import OptimConfig
+from recall_jax.models.itemwise import PairsConfig
+from recall_jax.run.config import Experiment
+from recall_jax.training.loop import TrainConfig
+from recall_jax.training.step import OptimConfig
 
 
 def get_config() -> Experiment:

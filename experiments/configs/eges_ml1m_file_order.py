@@ -11,13 +11,14 @@ train 0.184 (0.028), 0.076; last-item bigram 0.509, 0.318. Two seconds of traini
 cores (BUILD_NOTES.md, record 15).
 """
 
-from recall_jax.config import Experiment
-from recall_jax.data import file_order, movielens
-from recall_jax.evaluate import EvaluateConfig
-from recall_jax.fit import TrainConfig
+from recall_jax.data import split
+from recall_jax.data.sources import movielens
+from recall_jax.evaluate.measure import EvaluateConfig
 from recall_jax.models import eges
-from recall_jax.pairs import PairsConfig
-from recall_jax.train import OptimConfig
+from recall_jax.models.itemwise import PairsConfig
+from recall_jax.run.config import Experiment
+from recall_jax.training.loop import TrainConfig
+from recall_jax.training.step import OptimConfig
 
 
 def get_config() -> Experiment:
@@ -36,5 +37,5 @@ def get_config() -> Experiment:
             weight_decay=1e-5,
         ),
         train=TrainConfig(epochs=10, batch_size=32, refit="all"),
-        evaluate=EvaluateConfig(metrics=file_order.METRICS, select_by="ndcg@10"),
+        evaluate=EvaluateConfig(metrics=split.METRICS, select_by="ndcg@10"),
     )

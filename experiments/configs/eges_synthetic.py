@@ -14,16 +14,16 @@ Expected of that, five seeds: AUC 0.830 (spread 0.001); --config.model.kind=ges 
 0.814, popularity 0.775. Three seconds of training on two cores (BUILD_NOTES.md, record 15).
 """
 
-from recall_jax.config import Experiment
-from recall_jax.data import sequences, synthetic
-from recall_jax.fit import TrainConfig
-from recall_jax.models import eges
-from recall_jax.pairs import PairsConfig
-from recall_jax.train import OptimConfig
+from recall_jax.data.sources import synthetic
+from recall_jax.models import eges, itemwise
+from recall_jax.models.itemwise import PairsConfig
+from recall_jax.run.config import Experiment
+from recall_jax.training.loop import TrainConfig
+from recall_jax.training.step import OptimConfig
 
 
 def get_config() -> Experiment:
-    sessions = sequences.Config(cut="gap", gap=3600)
+    sessions = itemwise.SequencesConfig(cut="gap", gap=3600)
     return Experiment(
         name="eges_synthetic",
         data=synthetic.Config(),

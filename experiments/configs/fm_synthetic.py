@@ -6,13 +6,13 @@ Scores are the machine's own. Expected, one seed: test hr@10 0.242, ndcg@10 0.12
 0.248, oracle 0.539). Two minutes on two cores with much else on them.
 """
 
-from recall_jax.config import Experiment
-from recall_jax.data import synthetic
-from recall_jax.fit import TrainConfig
+from recall_jax.data.sources import synthetic
+from recall_jax.losses.negatives import NegativesConfig
+from recall_jax.losses.objective import LossConfig
 from recall_jax.models import fm
-from recall_jax.negatives import NegativesConfig
-from recall_jax.objective import LossConfig
-from recall_jax.train import OptimConfig
+from recall_jax.run.config import Experiment
+from recall_jax.training.loop import TrainConfig
+from recall_jax.training.step import OptimConfig
 
 
 def get_config() -> Experiment:

@@ -8,12 +8,12 @@ ties in file order, three seeds: test hr@10 0.187 (spread 0.003), ndcg@10 0.098,
 (BUILD_NOTES.md, record 15).
 """
 
-from recall_jax.config import Experiment
-from recall_jax.data import movielens
-from recall_jax.fit import TrainConfig
+from recall_jax.data.sources import movielens
 from recall_jax.models import item2vec
-from recall_jax.pairs import PairsConfig
-from recall_jax.train import OptimConfig
+from recall_jax.models.itemwise import PairsConfig
+from recall_jax.run.config import Experiment
+from recall_jax.training.loop import TrainConfig
+from recall_jax.training.step import OptimConfig
 
 
 def get_config() -> Experiment:

@@ -10,13 +10,14 @@ train 0.207 (0.002), 0.089; last-item bigram 0.509, 0.318. Three seconds of trai
 cores (BUILD_NOTES.md, record 15).
 """
 
-from recall_jax.config import Experiment
-from recall_jax.data import file_order, movielens
-from recall_jax.evaluate import EvaluateConfig
-from recall_jax.fit import TrainConfig
+from recall_jax.data import split
+from recall_jax.data.sources import movielens
+from recall_jax.evaluate.measure import EvaluateConfig
 from recall_jax.models import item2vec
-from recall_jax.pairs import PairsConfig
-from recall_jax.train import OptimConfig
+from recall_jax.models.itemwise import PairsConfig
+from recall_jax.run.config import Experiment
+from recall_jax.training.loop import TrainConfig
+from recall_jax.training.step import OptimConfig
 
 
 def get_config() -> Experiment:
@@ -28,5 +29,5 @@ def get_config() -> Experiment:
             learning_rate=0.5, tables="rowwise_adagrad", schedule="linear"
         ),
         train=TrainConfig(epochs=10, batch_size=16, refit="all"),
-        evaluate=EvaluateConfig(metrics=file_order.METRICS, select_by="ndcg@10"),
+        evaluate=EvaluateConfig(metrics=split.METRICS, select_by="ndcg@10"),
     )

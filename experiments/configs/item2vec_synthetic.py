@@ -9,12 +9,12 @@ Expected, one seed: test hr@10 0.194, ndcg@10 0.098 (bigram 0.248, 0.140), best 
 quarter of the steps. Two seconds of training on two cores.
 """
 
-from recall_jax.config import Experiment
-from recall_jax.data import synthetic
-from recall_jax.fit import TrainConfig
+from recall_jax.data.sources import synthetic
 from recall_jax.models import item2vec
-from recall_jax.pairs import PairsConfig
-from recall_jax.train import OptimConfig
+from recall_jax.models.itemwise import PairsConfig
+from recall_jax.run.config import Experiment
+from recall_jax.training.loop import TrainConfig
+from recall_jax.training.step import OptimConfig
 
 
 def get_config() -> Experiment:

@@ -7,13 +7,13 @@ Expected, ties in file order, one seed: test hr@10 0.213, ndcg@10 0.124, as the 
 it factorises (0.214, 0.126). Two minutes on two cores with much else on them.
 """
 
-from recall_jax.config import Experiment
-from recall_jax.data import movielens
-from recall_jax.fit import TrainConfig
+from recall_jax.data.sources import movielens
+from recall_jax.losses.negatives import NegativesConfig
+from recall_jax.losses.objective import LossConfig
 from recall_jax.models import markov
-from recall_jax.negatives import NegativesConfig
-from recall_jax.objective import LossConfig
-from recall_jax.train import OptimConfig
+from recall_jax.run.config import Experiment
+from recall_jax.training.loop import TrainConfig
+from recall_jax.training.step import OptimConfig
 
 
 def get_config() -> Experiment:

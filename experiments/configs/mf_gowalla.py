@@ -9,14 +9,14 @@ after the refit test recall@20 0.196, ndcg@20 0.161; before it, on 90 % of train
 on test. 17 to 24 minutes on two cores, 1.6 GB (BUILD_NOTES.md, record 9).
 """
 
-from recall_jax.config import Experiment
-from recall_jax.data import lightgcn
-from recall_jax.evaluate import EvaluateConfig
-from recall_jax.fit import TrainConfig
+from recall_jax.data.sources import lightgcn
+from recall_jax.evaluate.measure import EvaluateConfig
+from recall_jax.losses.negatives import NegativesConfig
+from recall_jax.losses.objective import LossConfig
 from recall_jax.models import mf
-from recall_jax.negatives import NegativesConfig
-from recall_jax.objective import LossConfig
-from recall_jax.train import OptimConfig
+from recall_jax.run.config import Experiment
+from recall_jax.training.loop import TrainConfig
+from recall_jax.training.step import OptimConfig
 
 
 def get_config() -> Experiment:

@@ -7,9 +7,9 @@ minute on two cores (BUILD_NOTES.md, record 8).
 """
 
 from experiments.configs import mf_ml1m
-from recall_jax.config import Experiment
-from recall_jax.negatives import NegativesConfig
-from recall_jax.objective import LossConfig
+from recall_jax.losses.negatives import NegativesConfig
+from recall_jax.losses.objective import LossConfig
+from recall_jax.run.config import Experiment
 
 
 def get_config() -> Experiment:

@@ -8,8 +8,8 @@ Expected, one seed: test hr@10 0.082, ndcg@10 0.040. A minute on two cores
 """
 
 from experiments.configs import mf_ml1m
-from recall_jax.config import Experiment
-from recall_jax.negatives import NegativesConfig
+from recall_jax.losses.negatives import NegativesConfig
+from recall_jax.run.config import Experiment
 
 
 def get_config() -> Experiment:

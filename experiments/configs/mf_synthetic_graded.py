@@ -8,13 +8,13 @@ what tells grades apart does not tell what somebody meets next. Fifteen seconds 
 cores (BUILD_NOTES.md, record 8).
 """
 
-from recall_jax.config import Experiment
-from recall_jax.data import synthetic
-from recall_jax.fit import TrainConfig
+from recall_jax.data.sources import synthetic
+from recall_jax.losses.negatives import NegativesConfig
+from recall_jax.losses.objective import LossConfig
 from recall_jax.models import mf
-from recall_jax.negatives import NegativesConfig
-from recall_jax.objective import LossConfig
-from recall_jax.train import OptimConfig
+from recall_jax.run.config import Experiment
+from recall_jax.training.loop import TrainConfig
+from recall_jax.training.step import OptimConfig
 
 
 def get_config() -> Experiment:

@@ -11,14 +11,14 @@ Nine minutes of training on two cores with another training on them (BUILD_NOTES
 records 11 and 13).
 """
 
-from recall_jax.config import Experiment
-from recall_jax.data import movielens
-from recall_jax.evaluate import EvaluateConfig
-from recall_jax.fit import TrainConfig
+from recall_jax.data.sources import movielens
+from recall_jax.evaluate.measure import EvaluateConfig
+from recall_jax.losses.negatives import NegativesConfig
+from recall_jax.losses.objective import LossConfig
 from recall_jax.models import sequence
-from recall_jax.negatives import NegativesConfig
-from recall_jax.objective import LossConfig
-from recall_jax.train import OptimConfig
+from recall_jax.run.config import Experiment
+from recall_jax.training.loop import TrainConfig
+from recall_jax.training.step import OptimConfig
 
 
 def get_config() -> Experiment:

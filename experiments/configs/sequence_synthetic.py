@@ -6,14 +6,14 @@ Expected, one seed: test hr@10 0.339, ndcg@10 0.188 (bigram 0.248, oracle 0.539)
 minutes on two cores with much else on them.
 """
 
-from recall_jax.config import Experiment
-from recall_jax.data import synthetic
-from recall_jax.evaluate import EvaluateConfig
-from recall_jax.fit import TrainConfig
+from recall_jax.data.sources import synthetic
+from recall_jax.evaluate.measure import EvaluateConfig
+from recall_jax.losses.negatives import NegativesConfig
+from recall_jax.losses.objective import LossConfig
 from recall_jax.models import sequence
-from recall_jax.negatives import NegativesConfig
-from recall_jax.objective import LossConfig
-from recall_jax.train import OptimConfig
+from recall_jax.run.config import Experiment
+from recall_jax.training.loop import TrainConfig
+from recall_jax.training.step import OptimConfig
 
 
 def get_config() -> Experiment:

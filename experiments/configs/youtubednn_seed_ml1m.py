@@ -7,13 +7,13 @@ negatives. Expected, one seed: test hr@10 0.052, ndcg@10 0.025, recall@20 0.092,
 youtubednn_ml1m has 0.302, 0.177, 0.407. Half a minute on two cores.
 """
 
-from recall_jax.config import Experiment
-from recall_jax.data import movielens
-from recall_jax.fit import TrainConfig
+from recall_jax.data.sources import movielens
+from recall_jax.losses.negatives import NegativesConfig
+from recall_jax.losses.objective import LossConfig
 from recall_jax.models import youtubednn
-from recall_jax.negatives import NegativesConfig
-from recall_jax.objective import LossConfig
-from recall_jax.train import OptimConfig
+from recall_jax.run.config import Experiment
+from recall_jax.training.loop import TrainConfig
+from recall_jax.training.step import OptimConfig
 
 
 def get_config() -> Experiment:

@@ -8,13 +8,13 @@ of every user. Expected, three seeds: test hr@10 0.291 (spread 0.003), ndcg@10 0
 14: all examples, without their age, reach 0.31. Half a minute on two cores.
 """
 
-from recall_jax.config import Experiment
-from recall_jax.data import synthetic
-from recall_jax.fit import TrainConfig
+from recall_jax.data.sources import synthetic
+from recall_jax.losses.negatives import NegativesConfig
+from recall_jax.losses.objective import LossConfig
 from recall_jax.models import youtubednn
-from recall_jax.negatives import NegativesConfig
-from recall_jax.objective import LossConfig
-from recall_jax.train import OptimConfig
+from recall_jax.run.config import Experiment
+from recall_jax.training.loop import TrainConfig
+from recall_jax.training.step import OptimConfig
 
 
 def get_config() -> Experiment:

@@ -8,7 +8,7 @@ item's rank within its market, by the clicks before it: 0 the first, 1 the last,
 less is better. Ten epochs, of the shop's log five in larger steps.
 """
 
-from experiments.study import Factor, Study
+from experiments.common.study import Factor, Study
 
 GLOBAL = {
     "none": "model.pairs.global_context=0",

@@ -8,7 +8,7 @@ with uniform negatives, which need no correction and so serve every loss, the lo
 Two epochs and the last 20 items of a history, for time; the config has six and 50.
 """
 
-from experiments.study import Factor, Study
+from experiments.common.study import Factor, Study
 
 UNIFORM = "dssm_ml1m:negatives.kind=uniform:negatives.correction=none"
 

@@ -6,7 +6,7 @@ Varied: squared error against cross-entropy, inner product against cosine, and n
 that the user was shown and passed over against drawn ones.
 """
 
-from experiments.study import Factor, Study
+from experiments.common.study import Factor, Study
 
 BASE = "mf_synthetic_exposed:negatives.own=none"
 UNIFORM = f"{BASE}:negatives.kind=uniform:negatives.num=256:negatives.correction=none"

@@ -7,8 +7,8 @@ how large the batch is whose items are the negatives, and hard ones. Epochs are 
 for all, so a larger batch takes fewer steps.
 """
 
+from experiments.common.study import Factor, Study
 from experiments.studies import losses
-from experiments.study import Factor, Study
 
 STUDY = Study(
     paper="Yi et al. 2019; Yang et al. 2020; Wang et al. 2020; Xiong et al. 2021",

@@ -8,8 +8,8 @@ their order changes, not only the model's figure. Sampled metrics are here to be
 through (Krichene and Rendle 2020), and no other study has them.
 """
 
+from experiments.common.study import Factor, Study
 from experiments.studies import losses
-from experiments.study import Factor, Study
 
 WHOLE = "data.min_user_events=0:data.min_item_events=0"
 

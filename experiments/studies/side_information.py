@@ -7,7 +7,7 @@ nothing), a shop's (category, brand, price), MovieLens 1M (genres, year). Ten ep
 the shop's log five in larger steps.
 """
 
-from experiments.study import Factor, Study
+from experiments.common.study import Factor, Study
 
 HIDDEN = "data.hidden_share=0.1"
 

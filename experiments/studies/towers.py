@@ -8,7 +8,7 @@ about as long in each; the table has the seconds. All take the softmax over the 
 catalogue.
 """
 
-from experiments.study import Factor, Study
+from experiments.common.study import Factor, Study
 
 STUDY = Study(
     paper="Rendle 2010; Huang et al. 2013; Covington et al. 2016; Kang and McAuley 2018",

@@ -8,8 +8,8 @@ hold-out, as a cloze task has it), whose leak shows on validation: what comes af
 there in use.
 """
 
+from experiments.common.study import Factor, Study
 from experiments.studies import losses
-from experiments.study import Factor, Study
 
 QUERY = "model.query=[history,gender,age,occupation"
 

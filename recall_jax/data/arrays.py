@@ -46,7 +46,7 @@ stands around it, a random hold-out whose leak an ablation shows."""
     ],
 )
 @dataclasses.dataclass(frozen=True)
-class Dataset:
+class Events:
     """Everything a step or an evaluation gathers from, as one pytree.
 
     Events lie flat, sorted by user, then time: user u's are offsets[u]:offsets[u + 1],

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from recall_jax.data import describe, logs, shards, times, values
+from recall_jax.data import describe
+from recall_jax.data.sources import logs, shards, times, values
 from recall_jax.types import InputError
 
 if TYPE_CHECKING:

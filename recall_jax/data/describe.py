@@ -8,10 +8,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from recall_jax.data import duplicates, shards, times, values
-from recall_jax.data.interactions import Bag, Entities, Interactions
+from recall_jax.data import duplicates
+from recall_jax.data.log import Bag, Entities, Interactions
+from recall_jax.data.sources import shards, times
+from recall_jax.data.sources import values as values_lib
 
-NULL_LIKE = frozenset((*values.MISSING, "(null)", "undefined", "unknown"))
+NULL_LIKE = frozenset((*values_lib.MISSING, "(null)", "undefined", "unknown"))
 """Ids, in lower case, that often stand for a missing one."""
 MOST = 200_000  # ids that are compared with each other
 MANY = 0.1  # of all events; more are not one person's

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from recall_jax.data.interactions import Interactions
+from recall_jax.data.log import Interactions
 from recall_jax.types import InputError
 
 CHOICES = ("auto", "kept", "dropped", "repeats")

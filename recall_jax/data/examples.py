@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from recall_jax.data import columns, interactions, positives
-from recall_jax.data.interactions import Interactions, ranges
+from recall_jax.data import columns
+from recall_jax.data import log as log_lib
+from recall_jax.data.log import Interactions, ranges
 from recall_jax.types import InputError
 
 
@@ -40,7 +41,7 @@ def make(
     log: Interactions,
     *,
     min_history: int,
-    config: interactions.Config,
+    config: log_lib.Config,
     shown: "Shown | None",
 ) -> Examples:
     """The positives with enough events before them, as many a user as the config says,
@@ -57,7 +58,7 @@ def make(
     num = len(position)
     if not config.label:
         return Examples(user, position, num, None, None)
-    label = positives.labels(log, config.label)[flat.order][position]
+    label = log_lib.labels(log, config.label)[flat.order][position]
     item = flat.items[position]
     if shown is not None:
         user = np.concatenate([user, shown.user])
@@ -95,7 +96,7 @@ class Shown(NamedTuple):
 def passed_over(log: Interactions, flat: Flat, *, users, items, min_history: int):
     """What was shown before a user's last training event, of items that train, and
     that he never took up in training; None where the log has none, or no times. `users`
-    and `items` are the sides as `dataset` numbers them."""
+    and `items` are the sides as `prepare` numbers them."""
     if log.shown is None or log.time is None:
         return None
     user = columns.inverse(users.codes, num=len(log.users))[log.shown.user]

@@ -1,4 +1,4 @@
-"""A log larger than memory as a folder of flat arrays, equal to what `dataset.prepare`
+"""A log larger than memory as a folder of flat arrays, equal to what `prepare.in_memory`
 makes of it in memory.
 
 Two passes over the events: the first gives raw ids codes (`coded`), from which users are
@@ -13,28 +13,20 @@ import hashlib
 import json
 import pathlib
 import shutil
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from recall_jax import features
+from recall_jax import schema as schema_lib
 from recall_jax.data import coded as coded_lib
 from recall_jax.data import columns as columns_lib
-from recall_jax.data import describe, duplicates, logs, positives
+from recall_jax.data import cuts as cuts_lib
+from recall_jax.data import describe, duplicates, log
 from recall_jax.data.coded import SLICE, Coded
-from recall_jax.data.interactions import Entities
-from recall_jax.data.times import SECOND
-from recall_jax.types import InputError
-
-
-class Cuts(NamedTuple):
-    """How many events of each user, by code, train and come before the test."""
-
-    count: np.ndarray  # [U] all events
-    train: np.ndarray  # [U]
-    before_test: np.ndarray  # [U]
-    told: str  # the protocol, to be filled with `ties`
+from recall_jax.data.cuts import Cuts
+from recall_jax.data.log import Entities
+from recall_jax.data.sources import logs
+from recall_jax.data.sources.times import SECOND
 
 
 class Side(NamedTuple):
@@ -90,7 +82,7 @@ class Spans(NamedTuple):
 
 def write(config: logs.Config, folder: pathlib.Path, *, min_history: int) -> dict:
     """The arrays of a log in `folder`, which is there and empty; returns what
-    `stream.Log` needs to know beside them."""
+    `prepared.Log` needs to know beside them."""
     scratch = folder / "scratch"
     scratch.mkdir()
     coded = coded_lib.code(config, scratch / "coded.bin")
@@ -102,12 +94,10 @@ def write(config: logs.Config, folder: pathlib.Path, *, min_history: int) -> dic
         coded = coded._replace(span=span_of(coded))
         laid = lay_out(coded, scratch, config, min_history)
     cuts, users, spans, found = laid
-    check(cuts, config=config)  # not before: copies move a cut in time
+    cuts_lib.check(cuts, config=config)  # not before: copies move a cut in time
     (scratch / "coded.bin").unlink()
     if found.weights is not None:
-        positives.check_weights(
-            *found.weights, column=config.weight, source=config.path
-        )
+        log.check_weights(*found.weights, column=config.weight, source=config.path)
     items = number(found.trained, found.events)
     as_npy(scratch / "item.bin", folder / "items.npy", kind=np.int32, ids=items.ids)
     if "weight" in kind.names:
@@ -145,7 +135,7 @@ class Laid(NamedTuple):
 def lay_out(
     coded: Coded, scratch: pathlib.Path, config: logs.Config, min_history: int
 ) -> Laid:
-    cuts = cut(coded, config=config)
+    cuts = cuts_lib.cut(coded, config=config)
     users = number(cuts.train, cuts.count)
     spans = spans_of(cuts, users)
     found = sort(
@@ -216,16 +206,6 @@ def without_copies(
     return coded._replace(records=np.memmap(scratch / "coded.bin", kind, "r"))
 
 
-def check(cuts: Cuts, *, config: logs.Config) -> None:
-    if np.count_nonzero(cuts.count) < 2:
-        raise InputError(
-            f"all {cuts.count.sum():,} events of {config.path} are one user's: is the "
-            "user column the right one?"
-        )
-    if not cuts.train.any():
-        raise InputError(f"{config.path}: the training part is empty")
-
-
 def spans_of(cuts: Cuts, users: Side) -> Spans:
     count, train, before = (x[users.codes] for x in cuts[:3])
     offsets = np.concatenate([[0, 0], np.cumsum(count)])
@@ -243,65 +223,6 @@ def digest(folder: pathlib.Path) -> str:
             while block := file.read(1 << 24):
                 found.update(block)
     return found.hexdigest()
-
-
-# Protocols: how many events of each user train.
-
-
-def cut(coded: Coded, *, config: logs.Config) -> Cuts:
-    count = count_users(coded, lambda block: np.ones(len(block), bool))
-    if config.protocol == "leave_one_out":
-        return leave_one_out(count, config=config)
-    shares = [1 - config.test_share - config.valid_share, 1 - config.test_share]
-    # At a whole second, as in memory.
-    seconds = [quantile(coded, share) // SECOND for share in shares]
-    train, before = (
-        count_users(coded, lambda block, at=at: block["time"] < at * SECOND)
-        for at in seconds
-    )
-    told = ", ".join(str(np.datetime64(at, "s")) for at in seconds)
-    return Cuts(count, train, before, f"temporal, cut at {told}")
-
-
-def leave_one_out(count: np.ndarray, *, config: logs.Config) -> Cuts:
-    long = count >= 3
-    if not long.any():
-        raise InputError(
-            "no user has three events, and leave_one_out needs one to train, one to "
-            "validate, one to test; bring a longer log"
-        )
-    told = (
-        "ties in file order ({ties} of test items share their time with the event before)"
-        if config.time
-        else "without times, in file order"
-    )
-    return Cuts(count, count - 2 * long, count - long, f"leave_one_out, {told}")
-
-
-def count_users(coded: Coded, chosen: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    count = np.zeros(len(coded.users), np.int64)
-    for block in coded.blocks():
-        count += np.bincount(block["user"][chosen(block)], minlength=len(count))
-    return count
-
-
-def quantile(coded: Coded, share: float) -> int:
-    """As np.quantile(times, share, method="higher"), by counting in ever finer bins."""
-    rank = int(np.ceil((len(coded.records) - 1) * share))
-    spans = [(b["time"].min(), b["time"].max()) for b in coded.blocks()]
-    low, high = int(min(s[0] for s in spans)), int(max(s[1] for s in spans))
-    while low < high:
-        width = max(1, -(-(high - low + 1) // (1 << 16)))
-        count = np.zeros(-(-(high - low + 1) // width), np.int64)
-        for block in coded.blocks():
-            time = block["time"]
-            bins = (time[(time >= low) & (time <= high)] - low) // width
-            count += np.bincount(bins, minlength=len(count))
-        before = np.cumsum(count)
-        chosen = int(np.searchsorted(before, rank, side="right"))
-        rank -= int(before[chosen] - count[chosen])
-        low, high = low + chosen * width, min(high, low + (chosen + 1) * width - 1)
-    return low
 
 
 def number(trained: np.ndarray, events: np.ndarray) -> Side:
@@ -408,7 +329,7 @@ def write_catalogue(
 ) -> list[str]:
     """vocabularies.json, schema.json, and the columns of features by catalogue id;
     returns lines for people on what they hold."""
-    vocabularies: dict[str, features.Vocabulary] = {}
+    vocabularies: dict[str, schema_lib.Vocabulary] = {}
     schema: dict[str, list] = {}
     report: list[str] = []
     read: dict[str, Entities] = {}
@@ -423,7 +344,7 @@ def write_catalogue(
         columns, described, more = columns_lib.feature_columns(
             entities, codes=side.codes, weight=weight, text_buckets=config.text_buckets
         )
-        own = features.Vocabulary(entities.id[side.codes], side.known)
+        own = schema_lib.Vocabulary(entities.id[side.codes], side.known)
         vocabularies |= {name: own} | more
         schema[name] = [list(column) for column in described]
         # By place, as in `described`: a column's name need not be one of a file.
@@ -431,6 +352,6 @@ def write_catalogue(
     logs.check_named({}, read["user"], read["item"], config=config)
     (folder / "schema.json").write_text(json.dumps(schema), "utf-8")
     (folder / "vocabularies.json").write_text(
-        features.dump_vocabularies(vocabularies), "utf-8"
+        schema_lib.dump_vocabularies(vocabularies), "utf-8"
     )
     return report

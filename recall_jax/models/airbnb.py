@@ -1,7 +1,7 @@
 """Airbnb's listing embeddings: skip-gram over click sessions that learn from what was
 booked, and from negatives of the same market (Grbovic and Cheng 2018).
 
-The loss is in `pairs` and `skipgram`; the tables are Item2Vec's.
+The loss is in `pairs.corpus` and `pairs.skipgram`; the tables are Item2Vec's.
 """
 
 import dataclasses
@@ -11,11 +11,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from recall_jax.data import sequences
-from recall_jax.data.dataset import Data
-from recall_jax.features import Column, Schema, Table
-from recall_jax.models import item2vec
-from recall_jax.pairs import PairsConfig
+from recall_jax.data.prepared import Data
+from recall_jax.models import item2vec, itemwise
+from recall_jax.models.itemwise import PairsConfig
+from recall_jax.schema import Column, Schema, Table
 from recall_jax.types import InputError
 
 NEAREST = 3  # items whose mean an item without training events takes
@@ -35,7 +34,7 @@ class Config(item2vec.Config):
         default_factory=lambda: PairsConfig(
             window=5,
             global_context=1.0,
-            sequences=sequences.Config(
+            sequences=itemwise.SequencesConfig(
                 cut="conversion", gap=1800, conversions=("buy",), oversample=5
             ),
         )
@@ -53,7 +52,7 @@ class Config(item2vec.Config):
         return super().make(schema, rngs)
 
     def complete(self, vectors: Float[Array, "V d"], data: Data):
-        """Vectors of the whole catalogue as they are served (`evaluate.Encoder`)."""
+        """Vectors of the whole catalogue as they are served (`encode.Towers`)."""
         return with_cold_start(vectors, data, self)
 
 

@@ -5,9 +5,8 @@ import dataclasses
 from flax import nnx
 from jaxtyping import Array, Float
 
-from recall_jax import layers
-from recall_jax.features import Schema, Table
-from recall_jax.models import tower
+from recall_jax.models import layers, tower
+from recall_jax.schema import Schema, Table
 from recall_jax.types import Columns, InputError
 
 

@@ -8,10 +8,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from recall_jax import layers
-from recall_jax.features import Column, Schema, Table, tables_of
-from recall_jax.models import itemwise, tower
-from recall_jax.pairs import PairsConfig
+from recall_jax.models import itemwise, layers, tower
+from recall_jax.models.itemwise import PairsConfig
+from recall_jax.schema import Column, Schema, Table, tables_of
 from recall_jax.types import Columns, InputError
 
 KINDS = ("eges", "ges", "bge")

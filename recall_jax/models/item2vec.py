@@ -5,9 +5,8 @@ import dataclasses
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from recall_jax import layers
-from recall_jax.features import Schema, Table, tables_of
-from recall_jax.models import itemwise, tower
+from recall_jax.models import itemwise, layers, tower
+from recall_jax.schema import Schema, Table, tables_of
 from recall_jax.types import Columns
 
 

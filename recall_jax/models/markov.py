@@ -5,9 +5,8 @@ from typing import ClassVar
 
 from flax import nnx
 
-from recall_jax import layers
-from recall_jax.features import tables_of
-from recall_jax.models import tower
+from recall_jax.models import layers, tower
+from recall_jax.schema import tables_of
 
 
 @dataclasses.dataclass

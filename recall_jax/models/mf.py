@@ -7,9 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from recall_jax import layers
-from recall_jax.features import Schema, Table, tables_of
-from recall_jax.models import tower
+from recall_jax.models import layers, tower
+from recall_jax.schema import Schema, Table, tables_of
 from recall_jax.types import Columns, InputError
 
 BIASES = ("none", "item", "both")

@@ -7,9 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from recall_jax import attention, layers
-from recall_jax.features import Schema, Table, tables_of
-from recall_jax.models import tower
+from recall_jax.models import histories, layers, tower
+from recall_jax.schema import Schema, Table, tables_of
 from recall_jax.types import Columns, InputError
 
 
@@ -54,7 +53,7 @@ class Sequence(nnx.Module):
         self.history_table = tables[0].name
         self.scale = config.init_scale
         self.dropout = nnx.Dropout(config.dropout, rngs=rngs)
-        self.encoder = attention.Encoder(
+        self.encoder = histories.Transformer(
             width=config.width,
             length=config.history_length,
             blocks=config.blocks,

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from recall_jax import encoders, layers
-from recall_jax.features import Column, Schema, Table, tables_of
+from recall_jax.models import histories, layers
+from recall_jax.schema import Column, Schema, Table, tables_of
 from recall_jax.types import Columns, InputError
 
 
@@ -89,7 +89,7 @@ def pool(config: Config, column: Column, *, rngs: nnx.Rngs) -> nnx.Module | None
         )
     if column.kind != "text" or config.text == "mean":
         return None
-    return encoders.ENCODERS[config.text](width, rngs=rngs)
+    return histories.ENCODERS[config.text](width, rngs=rngs)
 
 
 def mlp(config: Config, widths: Sequence[int], *, rngs: nnx.Rngs) -> layers.MLP:
@@ -126,10 +126,10 @@ class Fields(nnx.Module):
     ):
         for kind in config.history:
             layers.check_history(kind)
-        if config.text not in ("mean", *encoders.ENCODERS):
+        if config.text not in ("mean", *histories.ENCODERS):
             raise InputError(
                 f"unknown model.text {config.text!r}; there are: mean, "
-                + ", ".join(encoders.ENCODERS)
+                + ", ".join(histories.ENCODERS)
             )
         if config.gates not in ("none", "senet"):
             raise InputError(

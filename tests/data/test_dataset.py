@@ -5,14 +5,18 @@ import numpy as np
 import pytest
 from conftest import make_data, make_log
 
-from recall_jax import features
-from recall_jax.data import dataset, interactions, logs, stream
-from recall_jax.data.interactions import Bag
+from recall_jax import schema
+from recall_jax.data import log as log_lib
+from recall_jax.data import prepare
+from recall_jax.data import prepared as prepared_lib
+from recall_jax.data import split as split_lib
+from recall_jax.data.log import Bag
+from recall_jax.data.sources import logs, stream
 from recall_jax.types import InputError
 
 
 def split_of(log, **changes):
-    return interactions.split(log, config=interactions.Config(**changes))
+    return split_lib.by_protocol(log, config=log_lib.Config(**changes))
 
 
 def test_histories_are_what_stands_before_and_never_the_target():
@@ -76,7 +80,7 @@ def test_a_value_without_training_events_reads_the_unknown_row():
     log = make_log(users=40, items=60, events=200)
     tags = np.arange(60).astype(str)  # every item its own
     entities = dataclasses.replace(log.items, columns={"own": tags})
-    data = dataset.prepare(
+    data = prepare.in_memory(
         split_of(dataclasses.replace(log, items=entities)),
         history_length=0,
         min_history=0,
@@ -91,7 +95,7 @@ def test_a_missing_value_of_a_bag_is_padding():
     log = make_log()
     empty = Bag(np.array([], "<U1"), np.zeros(len(log.items) + 1, np.int64))
     entities = dataclasses.replace(log.items, columns={"tags": empty})
-    data = dataset.prepare(
+    data = prepare.in_memory(
         split_of(dataclasses.replace(log, items=entities)),
         history_length=3,
         min_history=1,
@@ -108,7 +112,7 @@ def test_a_name_that_is_reserved_is_said_to_be(side, name):
     split = split_of(dataclasses.replace(log, **{f"{side}s": new}))
     expected = f"the {side} features: .*'{name}' is reserved.*data.{side}_columns lists"
     with pytest.raises(InputError, match=expected):
-        dataset.prepare(split, history_length=3, min_history=1)
+        prepare.in_memory(split, history_length=3, min_history=1)
 
 
 def test_a_name_that_is_free_is_taken():
@@ -116,7 +120,7 @@ def test_a_name_that_is_free_is_taken():
     columns = log.items.columns | {"searched": log.items.id, "history": log.items.id}
     items = dataclasses.replace(log.items, columns=columns)
     split = split_of(dataclasses.replace(log, items=items))
-    data = dataset.prepare(split, history_length=0, min_history=1)
+    data = prepare.in_memory(split, history_length=0, min_history=1)
     assert {"searched", "history"} <= {column.name for column in data.schema.item}
 
 
@@ -133,9 +137,9 @@ def test_the_file_of_a_reserved_name_is_told(tmp_path, kind):
 
     def prepared(config):
         if kind is stream.Config:
-            return stream.open_data(config, history_length=3, min_history=1)
-        split = interactions.split(config.load(), config=config)
-        return dataset.prepare(split, history_length=3, min_history=1, config=config)
+            return prepared_lib.open_data(config, history_length=3, min_history=1)
+        split = split_lib.by_protocol(config.load(), config=config)
+        return prepare.in_memory(split, history_length=3, min_history=1, config=config)
 
     with pytest.raises(InputError, match="kinds.parquet: .* 'history' is reserved"):
         prepared(config)
@@ -147,7 +151,7 @@ def test_one_name_on_both_sides_is_refused():
     log = make_log()
     items = dataclasses.replace(log.items, columns={"gender": log.items.id})
     with pytest.raises(InputError, match='"gender" stands on both sides'):
-        dataset.prepare(
+        prepare.in_memory(
             split_of(dataclasses.replace(log, items=items)),
             history_length=3,
             min_history=1,
@@ -165,7 +169,7 @@ def test_times_and_weights_lie_as_the_events_do():
     """Each event's weight is its place in the log, which tells user, item and time."""
     log = make_log()
     log = dataclasses.replace(log, weight=np.arange(len(log), dtype=np.float32))
-    data = dataset.prepare(split_of(log), history_length=3, min_history=1)
+    data = prepare.in_memory(split_of(log), history_length=3, min_history=1)
     at = np.asarray(data.dataset.weights).astype(int)
     users = np.repeat(np.arange(len(data.offsets) - 1), np.diff(data.offsets))
     np.testing.assert_array_equal(log.item[at], data.item_codes[data.items - 1])
@@ -183,8 +187,8 @@ def test_parts_of_leave_one_out_are_the_last_two():
 def test_vocabularies_survive_their_file(tmp_path):
     data = make_data()
     path = tmp_path / "vocabularies.json"
-    path.write_text(features.dump_vocabularies(data.vocabularies))
-    for name, loaded in features.load_vocabularies(path).items():
+    path.write_text(schema.dump_vocabularies(data.vocabularies))
+    for name, loaded in schema.load_vocabularies(path).items():
         kept = data.vocabularies[name]
         assert loaded.known == kept.known
         np.testing.assert_array_equal(loaded.ids, kept.ids)
@@ -201,7 +205,7 @@ def test_values_beyond_the_most_that_are_kept_are_warned_of():
     entities = dataclasses.replace(log.items, columns={"tags": many})
     split = split_of(dataclasses.replace(log, items=entities))
     with pytest.warns(UserWarning, match="'tags' has up to 20 values; the first 16"):
-        data = dataset.prepare(split, history_length=3, min_history=1)
+        data = prepare.in_memory(split, history_length=3, min_history=1)
     assert data.dataset.item_columns["tags"].shape[1] == 16
 
 
@@ -211,7 +215,7 @@ def test_what_is_missing_of_a_dense_feature_stands_at_the_mean():
     missing = np.arange(0, len(price), 3)
     price[missing] = np.nan
     entities = dataclasses.replace(log.items, columns={"price": price})
-    data = dataset.prepare(
+    data = prepare.in_memory(
         split_of(dataclasses.replace(log, items=entities)),
         history_length=3,
         min_history=1,

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from recall_jax.data import describe, interactions, logs
-from recall_jax.data.interactions import Bag, Entities
+from recall_jax.data import describe, split
+from recall_jax.data.log import Bag, Entities
+from recall_jax.data.sources import logs
 
 DAY = 86_400
 AT = 1_700_000_000
@@ -134,7 +135,7 @@ def test_what_filters_and_the_core_drop_is_said(tmp_path):
     config = logs.Config(
         str(tmp_path / "log.csv"), action="kind", actions=("buy",), min_user_events=3
     )
-    log = interactions.split(config.load(), config=config).log
+    log = split.by_protocol(config.load(), config=config).log
     assert "dropped    6 of 22 rows by filters of positives" in log.report
     (core,) = [x for x in log.report if "fewer than" in x]
     assert core.startswith(

@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recall_jax import evaluate
-from recall_jax.data import dataset, duplicates, interactions, logs, stream
+from recall_jax.data import duplicates, prepare, prepared
+from recall_jax.data import split as split_lib
+from recall_jax.data.sources import logs, stream
+from recall_jax.evaluate import measure
 from recall_jax.types import InputError
 
 pl = pytest.importorskip("polars", reason="logs are read with polars")
@@ -29,11 +31,11 @@ def read(folder, rows, **options):
     pl.DataFrame(rows, schema=names, orient="row").write_parquet(path)
     known = {name: name for name in names if name in ("time", "action")}
     config = logs.Config(str(path), **known, **options)
-    split = interactions.split(config.load(), config=config)
+    split = split_lib.by_protocol(config.load(), config=config)
     streamed = stream.Config(str(path), **known, **options)
     return (
-        dataset.prepare(split, history_length=5, min_history=1),
-        stream.open_data(streamed, history_length=5, min_history=1),
+        prepare.in_memory(split, history_length=5, min_history=1),
+        prepared.open_data(streamed, history_length=5, min_history=1),
     )
 
 
@@ -43,7 +45,7 @@ def told(data) -> str:
 
 
 def removes(data) -> bool:
-    return evaluate.removes_seen(evaluate.EvaluateConfig(), data)
+    return measure.removes_seen(measure.EvaluateConfig(), data)
 
 
 def both(folder, rows, **options):
@@ -74,7 +76,7 @@ def test_copies_are_dropped_where_nobody_meets_an_item_again(tmp_path, copies):
 def test_they_can_be_kept_and_then_seen_items_stay(tmp_path):
     data = both(tmp_path, [*events(), events()[0]], duplicates="kept")
     assert len(data.items) == 401 and data.repeats == 1 and not removes(data)
-    done, why = evaluate.seen_items(evaluate.EvaluateConfig(), data)
+    done, why = measure.seen_items(measure.EvaluateConfig(), data)
     assert done == "kept"
     assert why.startswith(
         "1 of 401 events (0.25%) are of an item that their user has met"

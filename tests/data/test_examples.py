@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 from conftest import make_log
 
-from recall_jax.data import dataset, interactions
-from recall_jax.data.interactions import Bag
+from recall_jax.data import log as log_lib
+from recall_jax.data import prepare as prepare_lib
+from recall_jax.data import split as split_lib
+from recall_jax.data.log import Bag
 from recall_jax.types import InputError
 
 HISTORY = 4
 
 
-def log_with_searches(seed: int = 0) -> interactions.Interactions:
+def log_with_searches(seed: int = 0) -> log_lib.Interactions:
     log, rng = make_log(), np.random.default_rng(seed)
     lengths = rng.integers(0, 3, len(log))
     words = Bag(
@@ -25,9 +27,9 @@ def log_with_searches(seed: int = 0) -> interactions.Interactions:
 
 
 def prepare(log=None, *, span: int = 1, min_history: int = 1, **options):
-    config = interactions.Config(**options)
-    split = interactions.split(log or make_log(), config=config)
-    return dataset.prepare(
+    config = log_lib.Config(**options)
+    split = split_lib.by_protocol(log or make_log(), config=config)
+    return prepare_lib.in_memory(
         split,
         history_length=HISTORY,
         min_history=min_history,
@@ -117,7 +119,7 @@ def test_a_log_without_times_has_no_ages():
 def test_searched_are_the_last_words_of_the_events_before_and_no_others(name):
     log = log_with_searches()
     data = prepare(log, tokens=name, tokens_length=3)
-    split = interactions.split(log, config=interactions.Config())
+    split = split_lib.by_protocol(log, config=log_lib.Config())
     column, vocabulary = split.log.events[name], data.vocabularies["searched"]
     users = data.vocabularies["user"].ids.tolist()
     batch = data.dataset.batch(jnp.arange(data.num_examples))
@@ -143,7 +145,7 @@ def test_searched_are_the_last_words_of_the_events_before_and_no_others(name):
 
 def test_words_are_numbered_by_training_events_alone():
     log = log_with_searches()
-    split = interactions.split(log, config=interactions.Config())
+    split = split_lib.by_protocol(log, config=log_lib.Config())
     held = np.concatenate([split.valid, split.test])
     offsets = split.log.events["query"].offsets
     values = split.log.events["query"].values.copy()
@@ -153,11 +155,11 @@ def test_words_are_numbered_by_training_events_alone():
     split = dataclasses.replace(
         split, log=dataclasses.replace(split.log, events=events)
     )
-    data = dataset.prepare(
+    data = prepare_lib.in_memory(
         split,
         history_length=HISTORY,
         min_history=1,
-        config=interactions.Config(tokens="query"),
+        config=log_lib.Config(tokens="query"),
     )
     vocabulary = data.vocabularies["searched"]
     assert vocabulary.ids[-1] == "later" and vocabulary.known == len(vocabulary.ids) - 1

@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 from conftest import make_log
 
-from recall_jax import evaluate
-from recall_jax.data import dataset, interactions, logs, synthetic
-from recall_jax.data.interactions import Interactions
+from recall_jax.data import log as log_lib
+from recall_jax.data import prepare as prepare_lib
+from recall_jax.data import prepared
+from recall_jax.data import split as split_lib
+from recall_jax.data.log import Interactions
+from recall_jax.data.sources import logs, synthetic
+from recall_jax.evaluate import measure
 from recall_jax.types import InputError
 
 USERS, ITEMS, HISTORY = 15, 40, 4
@@ -33,17 +37,17 @@ def log_with_exposures(*, seed=0, num_shown=400, **events) -> Interactions:
     return dataclasses.replace(log, shown=shown)
 
 
-def split_of(log, protocol="leave_one_out") -> interactions.Split:
-    config = interactions.Config(protocol=protocol, valid_share=0.2, test_share=0.2)
-    return interactions.split(log, config=config)
+def split_of(log, protocol="leave_one_out") -> split_lib.Split:
+    config = log_lib.Config(protocol=protocol, valid_share=0.2, test_share=0.2)
+    return split_lib.by_protocol(log, config=config)
 
 
-def prepare(log, *, protocol="leave_one_out", label="", min_history=0) -> dataset.Data:
-    return dataset.prepare(
+def prepare(log, *, protocol="leave_one_out", label="", min_history=0) -> prepared.Data:
+    return prepare_lib.in_memory(
         split_of(log, protocol),
         history_length=HISTORY,
         min_history=min_history,
-        config=interactions.Config(label=label),
+        config=log_lib.Config(label=label),
     )
 
 
@@ -101,13 +105,13 @@ def test_nothing_else_knows_of_them(protocol):
         ours, theirs = getattr(data, part), getattr(bare, part)
         np.testing.assert_array_equal(np.stack(ours), np.stack(theirs))
         aim, other = (
-            evaluate.targets(d, getattr(d, part), seen=True) for d in (data, bare)
+            measure.targets(d, getattr(d, part), seen=True) for d in (data, bare)
         )
         np.testing.assert_array_equal(aim.positions, other.positions)
         np.testing.assert_array_equal(aim.exclude.ids, other.exclude.ids)
         np.testing.assert_array_equal(aim.exclude.offsets, other.exclude.offsets)
-    config = evaluate.EvaluateConfig(metrics=("hr@5",), select_by="hr@5")
-    evaluate.check(config, data)
+    config = measure.EvaluateConfig(metrics=("hr@5",), select_by="hr@5")
+    measure.check(config, data)
 
 
 def test_who_and_what_has_exposures_alone_is_in_no_catalogue():
@@ -211,8 +215,8 @@ def test_examples_carry_labels_and_exposures_are_examples_of_label_0(protocol, s
     np.testing.assert_array_equal(batch.weight, 1)
     # Counts and popularity know of positives alone.
     assert data.dataset.item_count.sum() == data.popularity.sum()
-    config = evaluate.EvaluateConfig(metrics=("hr@5",), select_by="hr@5")
-    evaluate.check(config, data)
+    config = measure.EvaluateConfig(metrics=("hr@5",), select_by="hr@5")
+    measure.check(config, data)
 
 
 def test_labels_stay_with_their_events_where_the_first_are_left_out():
@@ -339,8 +343,8 @@ def test_ratings_of_a_log_of_ones_own_are_labels(tmp_path):
     config = logs.Config(
         str(tmp_path / "log.csv"), time="ts", rating="stars", label="rating"
     )
-    split = interactions.split(config.load(), config=config)
-    data = dataset.prepare(split, history_length=0, min_history=0, config=config)
+    split = split_lib.by_protocol(config.load(), config=config)
+    data = prepare_lib.in_memory(split, history_length=0, min_history=0, config=config)
     batch = data.dataset.batch(np.arange(data.num_examples))
     users, items = (data.vocabularies[name].ids for name in ("user", "item"))
     pairs = zip(users[np.asarray(batch.user) - 1], items[np.asarray(batch.item) - 1])

@@ -7,12 +7,16 @@ import numpy as np
 import pytest
 
 from experiments import run
-from recall_jax import baselines, evaluate
-from recall_jax.config import Experiment
-from recall_jax.data import dataset, interactions, movielens
-from recall_jax.fit import TrainConfig
+from recall_jax.data import log as log_lib
+from recall_jax.data import prepare as prepare_lib
+from recall_jax.data import prepared
+from recall_jax.data import split as split_lib
+from recall_jax.data.sources import movielens
+from recall_jax.evaluate import baselines, measure
+from recall_jax.losses.negatives import NegativesConfig
 from recall_jax.models import mf
-from recall_jax.negatives import NegativesConfig
+from recall_jax.run.config import Experiment
+from recall_jax.training.loop import TrainConfig
 from recall_jax.types import InputError
 
 ROWS = {1: 9, 2: 10, 3: 11, 4: 202, 5: 203, 6: 240}  # of each user
@@ -49,9 +53,9 @@ def config_of(folder, **changes) -> movielens.Config:
     return movielens.Config(dir=str(folder), **fields)
 
 
-def prepare(config, *, min_history: int = 1) -> dataset.Data:
-    split = interactions.split(config.load(), config=config)
-    return dataset.prepare(split, history_length=HISTORY, min_history=min_history)
+def prepare(config, *, min_history: int = 1) -> prepared.Data:
+    split = split_lib.by_protocol(config.load(), config=config)
+    return prepare_lib.in_memory(split, history_length=HISTORY, min_history=min_history)
 
 
 def rows_of(data, part=None) -> dict[int, list[tuple[int, list[int]]]]:
@@ -123,8 +127,8 @@ def test_no_time_is_read(folder):
     log, data = config.load(), prepare(config)
     assert data.times is None and data.ordered
     log = dataclasses.replace(log, time=np.random.default_rng(0).permutation(log.time))
-    split = interactions.split(log, config=config)
-    other = dataset.prepare(split, history_length=HISTORY, min_history=1)
+    split = split_lib.by_protocol(log, config=config)
+    other = prepare_lib.in_memory(split, history_length=HISTORY, min_history=1)
     assert other.fingerprint() == data.fingerprint()
 
 
@@ -151,14 +155,16 @@ def test_every_item_of_a_user_who_stays_is_ranked_and_nothing_is_removed(folder)
     present = {item_of(u, row) for u in range(2, 7) for row in range(ROWS[u])}
     assert set(data.vocabularies["item"].ids.tolist()) == present  # no 900, no 901
     size = data.dataset.num_items
-    settings = evaluate.EvaluateConfig(metrics=(f"hr@{size}",), select_by=f"hr@{size}")
-    evaluate.check(settings, data)
-    assert not data.repeats and not evaluate.removes_seen(settings, data)
+    settings = measure.EvaluateConfig(metrics=(f"hr@{size}",), select_by=f"hr@{size}")
+    measure.check(settings, data)
+    assert not data.repeats and not measure.removes_seen(settings, data)
     search = baselines.popularity(data, data.test)
-    found = evaluate.measure(search, data=data, part=data.test, config=settings).found
+    found = measure.measure_search(
+        search, data=data, part=data.test, config=settings
+    ).found
     assert (np.sort(found.ids[:, :-1]) == np.arange(size)).all()
     asked = dataclasses.replace(settings, seen="removed")
-    assert evaluate.removes_seen(asked, data)
+    assert measure.removes_seen(asked, data)
 
 
 def test_the_constant_list_is_of_the_rows_before_the_last():
@@ -168,11 +174,11 @@ def test_the_constant_list_is_of_the_rows_before_the_last():
         [[0, 1, 2, 3, 4, 5, 6, 7, z, y] for z, y in [(8, 9)] * 2 + [(9, 8)]]
     )
     item[2, 7] = 5
-    log = interactions.Interactions(
+    log = log_lib.Interactions(
         user.astype(np.int32),
         item.ravel().astype(np.int32),
-        interactions.Entities(np.arange(3)),
-        interactions.Entities(np.arange(10)),
+        log_lib.Entities(np.arange(3)),
+        log_lib.Entities(np.arange(10)),
     )
     data = prepare_log(log)
     found = baselines.penultimate(data, data.test)(10, None)
@@ -182,9 +188,9 @@ def test_the_constant_list_is_of_the_rows_before_the_last():
     assert ranks == [10, 5, 4, 3, 3, 3, 3, 3, 3, 2]
 
 
-def prepare_log(log) -> dataset.Data:
-    split = interactions.split(log, config=interactions.Config(protocol="file_order"))
-    return dataset.prepare(split, history_length=0, min_history=0)
+def prepare_log(log) -> prepared.Data:
+    split = split_lib.by_protocol(log, config=log_lib.Config(protocol="file_order"))
+    return prepare_lib.in_memory(split, history_length=0, min_history=0)
 
 
 def test_the_first_genre_is_a_column(folder):
@@ -203,7 +209,7 @@ def test_a_run_has_its_rows_once_more_with_the_refit(folder, tmp_path):
         model=mf.Config(width=4),
         negatives=NegativesConfig(kind="full", correction="none"),
         train=TrainConfig(epochs=2, batch_size=16, scan_steps=5, refit="all"),
-        evaluate=evaluate.EvaluateConfig(
+        evaluate=measure.EvaluateConfig(
             metrics=("hr@10",), select_by="hr@10", indexes=()
         ),
     )
@@ -237,7 +243,7 @@ def test_a_run_has_its_rows_once_more_with_the_refit(folder, tmp_path):
 def test_what_the_protocol_does_not_have_is_refused(folder, changes, told):
     config = config_of(folder, **changes)
     with pytest.raises(InputError, match=told):
-        interactions.split(config.load(), config=config)
+        split_lib.by_protocol(config.load(), config=config)
 
 
 def test_a_log_of_short_users_is_told_so(folder):
@@ -247,14 +253,14 @@ def test_a_log_of_short_users_is_told_so(folder):
     with pytest.raises(
         InputError, match="no user has 10 rows .the most is 9.*leave_on"
     ):
-        interactions.split(log, config=config)
+        split_lib.by_protocol(log, config=config)
 
 
 def test_nothing_to_validate_by_is_told_before_training(folder):
     data = prepare(config_of(folder, valid_share=0.0))
-    config = evaluate.EvaluateConfig(metrics=("hr@5",), select_by="hr@5")
+    config = measure.EvaluateConfig(metrics=("hr@5",), select_by="hr@5")
     with pytest.raises(InputError, match="the validation part is empty"):
-        evaluate.check(config, data)
+        measure.check(config, data)
 
 
 # The real file.
@@ -263,16 +269,16 @@ def test_nothing_to_validate_by_is_told_before_training(folder):
 def test_the_rows_of_ml_1m_are_the_known_ones(ml_1m):
     """If these move, the protocol moved. All of train counts, as after a refit."""
     config = config_of(ml_1m, valid_share=0.0, num_ratings=-1)
-    split = interactions.split(config.load(), config=config)
-    data = dataset.prepare(split, history_length=0, min_history=0)
+    split = split_lib.by_protocol(config.load(), config=config)
+    data = prepare_lib.in_memory(split, history_length=0, min_history=0)
     assert (len(data.test), data.dataset.num_items) == (6040, 3706)
     assert len(data.items) == 1_000_209 and data.num_examples == 646_058
-    settings = evaluate.EvaluateConfig(metrics=("hr@10",), select_by="hr@10")
+    settings = measure.EvaluateConfig(metrics=("hr@10",), select_by="hr@10")
     for name, low, high in (
         ("bigram", 0.50, 0.52),
         ("penultimate", 0.36, 0.38),
         ("popularity", 0.003, 0.005),
     ):
         search = getattr(baselines, name)(data, data.test)
-        row = evaluate.measure(search, data=data, part=data.test, config=settings)
+        row = measure.measure_search(search, data=data, part=data.test, config=settings)
         assert low <= row.means()["hr@10"] <= high, name

@@ -10,9 +10,13 @@ from hypothesis import example, settings
 from hypothesis import given as hypothesis_given
 from hypothesis import strategies as st
 
-from recall_jax import baselines, evaluate, retrieval
-from recall_jax.data import dataset, interactions, lightgcn, logs
-from recall_jax.data.interactions import Entities, Interactions
+from recall_jax.data import prepare as prepare_lib
+from recall_jax.data import prepared
+from recall_jax.data import split as split_lib
+from recall_jax.data.log import Entities, Interactions
+from recall_jax.data.sources import lightgcn, logs
+from recall_jax.evaluate import baselines, measure
+from recall_jax.index import search as search_lib
 from recall_jax.types import InputError
 
 
@@ -45,9 +49,9 @@ def parts_of(split) -> list[tuple[list, list, list]]:
     ]
 
 
-def prepare(log, *, valid_share=0.2, seed=0, history_length=0) -> dataset.Data:
-    split = interactions.given(log, valid_share=valid_share, seed=seed)
-    return dataset.prepare(split, history_length=history_length, min_history=0)
+def prepare(log, *, valid_share=0.2, seed=0, history_length=0) -> prepared.Data:
+    split = split_lib.given(log, valid_share=valid_share, seed=seed)
+    return prepare_lib.in_memory(split, history_length=history_length, min_history=0)
 
 
 # What each part holds.
@@ -56,7 +60,7 @@ def prepare(log, *, valid_share=0.2, seed=0, history_length=0) -> dataset.Data:
 def check_parts(log, *, valid_share: float, seed: int) -> None:
     """Train and validation together are the user's train lines, test his test lines,
     and validation is as large as asked: no event is lost, moved or doubled."""
-    split = interactions.given(log, valid_share=valid_share, seed=seed)
+    split = split_lib.given(log, valid_share=valid_share, seed=seed)
     assert len(split.log) == len(log) and not split.ordered
     found = parts_of(split)
     for user in range(len(log.users)):
@@ -99,7 +103,7 @@ def test_of_fewer_than_three_training_events_one_in_ten_is_none():
     """Nobody's only events may go; from three on there is always one to validate."""
     events = [(user, item, 0) for user in range(6) for item in range(user)]
     events += [(user, 9, 1) for user in range(6)]
-    split = interactions.given(log_of(*events), valid_share=0.1, seed=0)
+    split = split_lib.given(log_of(*events), valid_share=0.1, seed=0)
     sizes = [tuple(map(len, parts)) for parts in parts_of(split)]
     assert sizes == [(0, 0, 1), (1, 0, 1), (2, 0, 1), (2, 1, 1), (3, 1, 1), (4, 1, 1)]
 
@@ -116,8 +120,8 @@ def test_the_test_part_is_the_published_one_whatever_the_seed_and_share(tmp_path
             config = lightgcn.Config(
                 dir=str(tmp_path), valid_seed=seed, valid_share=valid_share
             )
-            split = interactions.split(config.load(), config=config)
-            data = dataset.prepare(split, history_length=0, min_history=0)
+            split = split_lib.by_protocol(config.load(), config=config)
+            data = prepare_lib.in_memory(split, history_length=0, min_history=0)
             users, items = (data.vocabularies[n].ids for n in ("user", "item"))
             found = {
                 int(users[user - 1]): set(items[data.items[start:stop] - 1].tolist())
@@ -131,8 +135,7 @@ def test_the_test_part_is_the_published_one_whatever_the_seed_and_share(tmp_path
 def test_another_seed_cuts_other_events_and_the_same_seed_the_same():
     log = random_log()
     cut = [
-        parts_of(interactions.given(log, valid_share=0.3, seed=seed))
-        for seed in (0, 0, 1)
+        parts_of(split_lib.given(log, valid_share=0.3, seed=seed)) for seed in (0, 0, 1)
     ]
     assert cut[0] == cut[1]
     differing = [set(a[1]) != set(b[1]) for a, b in zip(cut[0], cut[2])]
@@ -144,7 +147,7 @@ def test_every_training_event_is_as_likely_to_validate_wherever_its_line_has_it(
     log = log_of(*[(0, item, 0) for item in range(10)], (0, 10, 1))
     count = np.zeros(10)
     for seed in range(500):
-        ((_, valid, _),) = parts_of(interactions.given(log, valid_share=0.2, seed=seed))
+        ((_, valid, _),) = parts_of(split_lib.given(log, valid_share=0.2, seed=seed))
         count[valid] += 1
     assert count.sum() == 1000
     assert (abs(count / 500 - 0.2) < 5 * np.sqrt(0.2 * 0.8 / 500)).all()
@@ -162,7 +165,7 @@ def test_test_events_have_no_say_in_what_validates(num_test):
     some = [(user, 20 + item, 1) for user in range(5) for item in range(4)]
     others = [(7, 20 + item, 1) for item in range(num_test)]
     cut = [
-        parts_of(interactions.given(log_of(*train, *test), valid_share=0.3, seed=0))
+        parts_of(split_lib.given(log_of(*train, *test), valid_share=0.3, seed=0))
         for test in (some, others)
     ]
     assert [parts[:2] for parts in cut[0]] == [parts[:2] for parts in cut[1]]
@@ -227,17 +230,17 @@ def test_lists_never_hold_what_was_seen_and_the_tests_history_has_validation_too
     data = prepare(log, valid_share=0.4)
     found = pairs_of(data)
     users, items = (data.vocabularies[n].ids for n in ("user", "item"))
-    config = evaluate.EvaluateConfig(metrics=("recall@30",), select_by="recall@30")
+    config = measure.EvaluateConfig(metrics=("recall@30",), select_by="recall@30")
     rng, size = np.random.default_rng(0), data.dataset.num_items
     vectors = rng.normal(size=(size, 4)).astype(np.float32)
     for part, seen in ((data.valid, ["train"]), (data.test, ["train", "valid"])):
         queries = rng.normal(size=(len(part), 4)).astype(np.float32)
         searches = [
-            functools.partial(retrieval.Exact.build(vectors).search, queries),
+            functools.partial(search_lib.Exact.build(vectors).search, queries),
             baselines.popularity(data, part),
         ]
         for search in searches:
-            result = evaluate.measure(search, data=data, part=part, config=config)
+            result = measure.measure_search(search, data=data, part=part, config=config)
             for user, row in zip(part.user, result.found.ids):
                 name = users[user - 1]
                 met = {item for kind in seen for u, item in found[kind] if u == name}
@@ -251,7 +254,7 @@ def test_lists_never_hold_what_was_seen_and_the_tests_history_has_validation_too
 def test_every_users_targets_are_all_of_his_part():
     log = random_log()
     data = prepare(log)
-    aim = evaluate.targets(data, data.test, seen=True)
+    aim = measure.targets(data, data.test, seen=True)
     test = log.events["part"] == 1
     count = {log.users.id[u]: n for u, n in enumerate(np.bincount(log.user[test]))}
     names = data.vocabularies["user"].ids[data.test.user - 1]
@@ -266,7 +269,7 @@ def test_a_user_with_test_events_alone_is_asked_with_an_empty_history():
     assert user in data.test.user and user > data.dataset.known_users
     query = data.dataset.query(np.array([user]), data.offsets[[user]])
     assert query["user"].tolist() == [data.dataset.known_users + 1]
-    aim = evaluate.targets(data, data.test, seen=True)
+    aim = measure.targets(data, data.test, seen=True)
     row = data.test.user.tolist().index(user)
     assert np.diff(aim.exclude.offsets)[row] == 0
 
@@ -277,18 +280,18 @@ def test_a_user_with_test_events_alone_is_asked_with_an_empty_history():
 def test_a_log_without_parts_is_told_which_protocols_it_can_have(tmp_path):
     log = dataclasses.replace(random_log(), events={})
     with pytest.raises(InputError, match="a random log is one log; choose leave_one_"):
-        interactions.given(log, valid_share=0.1, seed=0)
+        split_lib.given(log, valid_share=0.1, seed=0)
     path = tmp_path / "log.csv"
     path.write_text("user,item\n1,a\n2,b\n1,c\n")
     config = logs.Config(str(path), protocol="given")
     with pytest.raises(InputError, match="log.csv is one log; .*config.data.protocol"):
-        interactions.split(config.load(), config=config)
+        split_lib.by_protocol(config.load(), config=config)
 
 
 def test_a_log_with_times_can_have_parts_too():
     log = dataclasses.replace(random_log(), time=np.arange(200))
-    config = evaluate.EvaluateConfig(metrics=("hr@5",), select_by="hr@5")
-    evaluate.check(config, prepare(log))
+    config = measure.EvaluateConfig(metrics=("hr@5",), select_by="hr@5")
+    measure.check(config, prepare(log))
 
 
 def test_a_part_that_is_no_number_is_refused():
@@ -296,20 +299,20 @@ def test_a_part_that_is_no_number_is_refused():
     parts = np.where(log.events["part"] > 0, "test", "train")
     log = dataclasses.replace(log, events={"part": parts})
     with pytest.raises(InputError, match="part"):
-        interactions.given(log, valid_share=0.1, seed=0)
+        split_lib.given(log, valid_share=0.1, seed=0)
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, 1.5, float("nan")])
 def test_a_share_that_is_none_is_refused(share):
     with pytest.raises(InputError, match=f"data.valid_share is {share}; it must be"):
-        interactions.given(random_log(), valid_share=share, seed=0)
+        split_lib.given(random_log(), valid_share=share, seed=0)
 
 
 def test_nothing_to_validate_by_is_told_before_training():
     data = prepare(random_log(), valid_share=0)
-    config = evaluate.EvaluateConfig(metrics=("hr@5",), select_by="hr@5")
+    config = measure.EvaluateConfig(metrics=("hr@5",), select_by="hr@5")
     with pytest.raises(InputError, match="the validation part is empty"):
-        evaluate.check(config, data)
+        measure.check(config, data)
 
 
 def test_no_training_events_are_told():

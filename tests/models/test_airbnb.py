@@ -8,14 +8,21 @@ import pytest
 from flax import nnx
 
 from experiments import run, training
-from recall_jax import evaluate, pair_step, pairs, sharding
-from recall_jax.config import Experiment
-from recall_jax.data import dataset, interactions, sequences, synthetic
-from recall_jax.data.interactions import Bag, Entities, Interactions
-from recall_jax.fit import TrainConfig
-from recall_jax.models import airbnb
-from recall_jax.pairs import PairsConfig
-from recall_jax.train import OptimConfig
+from recall_jax.data import log as log_lib
+from recall_jax.data import prepare as prepare_lib
+from recall_jax.data import prepared
+from recall_jax.data import split as split_lib
+from recall_jax.data.log import Bag, Entities, Interactions
+from recall_jax.data.sources import synthetic
+from recall_jax.evaluate import encode, measure
+from recall_jax.models import airbnb, itemwise
+from recall_jax.models.itemwise import PairsConfig
+from recall_jax.pairs import corpus as corpus_lib
+from recall_jax.pairs import step
+from recall_jax.run.config import Experiment
+from recall_jax.tables import layout
+from recall_jax.training.loop import TrainConfig
+from recall_jax.training.step import OptimConfig
 from recall_jax.types import InputError
 
 # Raw id: market, type, price bucket, place, training events.
@@ -39,9 +46,9 @@ NAMES = ("market", "type", "price", "place")
 COLD = {f"cold_{name}": name for name in ("market", "type", "price")}
 
 
-def prepare(item, *, time=None, columns=None, events=None) -> dataset.Data:
+def prepare(item, *, time=None, columns=None, events=None) -> prepared.Data:
     """Of rows [users, events] of raw item ids; each user's last two are held out."""
-    codes, ids = interactions.factorize(np.array(item).ravel())
+    codes, ids = log_lib.factorize(np.array(item).ravel())
     users, length = np.shape(item)
     time = np.tile(np.arange(length), users) if time is None else np.ravel(time)
     log = Interactions(
@@ -53,12 +60,12 @@ def prepare(item, *, time=None, columns=None, events=None) -> dataset.Data:
         events={n: np.ravel(x) for n, x in (events or {}).items()},
         source="a log by hand",
     )
-    split = interactions.split(log, config=interactions.Config())
-    return dataset.prepare(split, history_length=2, min_history=0)
+    split = split_lib.by_protocol(log, config=log_lib.Config())
+    return prepare_lib.in_memory(split, history_length=2, min_history=0)
 
 
 @pytest.fixture(scope="module")
-def listings() -> dataset.Data:
+def listings() -> prepared.Data:
     """A user for each training event: that, then two held-out events of cold items."""
     cold = [item for item, row in ITEMS.items() if not row[-1]]
     trained = np.repeat(list(ITEMS), [row[-1] for row in ITEMS.values()])
@@ -160,8 +167,8 @@ def softplus(x: float) -> float:
 
 def by_hand(model, block, *, config) -> float:
     """The paper's sum over centers l: pairs, the booked item, the market's items."""
-    h = np.asarray(sharding.whole(model.tables["item"].table[...]), np.float64)
-    z = np.asarray(sharding.whole(model.tables["context"].table[...]), np.float64)
+    h = np.asarray(layout.whole(model.tables["item"].table[...]), np.float64)
+    z = np.asarray(layout.whole(model.tables["context"].table[...]), np.float64)
     total, (num_g, num_t) = 0.0, block.center.shape
     for g, t in np.ndindex(num_g, num_t):
         l = int(block.center[g, t])
@@ -191,13 +198,13 @@ def loss_of(model, config, block):
     targets = [block.context.ravel(), block.negative.ravel()]
     targets += [x.ravel() for x in (block.booked, block.market) if x is not None]
     columns = {"item": block.center, "context": jnp.concatenate(targets)}
-    return pair_step.total_loss(config, model, columns, block=block)
+    return step.total_loss(config, model, columns, block=block)
 
 
-def hand_made_block() -> pairs.Block:
+def hand_made_block() -> corpus_lib.Block:
     """A booked session 1 2 3 -> 4, of which the block holds its first three and padding;
     and an exploratory one, 5 6 beside 7, with a market of its own."""
-    return pairs.Block(
+    return corpus_lib.Block(
         center=jnp.array([[1, 2, 3, 0], [5, 6, 4, 7]]),
         context=jnp.array([[1, 2, 3, 4, 0], [5, 6, 4, 7, 1]]),
         pairs=jnp.zeros((2, 4, 5), bool)
@@ -239,10 +246,10 @@ def test_a_conversion_that_nothing_precedes_trains_nothing_and_stays_finite():
     action = [["buy", "click", "click"], ["buy", "click", "click"]]
     data = prepare([[1, 2, 3], [2, 1, 3]], time=time, events={"action": action})
     model, config = tiny(data, block=4, shared_negatives=4)
-    corpus = pairs.make_corpus(data, config)
+    corpus = corpus_lib.make_corpus(data, config)
     assert sorted(np.asarray(corpus.source.booked)) == [1] * 5 + [2] * 5
     rows = jnp.arange(corpus.num_rows) * corpus.span
-    block = pairs.draw(config, corpus.source, rows, nnx.Rngs(1)())
+    block = corpus_lib.draw(config, corpus.source, rows, nnx.Rngs(1)())
     assert block.booked.any() and not block.pairs.any()
     total, count = loss_of(model, config, block)
     assert total == count == 0
@@ -260,9 +267,9 @@ def test_every_item_of_a_booked_session_meets_what_it_booked():
     inner = {raw: j + 1 for j, raw in enumerate(ids)}
     _, config = tiny(data, block=4)
     config.sequences = dataclasses.replace(config.sequences, oversample=1)
-    corpus = pairs.make_corpus(data, config)
+    corpus = corpus_lib.make_corpus(data, config)
     rows = jnp.arange(corpus.num_rows) * corpus.span
-    block = pairs.draw(config, corpus.source, rows, nnx.Rngs(1)())
+    block = corpus_lib.draw(config, corpus.source, rows, nnx.Rngs(1)())
     met = dict(zip(block.center.ravel().tolist(), block.booked.ravel().tolist()))
     assert far > config.window
     assert {met[inner[x]] for x in range(1, length + 1)} == {inner[length]}
@@ -283,12 +290,12 @@ def test_a_run_finds_new_items_and_tells_what_was_booked(tmp_path, capsys):
             pairs=PairsConfig(
                 global_context=1.0,
                 market="market",
-                sequences=sequences.Config(cut="session", conversions=("buy",)),
+                sequences=itemwise.SequencesConfig(cut="session", conversions=("buy",)),
             ),
         ),
         optim=OptimConfig(learning_rate=0.1, tables="rowwise_adagrad"),
         train=TrainConfig(epochs=20, batch_size=4),
-        evaluate=evaluate.EvaluateConfig(indexes=()),
+        evaluate=measure.EvaluateConfig(indexes=()),
     )
     results = run.run(experiment, tmp_path / "cold")
     told = results["conversions"]
@@ -300,7 +307,7 @@ def test_a_run_finds_new_items_and_tells_what_was_booked(tmp_path, capsys):
     assert rows["test"]["recall@20"] > 1.3 * chance
     data = training.prepare(experiment).data
     restored = training.restore(experiment, data, tmp_path / "cold")
-    vectors = evaluate.encode_items(*restored, data=data, batch_size=64)
+    vectors = encode.encode_items(*restored, data=data, batch_size=64)
     new = np.asarray(vectors)[data.dataset.known_items :]
     assert len(new) and new.any(axis=1).all(), "restored, it serves them as well"
     experiment.model.cold_market = ""
@@ -312,6 +319,6 @@ def test_a_run_finds_new_items_and_tells_what_was_booked(tmp_path, capsys):
 def test_the_papers_settings_are_the_default():
     config = airbnb.Config().pairs
     assert (config.window, config.global_context, config.market) == (5, 1.0, "")
-    assert config.sequences == sequences.Config(
+    assert config.sequences == itemwise.SequencesConfig(
         cut="conversion", gap=1800, conversions=("buy",), oversample=5
     )

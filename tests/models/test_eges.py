@@ -5,8 +5,8 @@ import pytest
 from conftest import make_data
 from flax import nnx
 
-from recall_jax.features import Column, Schema
 from recall_jax.models import eges, item2vec
+from recall_jax.schema import Column, Schema
 from recall_jax.types import InputError
 
 

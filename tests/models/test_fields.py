@@ -11,10 +11,13 @@ from flax import nnx
 from marks import slow_but
 
 from experiments import building, training
-from recall_jax import layers, negatives, sharding
-from recall_jax.config import Experiment
-from recall_jax.data import dataset, interactions
-from recall_jax.models import dssm, tower, youtubednn
+from recall_jax.data import log as log_lib
+from recall_jax.data import prepare
+from recall_jax.data import split as split_lib
+from recall_jax.losses import negatives
+from recall_jax.models import dssm, layers, tower, youtubednn
+from recall_jax.run.config import Experiment
+from recall_jax.tables import layout
 from recall_jax.types import InputError
 
 SMALL = {"history_length": 4, "id_width": 4, "feature_width": 3, "width": 4}
@@ -41,12 +44,12 @@ def data():
         ),
         items=dataclasses.replace(log.items, text={"title": np.array(TITLES[:20])}),
     )
-    split = interactions.split(log, config=interactions.Config())
-    return dataset.prepare(
+    split = split_lib.by_protocol(log, config=log_lib.Config())
+    return prepare.in_memory(
         split,
         history_length=4,
         min_history=1,
-        config=interactions.Config(text_buckets=500),
+        config=log_lib.Config(text_buckets=500),
     )
 
 
@@ -148,7 +151,7 @@ def test_an_item_without_a_title_is_finite_in_value_and_gradient(data, text):
 def test_a_model_trains_on_texts_and_on_every_kind_of_history(data, text):
     config = Experiment(
         name="texts",
-        data=interactions.Config(),
+        data=log_lib.Config(),
         model=dssm.Config(
             **SMALL,
             text=text,
@@ -160,11 +163,11 @@ def test_a_model_trains_on_texts_and_on_every_kind_of_history(data, text):
     )
     built = building.build(config, data, batch_size=16)
     step = jax.jit(
-        training.train.make_step(
+        training.step_lib.make_step(
             built.graph, objective=built.objective, optimizer=built.optimizer
         )
     )
-    hypers = training.train.make_hypers(
+    hypers = training.step_lib.make_hypers(
         config.optim, config.loss, config.negatives, num_steps=2
     )
     source = negatives.make_source(data, config.negatives)
@@ -176,7 +179,7 @@ def test_a_model_trains_on_texts_and_on_every_kind_of_history(data, text):
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), before, after)
     assert all(jax.tree.leaves(moved)), moved
     for name in ("title", "motto"):
-        rows = sharding.whole(state.tables[name])
+        rows = layout.whole(state.tables[name])
         (table,) = (x for x in built.graph.tables if x.name == name)
         assert (rows[0] == 0).all() and (rows[table.rows - 1 :] == 0).all()
 

@@ -8,8 +8,8 @@ import pytest
 from conftest import make_data
 from flax import nnx
 
-from recall_jax import sharding
 from recall_jax.models import fm
+from recall_jax.tables import layout
 
 
 @pytest.fixture
@@ -35,9 +35,7 @@ def features_of(terms, columns, j, tables):
         if not column.has_ids:
             found.append((float(values), np.asarray(terms.dense[column.name][...])))
             continue
-        table = np.asarray(
-            sharding.whole(tables[terms.table_of[column.name]].table[...])
-        )
+        table = np.asarray(layout.whole(tables[terms.table_of[column.name]].table[...]))
         ids = [int(i) for i in np.atleast_1d(values) if not column.width or i]
         found += [(1 / len(ids), table[i]) for i in ids]
     return found

@@ -9,13 +9,18 @@ from conftest import make_data
 from flax import nnx
 
 from experiments import building, run
-from recall_jax import evaluate, fit, objective, sharding, train
-from recall_jax import negatives as negatives_lib
-from recall_jax.config import Experiment
-from recall_jax.data import dataset, interactions, lightgcn
-from recall_jax.data.interactions import Entities, Interactions
-from recall_jax.evaluate import EvaluateConfig
+from recall_jax.data import log as log_lib
+from recall_jax.data import prepare
+from recall_jax.data import split as split_lib
+from recall_jax.data.log import Entities, Interactions
+from recall_jax.data.sources import lightgcn
+from recall_jax.evaluate.measure import EvaluateConfig
+from recall_jax.losses import negatives, objective
 from recall_jax.models import mf
+from recall_jax.run.config import Experiment
+from recall_jax.tables import layout
+from recall_jax.training import loop
+from recall_jax.training import step as step_lib
 from recall_jax.types import InputError
 
 WIDTH = 5
@@ -39,7 +44,7 @@ def build(data, *, biases="none", normalize="none") -> mf.MF:
 def by_hand(model, user: int, item: int, *, biases: str, normalize: str) -> float:
     """The score of two look-up ids, in float64 from the tables' rows."""
     row, column = (
-        np.asarray(sharding.whole(model.tables[name].table[...]), np.float64)[j]
+        np.asarray(layout.whole(model.tables[name].table[...]), np.float64)[j]
         for name, j in (("user", user), ("item", item))
     )
     u, v = row[:WIDTH], column[:WIDTH]
@@ -81,15 +86,15 @@ def test_whoever_is_unknown_scores_by_the_other_sides_bias(data, biases, normali
     stranger = [items.num_items, items.known_items + 1]  # no training event
     assert stranger[0] > items.known_items
     found = scores(model, data, users, stranger)
-    bias = np.asarray(sharding.whole(model.tables["user"].table[...]))[
-        users, WIDTH:
-    ].sum(axis=1)
+    bias = np.asarray(layout.whole(model.tables["user"].table[...]))[users, WIDTH:].sum(
+        axis=1
+    )
     wanted = bias + (0.7 if biases == "both" else 0.0)
     np.testing.assert_allclose(found, np.stack([wanted, wanted], 1), atol=1e-6)
     ids = {"user": jnp.array([0, data.dataset.known_users + 1])}
     vectors = np.asarray(model.query(ids))
     known = np.arange(1, data.dataset.known_items + 1)
-    rows = np.asarray(sharding.whole(model.tables["item"].table[...]))[known]
+    rows = np.asarray(layout.whole(model.tables["item"].table[...]))[known]
     wanted = rows[:, WIDTH:].sum(axis=1) + (0.7 if biases == "both" else 0.0)
     found = vectors @ np.asarray(model.item(data.dataset.item(jnp.asarray(known)))).T
     np.testing.assert_allclose(found, np.stack([wanted, wanted]), atol=1e-6)
@@ -165,36 +170,36 @@ def planted_ratings(*, users=60, items=50, share=0.5, seed=0):
 def trained(config: Experiment, data, *, steps: int):
     """A model after so many steps on random batches."""
     built = building.build(config, data, batch_size=256)
-    hypers = train.make_hypers(
+    hypers = step_lib.make_hypers(
         config.optim, config.loss, config.negatives, num_steps=steps
     )
-    step = train.make_step(
+    step = step_lib.make_step(
         built.graph, objective=built.objective, optimizer=built.optimizer
     )
     examples = np.random.default_rng(0).integers(data.num_examples, size=(steps, 256))
-    source = negatives_lib.make_source(data, config.negatives)
-    state, metrics = train.scan_steps(step)(built.state, hypers, source, examples)
-    return built.graph.model(*evaluate.params_of(state)), np.asarray(metrics["loss"])
+    source = negatives.make_source(data, config.negatives)
+    state, metrics = step_lib.scan_steps(step)(built.state, hypers, source, examples)
+    return built.graph.model(*step_lib.params_of(state)), np.asarray(metrics["loss"])
 
 
 @pytest.mark.parametrize("biases", mf.BIASES)
 def test_squared_error_on_labels_completes_a_planted_matrix(biases):
     """On cells that the log does not have; only with every bias can it do so well."""
     log, whole, there = planted_ratings()
-    split = interactions.given(log, valid_share=0, seed=0)
-    data = dataset.prepare(
+    split = split_lib.given(log, valid_share=0, seed=0)
+    data = prepare.in_memory(
         split,
         history_length=0,
         min_history=0,
-        config=interactions.Config(label="grade"),
+        config=log_lib.Config(label="grade"),
     )
     config = Experiment(
         name="planted",
-        data=interactions.Config(protocol="given", label="grade"),
+        data=log_lib.Config(protocol="given", label="grade"),
         model=mf.Config(width=2, normalize="none", biases=biases, init_scale=0.1),
-        negatives=negatives_lib.NegativesConfig(kind="none", correction="none"),
+        negatives=negatives.NegativesConfig(kind="none", correction="none"),
         loss=objective.LossConfig(name="squared", temperature=1.0),
-        optim=train.OptimConfig(learning_rate=0.02),
+        optim=step_lib.OptimConfig(learning_rate=0.02),
     )
     model, loss = trained(config, data, steps=600)
     size = data.dataset.num_items
@@ -230,10 +235,10 @@ def test_planted_groups_are_found_where_popularity_finds_nothing(tmp_path):
         name="planted",
         data=lightgcn.Config(dir=str(tmp_path)),
         model=mf.Config(width=16),
-        negatives=negatives_lib.NegativesConfig(correction="positive_excluded"),
+        negatives=negatives.NegativesConfig(correction="positive_excluded"),
         loss=objective.LossConfig(temperature=0.1),
-        optim=train.OptimConfig(learning_rate=1e-2),
-        train=fit.TrainConfig(epochs=12, batch_size=128, eval_every=4),
+        optim=step_lib.OptimConfig(learning_rate=1e-2),
+        train=loop.TrainConfig(epochs=12, batch_size=128, eval_every=4),
         evaluate=EvaluateConfig(
             metrics=("recall@10", "ndcg@10"), select_by="ndcg@10", indexes=()
         ),

@@ -11,14 +11,19 @@ from flax import nnx
 from marks import slow
 
 from experiments import building, figures, training
-from recall_jax import evaluate, fit, negatives, sharding, train
-from recall_jax.config import Experiment
-from recall_jax.data import dataset, interactions
-from recall_jax.data.interactions import Entities, Interactions
+from recall_jax.data import log as log_lib
+from recall_jax.data import prepare as prepare_lib
+from recall_jax.data import split as split_lib
+from recall_jax.data.log import Entities, Interactions
+from recall_jax.devices import mesh
+from recall_jax.evaluate import measure
+from recall_jax.losses import negatives
+from recall_jax.losses.negatives import NegativesConfig
+from recall_jax.losses.objective import LossConfig
 from recall_jax.models import sequence
-from recall_jax.negatives import NegativesConfig
-from recall_jax.objective import LossConfig
-from recall_jax.train import OptimConfig
+from recall_jax.run.config import Experiment
+from recall_jax.training import loop, step
+from recall_jax.training.step import OptimConfig
 from recall_jax.types import InputError
 
 H = 6
@@ -26,8 +31,8 @@ SMALL = sequence.Config(width=8, heads=2, blocks=1, history_length=H)
 
 
 def prepare(log=None):
-    split = interactions.split(log or make_log(), config=interactions.Config())
-    return dataset.prepare(split, history_length=H, min_history=1, span=H)
+    split = split_lib.by_protocol(log or make_log(), config=log_lib.Config())
+    return prepare_lib.in_memory(split, history_length=H, min_history=1, span=H)
 
 
 @pytest.mark.parametrize("table", [slow("own"), "shared"])
@@ -53,13 +58,13 @@ def test_a_training_position_has_the_vector_that_serves_its_history(table):
 def experiment(**changes) -> Experiment:
     fields = {
         "name": "tiny",
-        "data": interactions.Config(),
+        "data": log_lib.Config(),
         "model": SMALL,
         "negatives": NegativesConfig(kind="full", correction="none"),
         "loss": LossConfig(temperature=0.2),
         "optim": OptimConfig(learning_rate=2e-2),
-        "train": fit.TrainConfig(epochs=20, batch_size=4, scan_steps=20),
-        "evaluate": evaluate.EvaluateConfig(
+        "train": loop.TrainConfig(epochs=20, batch_size=4, scan_steps=20),
+        "evaluate": measure.EvaluateConfig(
             metrics=("hr@1",), select_by="hr@1", indexes=()
         ),
     }
@@ -85,13 +90,13 @@ def test_a_row_costs_what_its_examples_cost_one_by_one(config, loss):
     asked.model = dataclasses.replace(SMALL, dropout=0.0)
     built = building.build(asked, data, batch_size=4 * H)
     source = negatives.make_source(data, config)
-    hypers = train.make_hypers(asked.optim, asked.loss, config, num_steps=1)
+    hypers = step.make_hypers(asked.optim, asked.loss, config, num_steps=1)
     example = jnp.array([0, 9, 20, 40])
-    drawn = train.draw(
+    drawn = step.draw(
         built.state, source, example, graph=built.graph, objective=built.objective
     )
-    looked = train.look_up(built.state, drawn.columns, graph=built.graph)
-    got, _ = train.mean_loss(
+    looked = step.look_up(built.state, drawn.columns, graph=built.graph)
+    got, _ = step.mean_loss(
         (looked.rows, built.state.dense, built.state.loss),
         drawn=drawn,
         columns=looked.columns,
@@ -112,9 +117,9 @@ def test_a_row_costs_what_its_examples_cost_one_by_one(config, loss):
     item = model.item({name: columns[name] for name in drawn.item})
     if config.kind != "full":
         sizes = [4 * H] if sample.drawn is None else [4 * H, len(sample.drawn)]
-        groups = sharding.shared_groups(*sizes)
-        first, *rest = sharding.cut(item, sizes, groups=groups)
-        item = sharding.join([first[order], *rest], groups=groups)
+        groups = mesh.shared_groups(*sizes)
+        first, *rest = mesh.cut(item, sizes, groups=groups)
+        item = mesh.join([first[order], *rest], groups=groups)
     sample = sample._replace(weight=sample.weight[order])
     wanted, _ = built.objective.total(
         query,
@@ -158,15 +163,15 @@ def cyclic_log() -> Interactions:
 def test_it_learns_the_order_in_which_items_follow(tmp_path):
     log = cyclic_log()
 
-    class Source(interactions.Config):
+    class Source(log_lib.Config):
         def load(self):
             return log
 
     asked = experiment(data=Source())
     prepared = training.prepare(asked)
-    evaluate.check(asked.evaluate, prepared.data)
+    measure.check(asked.evaluate, prepared.data)
     encoder, fitted = training.train_model(asked, prepared.data, tmp_path)
-    params = evaluate.params_of(fitted.state)
+    params = step.params_of(fitted.state)
     rows = figures.measure_rows(asked, prepared, encoder, params)
     assert rows["test"]["hr@1"] > 0.9
     assert rows["baselines"]["popularity"]["hr@1"] < 0.2
@@ -174,13 +179,13 @@ def test_it_learns_the_order_in_which_items_follow(tmp_path):
 
 def test_rows_begin_elsewhere_in_each_epoch_and_meet_no_example_twice():
     data = prepare()
-    config = fit.TrainConfig(batch_size=4)
-    plan = fit.make_plan(config, num_rows=data.num_rows)
+    config = loop.TrainConfig(batch_size=4)
+    plan = loop.make_plan(config, num_rows=data.num_rows)
     rows, span = data.num_rows, data.dataset.span
     shifts = set()
     for epoch in range(6):
         key = jax.random.key(epoch)
-        first = fit.epoch_order(key, num_rows=rows, span=span, plan=plan).ravel()
+        first = loop.epoch_order(key, num_rows=rows, span=span, plan=plan).ravel()
         assert len(set(first.tolist())) == len(first) == plan.steps_per_epoch * 4
         assert len(set((first % H).tolist())) == 1
         assert first.min() >= 0 and first.max() + H <= data.num_examples
@@ -194,4 +199,4 @@ def test_what_it_cannot_do_is_told():
         with pytest.raises(InputError, match="predicts an item from those before it"):
             dataclasses.replace(SMALL, **{field: 0}).make(data.schema, nnx.Rngs(0))
     with pytest.raises(InputError, match="rows of model.history_length examples"):
-        fit.make_plan(fit.TrainConfig(batch_size=4), num_rows=-1)
+        loop.make_plan(loop.TrainConfig(batch_size=4), num_rows=-1)

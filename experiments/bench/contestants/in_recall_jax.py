@@ -6,26 +6,29 @@ import numpy as np
 from flax import nnx
 
 from experiments.bench.contestants import session
-from recall_jax import evaluate, features, frequency, negatives, objective, train
-from recall_jax.data.arrays import Dataset
+from recall_jax import schema as schema_lib
+from recall_jax.data.arrays import Events
+from recall_jax.evaluate import encode
+from recall_jax.losses import frequency, negatives, objective
 from recall_jax.models import dssm
+from recall_jax.training import step as step_lib
 
 
 def make(job: session.Job) -> session.Trainer:
     correction = "positive_excluded" if job.log_q is None else "log_q"
     config = negatives.NegativesConfig(correction=correction)
     loss = objective.LossConfig(temperature=job.temperature)
-    optim = train.OptimConfig(learning_rate=job.learning_rate)
-    optimizer = train.make_optimizer(optim)
+    optim = step_lib.OptimConfig(learning_rate=job.learning_rate)
+    optimizer = step_lib.make_optimizer(optim)
     model, tables = make_model(job)
-    graph, state = train.init_state(
+    graph, state = step_lib.init_state(
         model, tables, optimizer=optimizer, key=jax.random.key(job.seed)
     )
     goal = objective.make_objective(loss, config)
-    step = train.make_step(graph, objective=goal, optimizer=optimizer)
-    run, source = train.scan_steps(step), make_source(job)
-    hypers = train.make_hypers(optim, loss, config, num_steps=1)
-    encoder = evaluate.make_encoder(graph)
+    step = step_lib.make_step(graph, objective=goal, optimizer=optimizer)
+    run, source = step_lib.scan_steps(step), make_source(job)
+    hypers = step_lib.make_hypers(optim, loss, config, num_steps=1)
+    encoder = encode.make_towers(graph)
 
     def train_on(examples):
         nonlocal state
@@ -34,7 +37,7 @@ def make(job: session.Job) -> session.Trainer:
         return metrics["loss"].mean()
 
     def vectors():
-        params, data = evaluate.params_of(state), source.dataset
+        params, data = step_lib.params_of(state), source.dataset
         users, items = (
             jnp.arange(1, num + 1, dtype=jnp.int32)
             for num in (job.num_users, job.num_items)
@@ -47,9 +50,9 @@ def make(job: session.Job) -> session.Trainer:
 
 def make_model(job: session.Job):
     """Two towers over ids alone."""
-    schema = features.Schema(
-        query=(features.Column("user", "user", job.num_users + 2, 0),),
-        item=(features.Column("item", "item", job.num_items + 2, 0),),
+    schema = schema_lib.Schema(
+        query=(schema_lib.Column("user", "user", job.num_users + 2, 0),),
+        item=(schema_lib.Column("item", "item", job.num_items + 2, 0),),
     )
     config = dssm.Config(
         history_length=0,
@@ -62,10 +65,10 @@ def make_model(job: session.Job):
     return config.make(schema, nnx.Rngs(job.seed))
 
 
-def make_source(job: session.Job) -> negatives.Source:
+def make_source(job: session.Job) -> negatives.StepData:
     """The examples as events of nobody's history."""
     count = np.bincount(job.item, minlength=job.num_items + 1)
-    data = Dataset(
+    data = Events(
         items=jnp.asarray(job.item),
         weights=None,
         offsets=jnp.zeros(job.num_users + 2, jnp.int32),
@@ -79,7 +82,7 @@ def make_source(job: session.Job) -> negatives.Source:
         known_users=job.num_users,
         history_length=0,
     )
-    return negatives.Source(data, exact=frequency.exact(count[1:]))
+    return negatives.StepData(data, exact=frequency.exact(count[1:]))
 
 
 if __name__ == "__main__":

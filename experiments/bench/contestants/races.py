@@ -8,9 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.bench.contestants import programs, session, timing
-from recall_jax import evaluate, retrieval
-from recall_jax.data import dataset, interactions
-from recall_jax.data.dataset import Data, Part
+from recall_jax.data import log
+from recall_jax.data import prepare as prepare_lib
+from recall_jax.data import split as split_lib
+from recall_jax.data.prepared import Data, Part
+from recall_jax.evaluate import measure
+from recall_jax.index import search
 
 METRIC = "recall@20"
 
@@ -26,9 +29,9 @@ class Goal(NamedTuple):
     def recall_of(self, part: Part, vectors: tuple[np.ndarray, np.ndarray]) -> float:
         """recall@20 of a part's users from vectors of all users and all items."""
         user, item = vectors
-        index = retrieval.Exact.build(item)
-        config = evaluate.EvaluateConfig(metrics=(METRIC,), select_by=METRIC)
-        found = evaluate.measure(
+        index = search.Exact.build(item)
+        config = measure.EvaluateConfig(metrics=(METRIC,), select_by=METRIC)
+        found = measure.measure_search(
             functools.partial(index.search, user[part.user - 1]),
             data=self.data,
             part=part,
@@ -37,10 +40,10 @@ class Goal(NamedTuple):
         return found.means()[METRIC]
 
 
-def prepare(config: interactions.Config) -> Data:
+def prepare(config: log.Config) -> Data:
     """A log for towers over ids alone: every event of the training part is an example."""
-    split = interactions.split(config.load(), config=config)
-    return dataset.prepare(split, history_length=0, min_history=0, config=config)
+    split = split_lib.by_protocol(config.load(), config=config)
+    return prepare_lib.in_memory(split, history_length=0, min_history=0, config=config)
 
 
 def data_job(data: Data, **sizes) -> session.Job:

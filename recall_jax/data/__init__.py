@@ -1,0 +1,1 @@
+"""From a source to a log, its split, prepared arrays, a batch."""

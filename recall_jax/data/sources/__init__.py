@@ -1,0 +1,2 @@
+"""Where logs come from: MovieLens, LightGCN's files, e-commerce, a synthetic log, your
+own."""

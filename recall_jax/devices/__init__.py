@@ -1,0 +1,1 @@
+"""The mesh, arrays on it, several processes as one run."""

@@ -1,0 +1,1 @@
+"""Encode, rank, measure, segments, baselines."""

@@ -1,0 +1,1 @@
+"""The best k rows for a query: exact, approx, ScaNN."""

@@ -1,0 +1,23 @@
+"""Every index by its name, and an index from disk whichever it is."""
+
+from pathlib import Path
+
+from recall_jax import files
+from recall_jax.index import scann, search
+from recall_jax.types import InputError
+
+INDEXES = {
+    "exact": search.Exact,
+    "approx": search.Approx,
+    "scann": scann.Scann,
+}
+
+
+def load(folder: Path) -> search.Index:
+    """What the `save` of an index wrote. Raises InputError, naming the file, for an
+    index that is damaged, cut short or of another version."""
+    kind = files.read_record(folder)["kind"]
+    if kind not in INDEXES:
+        known = ", ".join(INDEXES)
+        raise InputError(f"{folder} holds an index {kind!r}; there are: {known}")
+    return INDEXES[kind].load(folder)

@@ -1,0 +1,1 @@
+"""Which items a step scores, their log q and masks, what they cost."""

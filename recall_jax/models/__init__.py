@@ -1,0 +1,1 @@
+"""Layers, histories, a file a model; a model as pure functions."""

@@ -1,0 +1,1 @@
+"""Item to item: sequences, graph, walks, skip-gram, its step and its measures."""

@@ -1,0 +1,1 @@
+"""The front door: a config becomes data, a model, a loop, results."""

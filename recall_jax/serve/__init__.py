@@ -1,0 +1,1 @@
+"""Towers and vectors out, read again, recommendations."""

@@ -1,0 +1,1 @@
+"""Embedding tables: layout, touched rows and their rules, exchange over devices."""

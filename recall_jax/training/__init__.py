@@ -1,0 +1,1 @@
+"""One step, many steps, many settings, windows, checkpoints, the run's log."""

@@ -1,0 +1,47 @@
+"""An export and the run that it was made of recommend the same."""
+
+import numpy as np
+import pytest
+from marks import slow
+from test_recommend import command, one_epoch, rows_of
+
+import recall_jax
+from experiments import export, restored, run, similar
+from experiments.common import cli
+from recall_jax.serve import recommender, writer
+
+
+@pytest.mark.parametrize("name", ["youtubednn_synthetic", slow("eges_synthetic")])
+def test_an_export_recommends_what_its_run_does(name, symbolic_shapes, tmp_path):
+    folder = tmp_path / "run"
+    run.run(one_epoch(cli.load_config(name)), folder)
+    loaded = similar.load(folder)
+    ours = recommender.Recommender(restored.served(loaded, folder))
+    writer.write(export.load(folder), tmp_path / "out", config=writer.Config())
+    theirs = recall_jax.load(tmp_path / "out")
+    users, items = (loaded.data.vocabularies[x].ids for x in ("user", "item"))
+    requests = [
+        {"user": users[0]},
+        {"user": users[-1], "seen": "kept"},
+        {"user": users[3], "history": items[[4, 2, 9]]},
+        {"user": "nobody", "history": items[:30]},
+        {"user": "nobody"},
+    ]
+    if "region" in ours.served.features:
+        region = loaded.data.vocabularies["region"].ids[1]
+        word = loaded.data.vocabularies["searched"].ids[0]
+        requests.append({"features": {"region": region, "searched": [word, "xyz"]}})
+        requests.append({"user": users[5], "features": {"region": region}})
+    for request in requests:
+        one, two = ours.recommend(**request), theirs.recommend(**request)
+        np.testing.assert_array_equal(one.ids, two.ids)
+        np.testing.assert_allclose(one.scores, two.scores, atol=1e-5)
+        assert (one.by, one.seen, one.read) == (two.by, two.seen, two.read)
+        np.testing.assert_array_equal(one.history, two.history)
+    np.testing.assert_array_equal(
+        ours.similar(items[1]).ids, theirs.similar(items[1]).ids
+    )
+    asked = f"--user={users[0]}", "--k=3"
+    printed = command(f"--export={tmp_path / 'out'}", *asked)[1]
+    assert f"model      {name}, export {tmp_path / 'out'}\n" in printed
+    assert rows_of(printed) == rows_of(command(f"--run={folder}", *asked)[1])
