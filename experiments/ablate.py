@@ -46,25 +46,25 @@ def main(argv: list[str]) -> None:
         )
         print(f"written    {', '.join(written)}")
         return
-    asked = study.load(options.study)
+    chosen_study = study.load(options.study)
     plan = study.grid if options.full else study.blocks
     shared = dict(text.split("=", 1) for text in options.shared)
-    made = plan(asked, shared=shared)
+    blocks = plan(chosen_study, shared=shared)
     cells = cells_lib.make_cells(
-        study.entries(made),
-        num_seeds=options.seeds or asked.seeds,
+        study.entries(blocks),
+        num_seeds=options.seeds or chosen_study.seeds,
         folder=runs / "cells",
     )
     if options.dry:
-        print(expected(asked, made, cells))
+        print(expected(chosen_study, blocks, cells))
         return
     folder = runs / (options.study + "_full" * options.full)
-    train(asked, made, cells, folder=folder)
+    train(chosen_study, blocks, cells, folder=folder)
 
 
 def train(
-    asked: study.Study,
-    made: Sequence[study.Block],
+    chosen_study: study.Study,
+    blocks: Sequence[study.Block],
     cells: Sequence[Cell],
     *,
     folder: pathlib.Path,
@@ -77,42 +77,48 @@ def train(
     command = ["python", "-m", "experiments.ablate", *sys.argv[1:]]
 
     def write():
-        return ablation.write(asked, made, cells, folder=folder, command=command)
+        return ablation.write(
+            chosen_study, blocks, cells, folder=folder, command=command
+        )
 
     write()
     table.run_missing(cells, after_each=write)
-    print(f"\n{ablation.heading(asked, found=asked.found or 'not yet measured')}\n")
+    print(
+        f"\n{ablation.heading(chosen_study, finding=chosen_study.finding or 'not yet measured')}\n"
+    )
     print(f"{ablation.as_text(write())}\n")
     print(f"written    {folder}/ablation.md, ablation.csv, ablation.json")
     failed = [cell for cell in cells if cell.problem]
     if failed:
-        told = f"error: {len(failed)} of {len(cells)} runs gave no figures; see above"
-        print(told, file=sys.stderr)
+        message = (
+            f"error: {len(failed)} of {len(cells)} runs gave no figures; see above"
+        )
+        print(message, file=sys.stderr)
         sys.exit(1)
 
 
 def expected(
-    asked: study.Study, made: Sequence[study.Block], cells: Sequence[Cell]
+    chosen_study: study.Study, blocks: Sequence[study.Block], cells: Sequence[Cell]
 ) -> str:
     """What is finished, begun and missing of every setting, and how long the rest takes,
     by the runs that are finished or, without any, by what the study says."""
-    known = ablation.by_config(cells)
+    config_cells = ablation.by_config(cells)
     named = {
-        f"{block.factor}: {setting.label}".removeprefix(": "): known[
+        f"{block.factor}: {setting.label}".removeprefix(": "): config_cells[
             cells_lib.folder_name(setting.entry)
         ]
-        for block in made
+        for block in blocks
         for setting in block.settings
     }
     spent = [sum(cell.results["seconds"].values()) for cell in cells if cell.results]
-    each = float(np.mean(spent)) if spent else asked.seconds
+    each = float(np.mean(spent)) if spent else chosen_study.seconds
     by = "the mean of those finished" if spent else "on two quiet cores, about"
     left = len(cells) - len(spent)
-    told = (
+    estimate = (
         f"{len(cells)} runs, {left} to go: {left * each / 60:,.0f} minutes at "
         f"{each:,.0f} s a run ({by})"
     )
-    return "\n".join([table.progress(named), told])
+    return "\n".join([table.progress(named), estimate])
 
 
 def parse(argv: list[str]) -> list[str]:

@@ -30,12 +30,16 @@ class Built(NamedTuple):
 
 
 def build(
-    config: Experiment, data: Data, *, batch_size: int, made: Callable = mesh.made
+    config: Experiment,
+    data: Data,
+    *,
+    batch_size: int,
+    placement: Callable = mesh.placed_state,
 ) -> Built:
-    """Everything that a config decides about a step, the state by `made`."""
+    """Everything that a config decides about a step, the state by `placement`."""
     plan = _planned(config, data, batch_size=batch_size)
     model_key, state_key, order_key = _keys(config.seed)
-    state, random = made(plan.make, model_key, state_key)
+    state, random = placement(plan.make, model_key, state_key)
     graph = plan.graphs[-1]._replace(random=random)
     return Built(graph, plan.objective, plan.optimizer, state, order_key)
 

@@ -75,15 +75,17 @@ def measure_rows(
     )
     searched = through_indexes(vectors, data=data, config=settings)
     chosen = searched[settings.index]
-    known = compared or compare(config, prepared)
-    rows = {"test": as_row(chosen.result, config=config, data=data), **known.rows}
-    intervals = {name: row.intervals for name, row in (rows | known.other_ties).items()}
+    comparison = compared or compare(config, prepared)
+    rows = {"test": as_row(chosen.result, config=config, data=data), **comparison.rows}
+    intervals = {
+        name: row.intervals for name, row in (rows | comparison.other_ties).items()
+    }
     intervals |= {
         name: through.result.intervals()
         for name, through in searched.items()
         if name != settings.index
     }
-    baselines_beside = known.rows | known.other_ties
+    baselines_beside = comparison.rows | comparison.other_ties
     return {
         "candidates": measure.ranked(settings),
         "valid": valid.means(),
@@ -91,14 +93,14 @@ def measure_rows(
         "index": settings.index,
         "indexes": as_indexes(searched),
         "baselines": {n: row.result.means() for n, row in baselines_beside.items()},
-        "ease_l2": known.ease_l2,
+        "ease_l2": comparison.ease_l2,
         "intervals": intervals,
         "segments": _segments(config, data, rows),
         "curves": {
             name: {"metrics": row.curve.means, "intervals": row.curve.intervals}
             for name, row in rows.items()
         },
-        "lists": _lists(config, data, rows | known.other_ties),
+        "lists": _lists(config, data, rows | comparison.other_ties),
         "test_pass_seconds": encoding + chosen.build_seconds + chosen.pass_seconds,
     }
 
@@ -131,7 +133,7 @@ def _shown(result: Result, config: Experiment, data: Data) -> dict[str, float]:
     if config.evaluate.candidates != "all":
         return {}
     k, num_items = measure.cutoff(config.evaluate), data.dataset.num_items
-    return metrics.list_table(result.found.ids, k=k, num_items=num_items)
+    return metrics.list_table(result.lists.ids, k=k, num_items=num_items)
 
 
 def _figures(values: dict[str, np.ndarray], *, fewest: int) -> Figures:
@@ -152,7 +154,7 @@ class Through(NamedTuple):
             "metrics": self.result.means(),
             "build_seconds": self.build_seconds,
             "search_seconds": self.result.seconds,
-            "queries_per_second": len(self.result.found.ids) / self.result.seconds,
+            "queries_per_second": len(self.result.lists.ids) / self.result.seconds,
         }
 
 
@@ -190,17 +192,17 @@ def _through(
 
 def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
     start = time.perf_counter()
-    made = call()
-    return made, time.perf_counter() - start
+    result = call()
+    return result, time.perf_counter() - start
 
 
 def as_indexes(searched: dict[str, Through]) -> dict[str, dict[str, Any]]:
     """Each index's figures and times, and of all but exact what they cost against it."""
     exact = searched["exact"].result
-    made = {name: through.as_dict() for name, through in searched.items()}
-    for name in made.keys() - {"exact"}:
-        made[name]["versus_exact"] = versus(searched[name].result, exact)
-    return made
+    indexes = {name: through.as_dict() for name, through in searched.items()}
+    for name in indexes.keys() - {"exact"}:
+        indexes[name]["versus_exact"] = versus(searched[name].result, exact)
+    return indexes
 
 
 def versus(result: Result, exact: Result) -> dict[str, dict[str, Any]]:
@@ -224,7 +226,7 @@ def _segments(
     """Every row's figures by grouping and segment; where items were hidden from training,
     with what a random order has for those."""
     groups = segments_lib.of_part(data, data.test)
-    made = {
+    segments = {
         group: {
             segment.name: _segment(
                 segment,
@@ -239,27 +241,29 @@ def _segments(
         queries = groups["popularity"][-1].targets.any(axis=1)
         by_chance = measure.chance(data, data.test, config=config.evaluate)
         by_chance = {name: value[queries] for name, value in by_chance.items()}
-        _add(made["popularity"]["new"], "chance", _figures(by_chance, fewest=FEWEST))
-    return made
+        _add(
+            segments["popularity"]["new"], "chance", _figures(by_chance, fewest=FEWEST)
+        )
+    return segments
 
 
 def _segment(segment: segments_lib.Segment, rows: dict[str, Figures]) -> dict[str, Any]:
-    made = {
-        "told": segment.told,
+    content = {
+        "told": segment.description,
         "queries": int(segment.targets.any(axis=1).sum()),
         "targets": int(segment.targets.sum()),
         "rows": {},
         "intervals": {},
     }
-    for name, found in rows.items():
-        _add(made, name, found)
-    return made
+    for name, figures in rows.items():
+        _add(content, name, figures)
+    return content
 
 
-def _add(made: dict[str, Any], row: str, found: Figures) -> None:
-    made["rows"][row] = found.means
-    if found.intervals is not None:
-        made["intervals"][row] = found.intervals
+def _add(content: dict[str, Any], row: str, figures: Figures) -> None:
+    content["rows"][row] = figures.means
+    if figures.intervals is not None:
+        content["intervals"][row] = figures.intervals
 
 
 def _lists(config: Experiment, data: Data, rows: dict[str, Row]) -> dict[str, Any]:
@@ -269,9 +273,9 @@ def _lists(config: Experiment, data: Data, rows: dict[str, Row]) -> dict[str, An
         return {}
     wanted = measure.targets(data, data.test, seen=False).positions
     k, num_items = wanted.shape[1], data.dataset.num_items
-    made = {"targets": metrics.list_table(wanted, k=k, num_items=num_items)}
-    made |= {name: row.lists for name, row in rows.items()}
-    return {"k": measure.cutoff(config.evaluate), "rows": made}
+    lists = {"targets": metrics.list_table(wanted, k=k, num_items=num_items)}
+    lists |= {name: row.lists for name, row in rows.items()}
+    return {"k": measure.cutoff(config.evaluate), "rows": lists}
 
 
 _KEPT: contextvars.ContextVar[dict[str, Any] | None] = contextvars.ContextVar(
@@ -294,8 +298,8 @@ def _once(make: Callable[[], Any], *, config: Experiment, data: Data, of: Any) -
     """What `make` gives; while such things are kept, made once for the same `of`."""
     if (kept := _KEPT.get()) is None:
         return make()
-    asked = [config_lib.as_dict(x) for x in (config.data, config.evaluate)]
-    key = json.dumps([data.fingerprint(), *asked, of])
+    configs = [config_lib.as_dict(x) for x in (config.data, config.evaluate)]
+    key = json.dumps([data.fingerprint(), *configs, of])
     if key not in kept:
         kept[key] = make()
     return kept[key]
@@ -309,8 +313,8 @@ def compare(config: Experiment, prepared: training.Prepared) -> Compared:
 
 def _compare(config: Experiment, prepared: training.Prepared) -> Compared:
     data, other = prepared
-    found, ease_l2 = measure_baselines(config, data)
-    rows = {name: as_row(x, config=config, data=data) for name, x in found.items()}
+    results, ease_l2 = measure_baselines(config, data)
+    rows = {name: as_row(x, config=config, data=data) for name, x in results.items()}
     turned = {} if other is None else _other_bigram(config, other)
     return Compared(rows, turned, ease_l2)
 
@@ -319,12 +323,12 @@ def _other_bigram(config: Experiment, other: Data) -> dict[str, Row]:
     """The bigram on the split with ties broken the other way."""
     ties = "file" if config.data.ties == "shuffled" else "shuffled"
     search = baselines.bigram(other, other.test)
-    found = measure.measure_search(
+    result = measure.measure_search(
         search, data=other, part=other.test, config=config.evaluate
     )
     # Its segments are of other targets, and stand beside nobody's.
-    shown, no_curve = _shown(found, config, other), Figures({}, None)
-    return {f"bigram_ties_{ties}": Row(found, found.intervals(), {}, no_curve, shown)}
+    shown, no_curve = _shown(result, config, other), Figures({}, None)
+    return {f"bigram_ties_{ties}": Row(result, result.intervals(), {}, no_curve, shown)}
 
 
 def measure_baselines(
@@ -339,13 +343,13 @@ def _measure_baselines(
     config: Experiment, data: Data, *, ease_l2: float | None
 ) -> tuple[dict[str, Result], float | None]:
     rows, ease_l2 = _baselines(config, data, ease_l2=ease_l2)
-    found = {
+    results = {
         name: measure.measure_search(
             search, data=data, part=data.test, config=config.evaluate
         )
         for name, search in rows.items()
     }
-    return found, ease_l2
+    return results, ease_l2
 
 
 def _baselines(

@@ -47,12 +47,12 @@ def main(argv: list[str]) -> None:
     pyplot = _pyplot()
     run = similar.load(workdir)
     values = values_of(run, options.color)
-    made = make(run, values, num=options.clusters, seed=options.seed)
-    described = describe(made, run)
-    print(told(made, run, described, seed=options.seed))
+    item_map = make(run, values, num=options.clusters, seed=options.seed)
+    described = describe(item_map, run)
+    print(as_text(item_map, run, described, seed=options.seed))
     path.parent.mkdir(parents=True, exist_ok=True)
-    draw(made, path, pyplot=pyplot, title=run.config.name)
-    write(made, run, described, path)
+    draw(item_map, path, pyplot=pyplot, title=run.config.name)
+    write(item_map, run, described, path)
 
 
 class Values(NamedTuple):
@@ -106,8 +106,8 @@ def make(run: similar.Run, values: Values, *, num: int, seed: int) -> Map:
             f"1 to {len(rows):,}"
         )
     vectors = run.vectors[rows]
-    found = clusters_lib.k_means(vectors, num, seed=seed)
-    centres, of = np.asarray(found.centres), np.asarray(found.of)
+    clusters = clusters_lib.k_means(vectors, num, seed=seed)
+    centres, of = np.asarray(clusters.centres), np.asarray(clusters.of)
     near = []
     for cluster, centre in enumerate(centres):
         mine = np.flatnonzero(of == cluster)
@@ -117,18 +117,18 @@ def make(run: similar.Run, values: Values, *, num: int, seed: int) -> Map:
     return Map(rows, of, near, flat, values._replace(of=values.of[rows]))
 
 
-def describe(made: Map, run: similar.Run) -> list[dict[str, Any]]:
+def describe(item_map: Map, run: similar.Run) -> list[dict[str, Any]]:
     """A row for each cluster, the largest first."""
     rows = []
-    for cluster, near in enumerate(made.near):
-        value, share = _commonest(made.values.of[made.of == cluster])
+    for cluster, near in enumerate(item_map.near):
+        value, share = _commonest(item_map.values.of[item_map.of == cluster])
         titles = run.ids if run.titles is None else run.titles
         names = [log.brief(titles[row]) or run.ids[row] for row in near]
         rows.append(
             {
                 "cluster": cluster,
-                "items": int(np.count_nonzero(made.of == cluster)),
-                f"commonest {made.values.name}": value,
+                "items": int(np.count_nonzero(item_map.of == cluster)),
+                f"commonest {item_map.values.name}": value,
                 "share": share,
                 "nearest to its centre": "; ".join(names),
                 "ids": " ".join(run.ids[near]),
@@ -145,18 +145,18 @@ def _commonest(values: np.ndarray) -> tuple[str, float]:
     return str(names[counts.argmax()]), float(counts.max() / counts.sum())
 
 
-def told(
-    made: Map, run: similar.Run, described: list[dict[str, Any]], *, seed: int
+def as_text(
+    item_map: Map, run: similar.Run, described: list[dict[str, Any]], *, seed: int
 ) -> str:
     """What is printed."""
-    left, (x, y) = len(run.ids) - len(made.rows), made.flat.share
-    some = made.values.of != ""
+    left, (x, y) = len(run.ids) - len(item_map.rows), item_map.flat.share
+    some = item_map.values.of != ""
     left = f", {left:,} without a vector left out" if left else ""
     without = f", {(~some).sum():,} items without one" if not some.all() else ""
     lines = [
-        f"run        {run.config.name}, {len(made.rows):,} items{left}",
+        f"run        {run.config.name}, {len(item_map.rows):,} items{left}",
         f"map        the first two principal axes, {x:.1%} and {y:.1%} of the variance",
-        f"colour     {made.values.name}, {len(np.unique(made.values.of[some]))} values"
+        f"colour     {item_map.values.name}, {len(np.unique(item_map.values.of[some]))} values"
         + without,
     ]
     columns = [name for name in described[0] if name != "ids"]
@@ -167,12 +167,12 @@ def told(
         ("purity", clusters_lib.purity),
         ("NMI", clusters_lib.normalized_mutual_information),
     ):
-        found = clusters_lib.agreement(
-            measure, made.of[some], made.values.of[some], seed=seed
+        agreement = clusters_lib.agreement(
+            measure, item_map.of[some], item_map.values.of[some], seed=seed
         )
         lines.append(
-            f"{name:<10} {found.value:.3f} of clusters and {made.values.name}; shuffled "
-            f"values have {found.shuffled:.3f}, at most {found.most:.3f}"
+            f"{name:<10} {agreement.value:.3f} of clusters and {item_map.values.name}; shuffled "
+            f"values have {agreement.shuffled:.3f}, at most {agreement.most:.3f}"
         )
     return "\n".join(lines)
 
@@ -181,9 +181,9 @@ def _cells(row: dict[str, Any]) -> dict[str, str]:
     return {**row, "cluster": str(row["cluster"]), "share": f"{row['share']:.0%}"}
 
 
-def draw(made: Map, path: pathlib.Path, *, pyplot, title: str) -> None:
+def draw(item_map: Map, path: pathlib.Path, *, pyplot, title: str) -> None:
     """The map as a PNG: a point an item, a number at the middle of each cluster."""
-    at, values = made.flat.at, made.values.of
+    at, values = item_map.flat.at, item_map.values.of
     names, counts = np.unique(values[values != ""], return_counts=True)
     shown = names[np.argsort(-counts, kind="stable")[: len(COLORS)]]
     figure, axes = pyplot.subplots(figsize=(10, 8))
@@ -193,8 +193,8 @@ def draw(made: Map, path: pathlib.Path, *, pyplot, title: str) -> None:
     for name, rows, color in groups:
         label = _plain(f"{log.brief(name)} ({rows.sum():,})")
         axes.scatter(*at[rows].T, s=size, color=color, linewidths=0, label=label)
-    for cluster in range(len(made.near)):
-        middle = at[made.of == cluster].mean(axis=0)
+    for cluster in range(len(item_map.near)):
+        middle = at[item_map.of == cluster].mean(axis=0)
         axes.annotate(
             str(cluster),
             middle,
@@ -204,13 +204,13 @@ def draw(made: Map, path: pathlib.Path, *, pyplot, title: str) -> None:
             bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.7},
         )
     axes.legend(
-        title=_plain(made.values.name), loc="center left", bbox_to_anchor=(1, 0.5)
+        title=_plain(item_map.values.name), loc="center left", bbox_to_anchor=(1, 0.5)
     )
-    x, y = made.flat.share
+    x, y = item_map.flat.share
     axes.set(
         xlabel=f"first principal axis ({x:.1%} of the variance)",
         ylabel=f"second ({y:.1%})",
-        title=f"{title}: {len(at):,} items, {len(made.near)} clusters (numbers)",
+        title=f"{title}: {len(at):,} items, {len(item_map.near)} clusters (numbers)",
     )
     axes.set_aspect("equal")
     # Without the library's version the file is the same wherever its points are.
@@ -236,7 +236,7 @@ def _pyplot():
 
 
 def write(
-    made: Map, run: similar.Run, described: list[dict[str, Any]], path: pathlib.Path
+    item_map: Map, run: similar.Run, described: list[dict[str, Any]], path: pathlib.Path
 ) -> None:
     """The clusters and the items as CSV beside the PNG."""
     clusters, items = path.with_suffix(".csv"), path.with_name(f"{path.stem}_items.csv")
@@ -251,7 +251,7 @@ def write(
             "value": value,
         }
         for row, cluster, (x, y), value in zip(
-            made.rows, made.of, made.flat.at, made.values.of
+            item_map.rows, item_map.of, item_map.flat.at, item_map.values.of
         )
     ]
     _write_csv(items, rows)

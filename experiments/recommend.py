@@ -51,7 +51,9 @@ def main(argv: list[str]) -> None:
         seen=options.seen,
     )
     print(
-        told(answer, recommender.served, user=options.user, given=history is not None)
+        as_text(
+            answer, recommender.served, user=options.user, given=history is not None
+        )
     )
 
 
@@ -88,7 +90,7 @@ def split_values(
     }
 
 
-def told(
+def as_text(
     answer: recommender_lib.Recommended,
     served: recommender_lib.Served,
     *,

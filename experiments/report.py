@@ -38,16 +38,16 @@ def main(argv: list[str]) -> None:
     options = flags.FLAGS
     if not options.runs:
         raise InputError("name runs: python -m experiments.report runs/table")
-    found = groups_lib.find(options.runs)
+    workdirs = groups_lib.find(options.runs)
     to = pathlib.Path(options.to or f"reports/{_name(options.runs[0])}")
-    _check_apart(to, found)
-    groups = groups_lib.group(groups_lib.read(workdir) for workdir in found)
+    _check_apart(to, workdirs)
+    groups = groups_lib.group(groups_lib.read(workdir) for workdir in workdirs)
     sections = [_section(group, by=options.by) for group in groups]
     write(sections, to, title=options.title or f"Report: {to.name}")
     done = sum(cell.results is not None for group in groups for cell in group.cells)
     plural = "s" * (len(groups) != 1)
     print(
-        f"read       {len(found)} runs, {done} of them finished, "
+        f"read       {len(workdirs)} runs, {done} of them finished, "
         f"{len(groups)} group{plural}"
     )
     plots = sum(len(section.pictures) for section in sections)
@@ -101,8 +101,8 @@ def write(
         for name, content in _files(section, number):
             (to / name).write_bytes(content)
     command = shlex.join(["python", "-m", "experiments.report", *sys.argv[1:]])
-    made = report_page.render(title, command=command, sections=sections)
-    files.write_atomically(to / "index.html", made)
+    page = report_page.render(title, command=command, sections=sections)
+    files.write_atomically(to / "index.html", page)
     text = [f"```sh\n{command}\n```"]
     for number, section in enumerate(sections, 1):
         text += [_heading(section.group, number), tabulate.as_text(section.summaries)]
@@ -112,8 +112,8 @@ def write(
 
 
 def _heading(group: Group, number: int) -> str:
-    told = f"{group.protocol}; {group.ranked}; seen items {group.seen}"
-    return f"# Group {number}: {told}; ties in time: {group.ties}"
+    evaluation = f"{group.protocol}; {group.ranked}; seen items {group.seen}"
+    return f"# Group {number}: {evaluation}; ties in time: {group.ties}"
 
 
 def _files(section: report_page.Section, number: int) -> Iterable[tuple[str, bytes]]:
@@ -132,12 +132,12 @@ def as_csv(groups: Iterable[Group]) -> str:
     where = ["source", "events", "protocol", "ranked", "seen", "ties"]
     write_row([*where, "config", "overrides", "seed", "row", "metric", "value"])
     for group in groups:
-        told = [getattr(group, name) for name in where]
+        group_values = [getattr(group, name) for name in where]
         for cell in group.cells:
             own = ":".join(f"{k}={v}" for k, v in cell.entry.own.items())
             run = [cell.entry.name, own, cell.seed]
             for value in tabulate.values(cell) if cell.results else ():
-                write_row([*told, *run, *value])
+                write_row([*group_values, *run, *value])
     return file.getvalue()
 
 

@@ -18,7 +18,7 @@ from recall_jax.types import Columns
 
 def served(run: similar.Run, workdir: pathlib.Path) -> recommender.Served:
     """What the run's chosen checkpoint serves."""
-    data, asked = run.data, jax.jit(Events.query)
+    data, query = run.data, jax.jit(Events.query)
     offered = {c.name: c for c in data.schema.query}
     read = reads(run)
     own = {
@@ -27,9 +27,9 @@ def served(run: similar.Run, workdir: pathlib.Path) -> recommender.Served:
         if name in read and not _is_made(column)
     }
     encode = functools.partial(
-        _encode, run=run, asked=asked, columns={name: offered[name] for name in own}
+        _encode, run=run, query=query, columns={name: offered[name] for name in own}
     )
-    made = {name for name, column in offered.items() if _is_made(column)}
+    basic_names = {name for name, column in offered.items() if _is_made(column)}
     removed = measure.removes_seen(run.config.evaluate, data)
     return recommender.Served(
         name=f"{run.config.name}, step {run.restored.step:,} of {workdir}",
@@ -43,7 +43,7 @@ def served(run: similar.Run, workdir: pathlib.Path) -> recommender.Served:
         history_length=data.dataset.history_length if "history" in read else 0,
         reads_user="user" in read,
         features=own,
-        unread=frozenset(set(offered) - read - made),
+        unread=frozenset(set(offered) - read - basic_names),
         seen="removed" if removed else "kept",
         encode=encode,
     )
@@ -54,14 +54,14 @@ def reads(run: similar.Run) -> set[str]:
     encoder, params, _ = run.restored
     dataset, one = run.data.dataset, jnp.zeros(1, jnp.int32)
     columns = jax.eval_shape(lambda: dataset.query(one, one))
-    found = set()
+    names = set()
     for name in columns:
         rest = {other: x for other, x in columns.items() if other != name}
         try:
             jax.eval_shape(encoder.columns, params, dataset, rest)
         except KeyError:
-            found.add(name)
-    return found
+            names.add(name)
+    return names
 
 
 def _is_made(column: schema.Column) -> bool:
@@ -86,7 +86,7 @@ def _encode(
     given: recommender.Given,
     *,
     run: similar.Run,
-    asked,
+    query,
     columns: dict[str, schema.Column],
 ) -> np.ndarray:
     """The vector of a user as of the end of his events, with another history or other
@@ -94,7 +94,7 @@ def _encode(
     encoder, params, _ = run.restored
     dataset = run.data.dataset
     now = run.data.offsets[user + 1] if user else 0
-    row: Columns = asked(dataset, np.array([user], np.int32), np.array([now], np.int32))
+    row: Columns = query(dataset, np.array([user], np.int32), np.array([now], np.int32))
     if not user:
         row["user"] = jnp.array([dataset.known_users + 1], jnp.int32)
     if length := dataset.history_length:

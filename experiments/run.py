@@ -53,21 +53,21 @@ def mesh_of(num: int | None) -> jax.sharding.Mesh | None:
     """The first `num` devices, all for 0; None for one, which is what is not asked. Of
     several processes always all of theirs. Raises InputError where there are not so
     many, or they cannot share the tables."""
-    there = jax.devices()
+    devices = jax.devices()
     if flags.FLAGS.distributed:
         if num:
             raise InputError(
                 f"--devices={num} with --distributed, which takes all devices of all "
                 "processes; leave --devices out"
             )
-        return mesh.make_mesh(there) if len(there) > 1 else None
-    num = 1 if num is None else num or len(there)
-    if not 1 <= num <= len(there):
+        return mesh.make_mesh(devices) if len(devices) > 1 else None
+    num = 1 if num is None else num or len(devices)
+    if not 1 <= num <= len(devices):
         raise InputError(
-            f"--devices={num}, but there are {len(there)} x {there[0].device_kind}; "
-            f"give 1 to {len(there)}, or 0 for all"
+            f"--devices={num}, but there are {len(devices)} x {devices[0].device_kind}; "
+            f"give 1 to {len(devices)}, or 0 for all"
         )
-    return mesh.make_mesh(there[:num]) if num > 1 else None
+    return mesh.make_mesh(devices[:num]) if num > 1 else None
 
 
 def run(config: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
@@ -119,14 +119,14 @@ def refuse_another(config: Experiment, workdir: pathlib.Path) -> None:
         )
 
 
-def _differences(there: Any, here: Any, *, path: str = ""):
-    if isinstance(there, dict) and isinstance(here, dict):
-        for name in sorted(there.keys() | here.keys()):
+def _differences(other: Any, here: Any, *, path: str = ""):
+    if isinstance(other, dict) and isinstance(here, dict):
+        for name in sorted(other.keys() | here.keys()):
             yield from _differences(
-                there.get(name), here.get(name), path=f"{path}.{name}".strip(".")
+                other.get(name), here.get(name), path=f"{path}.{name}".strip(".")
             )
-    elif there != here:
-        yield f"{path}: {there!r} there, {here!r} asked"
+    elif other != here:
+        yield f"{path}: {other!r} there, {here!r} asked"
 
 
 def _train_and_evaluate(config: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
@@ -171,10 +171,10 @@ def measure(
         l2 = rows["ease_l2"]
         results = _refit(config, fitted, workdir, seconds, ease_l2=l2)
         rows["intervals"] |= {
-            name: found.intervals() for name, found in results.items()
+            name: result.intervals() for name, result in results.items()
         }
         refitted = results.pop("test_refit").means()
-        rows["baselines"] |= {name: found.means() for name, found in results.items()}
+        rows["baselines"] |= {name: result.means() for name, result in results.items()}
     return {
         "config": config.name,
         "seed": config.seed,
@@ -236,7 +236,7 @@ def _refit(
     compared, _ = figures.measure_baselines(config, data, ease_l2=ease_l2)
     return {
         "test_refit": _measure_test(config, data, encoder, fitted),
-        **{f"{name}_refit": found for name, found in compared.items()},
+        **{f"{name}_refit": result for name, result in compared.items()},
     }
 
 
@@ -274,8 +274,8 @@ def describe(config: Experiment, data: Data) -> None:
     seen, why = measure_lib.seen_items(config.evaluate, data)
     print(f"devices    {mesh.described()}")
     print(f"data       {data.source}")
-    for told in data.report:
-        print(told)
+    for line in data.report:
+        print(line)
     print(
         f"counts     {len(users.ids):,} users, {len(items.ids):,} items, "
         f"{len(data.items):,} events; {data.num_examples:,} training examples, "
@@ -304,8 +304,8 @@ def describe(config: Experiment, data: Data) -> None:
             "           no rows item knn, ease: they weigh all pairs of items, and "
             f"{len(items.ids):,} are more than {baselines.MAX_ITEMS:,}"
         )
-    if told := negatives.advice(config.negatives):
-        print(f"note       {told}")
+    if line := negatives.advice(config.negatives):
+        print(f"note       {line}")
 
 
 def _measure_links(

@@ -33,13 +33,13 @@ def check(runs: Sequence[Finished]) -> None:
         groups.setdefault(_layout(run.config), []).append(run)
     for alike in groups.values():
         try:
-            found = _fingerprints(alike[0].config)
+            fingerprints = _fingerprints(alike[0].config)
         except MissingData as problem:
             names = ", ".join(str(run.workdir) for run in alike)
             print(f"not compared with the data of today: {names}: {problem}")
             continue
         for run in alike:
-            for folder, (source, sha256) in found.items():
+            for folder, (source, sha256) in fingerprints.items():
                 run_files.check_sha256(sha256, run.workdir / folder, source=source)
 
 

@@ -112,8 +112,8 @@ def similar(run: Run, row: int, *, num: int, index: str) -> str:
     if num < 1:
         raise InputError(f"--num is {num}; it must be at least 1")
     if index not in measure.INDEXES:
-        known = ", ".join(measure.INDEXES)
-        raise InputError(f"unknown --index {index!r}; there are: {known}")
+        names = ", ".join(measure.INDEXES)
+        raise InputError(f"unknown --index {index!r}; there are: {names}")
     if len(run.ids) == 1:
         raise InputError(f"{run.ids[row]} is the run's only item: none is like it")
     if not run.vectors[row].any():
@@ -123,7 +123,7 @@ def similar(run: Run, row: int, *, num: int, index: str) -> str:
         )
     itself = search.Exclude(np.array([0, 1]), np.array([row], np.int32))
     try:
-        found = (
+        neighbours = (
             measure.INDEXES[index]
             .build(run.vectors)
             .search(run.vectors[[row]], min(num, len(run.ids) - 1), itself)
@@ -138,7 +138,9 @@ def similar(run: Run, row: int, *, num: int, index: str) -> str:
             "cosine": f"{score:.4f}",
             "events": f"{run.data.popularity[other + 1]:,}",
         }
-        for rank, (other, score) in enumerate(zip(found.ids[0], found.scores[0]), 1)
+        for rank, (other, score) in enumerate(
+            zip(neighbours.ids[0], neighbours.scores[0]), 1
+        )
         if other >= 0
     ]
     columns = ["rank", "id", "title", "cosine", "events"]

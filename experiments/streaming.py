@@ -40,9 +40,12 @@ def open_data(config: Experiment) -> Data:
 
 def cut(config: Experiment, data: Data) -> windows.Cut:
     """How the epochs of a streamed log are cut into windows."""
-    asked = config.data
+    settings = config.data
     return windows.make_cut(
-        config.train, data.log, window=asked.window_examples, chunk=asked.chunk_examples
+        config.train,
+        data.log,
+        window=settings.window_examples,
+        chunk=settings.chunk_examples,
     )
 
 
@@ -66,8 +69,8 @@ def make_feed(
         return loop.resident(
             on.source, num_rows=on.num_rows, span=on.span, plan=plan, key=key
         )
-    made = cut(config, data)._replace(plan=plan)
-    return windows.feed(on.source, data.log, made, key=key, share=_share())
+    window_cut = cut(config, data)._replace(plan=plan)
+    return windows.feed(on.source, data.log, window_cut, key=key, share=_share())
 
 
 def _share() -> windows.Share:

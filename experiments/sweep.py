@@ -63,7 +63,7 @@ def main(argv: list[str]) -> None:
     if options.dry:
         print(plan(cells, options))
         return
-    asked = {
+    request = {
         "config": entry.label,
         "overrides": entry.overrides,
         "over": list(overs),
@@ -72,15 +72,15 @@ def main(argv: list[str]) -> None:
         "halving": options.halving,
     }
     with files.lock(folder):
-        plan_lib.refuse_another(folder, asked)
+        plan_lib.refuse_another(folder, request)
         with programs.locked(cells), figures.baselines_kept():
-            plan_lib.note(folder, asked)
+            plan_lib.note(folder, request)
             run_all(cells, folder, options)
     print(f"\n{ranking.as_text(cells)}\n")
     print(f"written    {folder}/sweep.md, sweep.csv, sweep.json")
     if failed := [cell for cell in cells if cell.outcome == "failed"]:
-        told = f"error: {len(failed)} of {len(cells)} runs failed; see above"
-        print(told, file=sys.stderr)
+        message = f"error: {len(failed)} of {len(cells)} runs failed; see above"
+        print(message, file=sys.stderr)
         sys.exit(1)
 
 
@@ -98,8 +98,8 @@ def run_all(cells: Sequence[Cell], folder: pathlib.Path, options: Any) -> None:
         if decided.exists():
             continue
         reached = collections.defaultdict(list)
-        for found in _trained(parts, groups, held, options, rung=rung, until=mark):
-            for label, values in found.items():
+        for scores in _trained(parts, groups, held, options, rung=rung, until=mark):
+            for label, values in scores.items():
                 reached[label] += values
             ranking.write(cells, folder)
         if mark is None or not reached:  # where all have failed, nothing is decided
@@ -233,7 +233,7 @@ def plan(cells: Sequence[Cell], options: Any) -> str:
             data = _held(part[0], held).prepared.data
             parts.append((part, plan_lib.measure(part[0].config, data)))
     first, marks = cells[0].config, rungs.marks(cells, options.halving)
-    return plan_lib.told(
+    return plan_lib.as_text(
         parts,
         marks=[mark or first.train.epochs for mark in marks],
         mode=options.mode,

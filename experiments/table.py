@@ -55,8 +55,10 @@ def main(argv: list[str]) -> None:
     print(f"written    {folder}/table.md, table.csv, table.json")
     failed = [cell for cell in cells if cell.problem]
     if failed:
-        told = f"error: {len(failed)} of {len(cells)} runs gave no figures; see above"
-        print(told, file=sys.stderr)
+        message = (
+            f"error: {len(failed)} of {len(cells)} runs gave no figures; see above"
+        )
+        print(message, file=sys.stderr)
         sys.exit(1)
 
 
@@ -80,17 +82,17 @@ def run_missing(cells: Sequence[Cell], *, after_each: Callable[[], None]) -> Non
 def _run_missing(cells: Sequence[Cell], *, after_each: Callable[[], None]) -> None:
     todo = sorted((c for c in cells if not c.results), key=lambda cell: cell.seed)
     for number, cell in enumerate(todo, start=1):
-        told = f"{cell.entry.label}, seed {cell.seed}"
-        print(f"\n{told}: run {number} of {len(todo)}, {cell.state}")
+        label = f"{cell.entry.label}, seed {cell.seed}"
+        print(f"\n{label}: run {number} of {len(todo)}, {cell.state}")
         try:
             run.run(cell.config, cell.workdir)
             cells_lib.read(cell)
         except Exception as problem:
             # A disk that is full, or a mistake of ours, is not of this config alone.
-            if isinstance(problem, OSError) or cli.told(problem) is None:
+            if isinstance(problem, OSError) or cli.error_line(problem) is None:
                 raise
             cell.problem = problem
-            print(f"{told}: {cell.outcome}: {problem}", file=sys.stderr)
+            print(f"{label}: {cell.outcome}: {problem}", file=sys.stderr)
         after_each()
 
 
@@ -115,10 +117,12 @@ def plan(cells: Sequence[Cell]) -> str:
     for members in cells_lib.by_label(cells).values():
         mean, left = _mean_seconds(members), sum(not cell.results for cell in members)
         seconds, unknown = seconds + left * mean, unknown + left * (not mean)
-    told = [f"about {seconds / 60:,.1f} minutes to go, by the seeds that are finished"]
+    lines = [f"about {seconds / 60:,.1f} minutes to go, by the seeds that are finished"]
     if unknown:
-        told.append(f"{unknown} runs more of configs that have none, of unknown length")
-    return "\n".join([progress(cells_lib.by_label(cells)), *told])
+        lines.append(
+            f"{unknown} runs more of configs that have none, of unknown length"
+        )
+    return "\n".join([progress(cells_lib.by_label(cells)), *lines])
 
 
 def progress(named: dict[str, Sequence[Cell]]) -> str:

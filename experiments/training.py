@@ -143,7 +143,7 @@ def make_loop(
     if building.on_pairs(config):
         print(f"pairs      {on.described}")
     if data.log is not None:
-        print(f"windows    {streaming.cut(config, data).told(data.log)}")
+        print(f"windows    {streaming.cut(config, data).description(data.log)}")
     plan = streaming.make_plan(config, data, num_rows=on.num_rows)
     hypers = step_lib.make_hypers(
         config.optim, config.loss, config.negatives, num_steps=plan.num_steps
@@ -226,14 +226,14 @@ def restore_chosen(config: Experiment, data: Data, workdir: pathlib.Path) -> Res
         raise InputError(f"{workdir} holds no run: it has no data.json")
     run_files.check_same_data(data, workdir)
     size = config.train.batch_size * data.dataset.span
-    built = building.build(config, data, batch_size=size, made=mesh.outlined)
+    built = building.build(config, data, batch_size=size, placement=mesh.outlined)
     like = built.state._replace(slots={})
-    found = checkpoint.restore(workdir / "checkpoints", like, kind="best")
-    if found is None:
+    snapshot = checkpoint.restore(workdir / "checkpoints", like, kind="best")
+    if snapshot is None:
         raise InputError(
             f"{workdir} has no model yet; one is there after the first validation"
         )
-    encoder, state = building.make_encoder(config, built), found[0]
+    encoder, state = building.make_encoder(config, built), snapshot[0]
     return Restored(encoder, step_lib.params_of(state), int(state.step))
 
 
@@ -242,8 +242,8 @@ def make_corpus(config: Experiment, data: Data) -> corpus.Corpus:
     if building.on_pairs(config):
         return corpus.make_corpus(data, config.model.pairs)
     source = negatives.make_source(data, config.negatives)
-    told = f"{data.num_examples:,} training examples"
-    return corpus.Corpus(source, data.num_rows, data.dataset.span, told)
+    description = f"{data.num_examples:,} training examples"
+    return corpus.Corpus(source, data.num_rows, data.dataset.span, description)
 
 
 def check_pairs(config: Experiment) -> None:
@@ -308,13 +308,13 @@ def with_capacity(
         }
 
     processes.gathered("measures")
-    rng, found = np.random.default_rng(0), []
+    rng, measurements = np.random.default_rng(0), []
     for step in range(MEASURED):
         rows = rng.permutation(num_rows)[:size] * source.dataset.span
         args = mesh.on_each((rows.astype(np.int32), np.int32(step)))
-        found.append(jax.device_get(most(built.state, source, *args)))
+        measurements.append(jax.device_get(most(built.state, source, *args)))
     capacity = {
-        table.name: exchange.capacity_of(max(int(x[table.name]) for x in found))
+        table.name: exchange.capacity_of(max(int(x[table.name]) for x in measurements))
         for table in tables
     }
     return built._replace(graph=built.graph._replace(capacity=capacity))

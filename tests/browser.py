@@ -84,8 +84,8 @@ class Browser:
             self.events.append(self._next())
 
     def evaluate(self, script: str) -> Any:
-        found = self.call("Runtime.evaluate", expression=script, returnByValue=True)
-        return found["result"]["value"]
+        reply = self.call("Runtime.evaluate", expression=script, returnByValue=True)
+        return reply["result"]["value"]
 
     def see(self, *, scheme: str, width: int = 1280) -> bytes:
         """The whole page as PNG, in the scheme "light" or "dark"."""

@@ -67,31 +67,31 @@ class TooLong(BaseException):
 
 
 def main() -> int:
-    asked = _parse()
-    if asked.dry:
+    options = _parse()
+    if options.dry:
         training.train_model = trace
     counts: collections.Counter = collections.Counter()
     refusals: collections.Counter = collections.Counter()
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as made:
-        folder = pathlib.Path(made)
-        _keep_programs(asked.programs or folder / "programs")
+    with tempfile.TemporaryDirectory() as directory:
+        folder = pathlib.Path(directory)
+        _keep_programs(options.programs or folder / "programs")
         tiny_logs.write(folder)
-        for number in range(asked.first, asked.first + asked.number):
-            outcome, fields, seconds = _one(asked, number, folder=folder)
+        for number in range(options.first, options.first + options.number):
+            outcome, fields, seconds = _one(options, number, folder=folder)
             counts[outcome.kind] += 1
             if outcome.kind in ("refused", "diverged"):
                 refusals[_without_values(outcome.said, folder)] += 1
-            told = f"{number} {outcome.kind} {seconds:.1f} s"
-            print(f"{told}: {outcome.said}" if outcome.said else told, flush=True)
+            line = f"{number} {outcome.kind} {seconds:.1f} s"
+            print(f"{line}: {outcome.said}" if outcome.said else line, flush=True)
             if outcome.kind == "failed":
-                print(f"  repeat: {_command(asked, number)}\n  drawn: {fields}")
+                print(f"  repeat: {_command(options, number)}\n  drawn: {fields}")
             if number % CLEARED == CLEARED - 1:
                 jax.clear_caches()
     for sentence, count in refusals.most_common():
         print(f"{count:5} {sentence}")
     minutes = (time.perf_counter() - start) / 60
-    print(f"seed {asked.seed}: {dict(counts)}, {minutes:.1f} minutes")
+    print(f"seed {options.seed}: {dict(counts)}, {minutes:.1f} minutes")
     return 1 if counts["failed"] else 0
 
 
@@ -119,28 +119,26 @@ def _keep_programs(folder) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def _command(asked: argparse.Namespace, number: int) -> str:
-    return (
-        f"python tests/combinations.py --seed={asked.seed} --first={number} --number=1"
-    )
+def _command(options: argparse.Namespace, number: int) -> str:
+    return f"python tests/combinations.py --seed={options.seed} --first={number} --number=1"
 
 
 def _one(
-    asked: argparse.Namespace, number: int, *, folder: pathlib.Path
+    options: argparse.Namespace, number: int, *, folder: pathlib.Path
 ) -> tuple[Outcome, dict, float]:
-    rng = np.random.default_rng([asked.seed, number])
+    rng = np.random.default_rng([options.seed, number])
     config, fields = drawn.draw(rng, folder=folder)
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as made:
-        outcome = _run(config, pathlib.Path(made) / "run", asked=asked)
+    with tempfile.TemporaryDirectory() as directory:
+        outcome = _run(config, pathlib.Path(directory) / "run", options=options)
     return outcome, fields, time.perf_counter() - start
 
 
-def _run(config, workdir: pathlib.Path, *, asked: argparse.Namespace) -> Outcome:
-    told = sys.stderr if asked.told else io.StringIO()
-    known = contextlib.redirect_stdout(told), contextlib.redirect_stderr(told)
+def _run(config, workdir: pathlib.Path, *, options: argparse.Namespace) -> Outcome:
+    output = sys.stderr if options.told else io.StringIO()
+    redirects = contextlib.redirect_stdout(output), contextlib.redirect_stderr(output)
     try:
-        with known[0], known[1], _alarm(asked.seconds), _warnings() as given:
+        with redirects[0], redirects[1], _alarm(options.seconds), _warnings() as given:
             results = run.run(config, workdir)
     except InputError as refusal:
         late = _trained_files(workdir)
@@ -152,7 +150,7 @@ def _run(config, workdir: pathlib.Path, *, asked: argparse.Namespace) -> Outcome
     except Reached:
         return Outcome("traced")
     except TooLong:
-        return Outcome("failed", f"took longer than {asked.seconds} s")
+        return Outcome("failed", f"took longer than {options.seconds} s")
     except Exception:  # noqa: BLE001 - whatever it is, it is shown
         return Outcome("failed", traceback.format_exc())
     if given:
@@ -168,7 +166,7 @@ def trace(config, data, workdir, **_):
     plan = streaming.make_plan(config, data, num_rows=on.num_rows)
     training.check_devices(config, plan)
     size = plan.size * on.span
-    built = building.build(config, data, batch_size=size, made=mesh.outlined)
+    built = building.build(config, data, batch_size=size, placement=mesh.outlined)
     source = on.source
     if data.log is None:
         hypers = step.make_hypers(
@@ -209,8 +207,8 @@ def _warnings() -> Iterator[list]:
 
 def _trained_files(workdir: pathlib.Path) -> list[str]:
     """Files that training wrote."""
-    found = (path for path in workdir.rglob("*") if path.is_file())
-    return sorted(path.name for path in found if path.name not in DESCRIPTION)[:5]
+    files = (path for path in workdir.rglob("*") if path.is_file())
+    return sorted(path.name for path in files if path.name not in DESCRIPTION)[:5]
 
 
 def _wrong_figures(results: dict) -> Iterator[str]:

@@ -85,9 +85,9 @@ def _source(drawing: Drawing, kind: str, *, folder: pathlib.Path):
         drawing.into(config, values.SYNTHETIC, path="data")
         tables: tuple = ()
     else:
-        made: Callable = logs.Config if kind == "logs" else stream.Config
+        config_class: Callable = logs.Config if kind == "logs" else stream.Config
         ending = "csv" if kind == "logs" else "parquet"
-        config = made(path=str(folder / f"events.{ending}"), time="time")
+        config = config_class(path=str(folder / f"events.{ending}"), time="time")
         if drawing.chance(0.6):
             config.user_features = str(folder / f"users.{ending}")
             config.item_features = str(folder / f"items.{ending}")
@@ -141,7 +141,7 @@ def _objective(drawing: Drawing, config: Experiment) -> None:
 
 def reconcile(drawing: Drawing, config: Experiment) -> None:
     """Most contradictions between drawn fields taken back, the objective's first."""
-    asked, goal = config.negatives, config.loss
+    sampling, goal = config.negatives, config.loss
     on_examples = not hasattr(config.model, "pairs")
 
     def put(group: str, name: str, value: Any) -> None:
@@ -153,9 +153,9 @@ def reconcile(drawing: Drawing, config: Experiment) -> None:
 
     data, source = config.data, drawing.drawn["source"]
     if on_examples:
-        if asked.own == "exposed" and source != "synthetic":
+        if sampling.own == "exposed" and source != "synthetic":
             put("negatives", "own", "uniform")
-        labelled = asked.kind == asked.own == "none"
+        labelled = sampling.kind == sampling.own == "none"
         if labelled and (source != "synthetic" or config.model.every_position):
             put("negatives", "kind", "in_batch")
         elif labelled:
@@ -163,36 +163,44 @@ def reconcile(drawing: Drawing, config: Experiment) -> None:
             put("loss", "name", drawing.one(("logistic", "squared")))
             put("negatives", "correction", "none")
         allowed = objective.CORRECTIONS.get(goal.name, ("none",))
-        if asked.correction not in allowed:
+        if sampling.correction not in allowed:
             put("negatives", "correction", allowed[0])
-        if asked.hardest or asked.kind in ("full", "none") or asked.own == "exposed":
+        if (
+            sampling.hardest
+            or sampling.kind in ("full", "none")
+            or sampling.own == "exposed"
+        ):
             put("negatives", "correction", "none")
-        if asked.kind == "none":
+        if sampling.kind == "none":
             put("negatives", "hardest", 0)
-        if asked.own != "none" and asked.correction == "log_q":
+        if sampling.own != "none" and sampling.correction == "log_q":
             put("negatives", "own", "none")
-        if asked.kind in ("full", "none"):
+        if sampling.kind in ("full", "none"):
             put("negatives", "suppress_negatives", 0.0)
-        if asked.own == "market" and source == "synthetic":
+        if sampling.own == "market" and source == "synthetic":
             put("negatives", "market", "market")
-        elif asked.own == "market":
-            put("negatives", "own", "uniform" if asked.kind != "none" else "semi_hard")
-        if asked.own == "semi_hard":
+        elif sampling.own == "market":
+            put(
+                "negatives",
+                "own",
+                "uniform" if sampling.kind != "none" else "semi_hard",
+            )
+        if sampling.own == "semi_hard":
             put("negatives", "ranks", (2, 10))
             put("negatives", "correction", "none")
-        if asked.kind not in negatives.BATCH_KINDS:
+        if sampling.kind not in negatives.BATCH_KINDS:
             put("negatives", "frequency", "exact")
         if goal.name in objective.SIMILARITY:
             put("loss", "temperature_kind", "fixed")
         if goal.name == "gbce":
             put("negatives", "hardest", 0)
-        if "item" not in asked.mask and "positives" not in asked.mask:
+        if "item" not in sampling.mask and "positives" not in sampling.mask:
             put("negatives", "mask", ("item",))
-        if asked.kind == "full":
+        if sampling.kind == "full":
             put("negatives", "mask", ("item",))
     _reconcile_data(config, put, source=source)
     _reconcile_columns(config, put, source=source)
-    if on_examples and not (asked.kind == asked.own == "none"):
+    if on_examples and not (sampling.kind == sampling.own == "none"):
         put("data", "label", "")
     if data.protocol not in ("given", "file_order"):
         put("train", "refit", "none")
@@ -270,12 +278,12 @@ def _reconcile_columns(config: Experiment, put: Callable, *, source: str) -> Non
 
 
 def _reconcile_pairs(config: Experiment, put: Callable, *, source: str) -> None:
-    made, cut = config.model.pairs, config.model.pairs.sequences
-    if made.corpus != "walks":
+    pairs, cut = config.model.pairs, config.model.pairs.sequences
+    if pairs.corpus != "walks":
         put("model.pairs", "removed_share", 0.0)
-    if made.corpus != "sequences" or made.objective == "cbow":
+    if pairs.corpus != "sequences" or pairs.objective == "cbow":
         put("model.pairs", "global_context", 0.0)
-    if made.objective == "cbow" or source != "synthetic":
+    if pairs.objective == "cbow" or source != "synthetic":
         put("model.pairs", "market", "")
     if source != "synthetic":
         put("model.pairs.sequences", "conversions", ())

@@ -34,5 +34,5 @@ def is_known(flags: str) -> bool:
     """Whether this XLA has the flags; a process given one that it lacks would abort."""
     tried = os.environ | {"XLA_FLAGS": flags}
     devices = [sys.executable, "-c", "import jax; jax.devices()"]
-    found = subprocess.run(devices, env=tried, capture_output=True, check=False)
-    return found.returncode == 0
+    process = subprocess.run(devices, env=tried, capture_output=True, check=False)
+    return process.returncode == 0

@@ -82,22 +82,22 @@ def cell(
     config = experiment(seed=seed)
     entry = cli.Entry("dssm_synthetic", own, own, config)
     name = ",".join(f"{field}={value}" for field, value in own.items())
-    made = cells.Cell(entry, config, folder / name / f"seed-{seed}")
+    run = cells.Cell(entry, config, folder / name / f"seed-{seed}")
     if isinstance(figures, Exception):
-        made.problem = figures
+        run.problem = figures
     elif figures is not None:
         valid, test = figures
         results = results_of(config, level=0.5, protocol="a protocol")
         results["valid"] = {"hr@10": 0.9 - valid, "ndcg@10": valid, "recall@20": 0.7}
         results["test"] = {"hr@10": 0.8 - test, "ndcg@10": test, "recall@20": 0.6}
-        made.results = results | {"candidates": candidates}
-        made.data = {"source": "a log", "events": 7000}
-    return made
+        run.results = results | {"candidates": candidates}
+        run.data = {"source": "a log", "events": 7000}
+    return run
 
 
-def end(folder: pathlib.Path, *, outcome: str, told: str) -> None:
+def end(folder: pathlib.Path, *, outcome: str, message: str) -> None:
     """As a sweep ends a run without figures."""
-    run_files.write_json(folder / "ended.json", {"outcome": outcome, "told": told})
+    run_files.write_json(folder / "ended.json", {"outcome": outcome, "told": message})
 
 
 def _only(measured: Sequence[str], content: Any) -> Any:
@@ -125,7 +125,7 @@ def results_of(config: Experiment, *, level: float, protocol: str) -> dict[str, 
         "index": "exact",
         "indexes": {"exact": {"metrics": rows["test"], "queries_per_second": 9.0}},
         "baselines": {row: rows[row] for row in BASELINES},
-        "intervals": {row: _bounds(found) for row, found in rows.items()},
+        "intervals": {row: _bounds(values) for row, values in rows.items()},
         "segments": {
             group: {name: _segment(rows) for name in names}
             for group, names in {
@@ -155,8 +155,8 @@ def _bounds(figures: dict[str, float]) -> dict[str, list[float]]:
 
 
 def _curve(level: float, names: list[str]) -> dict[str, Any]:
-    made = {name: level * int(name.partition("@")[2]) / 20 for name in names}
-    return {"metrics": made, "intervals": _bounds(made)}
+    metrics = {name: level * int(name.partition("@")[2]) / 20 for name in names}
+    return {"metrics": metrics, "intervals": _bounds(metrics)}
 
 
 def _segment(rows: dict[str, dict[str, float]]) -> dict[str, Any]:
@@ -164,5 +164,5 @@ def _segment(rows: dict[str, dict[str, float]]) -> dict[str, Any]:
         "told": "history of 2 events",
         "queries": 40,
         "rows": rows,
-        "intervals": {row: _bounds(found) for row, found in rows.items()},
+        "intervals": {row: _bounds(values) for row, values in rows.items()},
     }

@@ -64,7 +64,7 @@ class Seen(NamedTuple):
     seconds: float
 
     def of(self, outcome: str) -> list[str]:
-        return [test for test, found in self.outcomes.items() if found == outcome]
+        return [test for test, result in self.outcomes.items() if result == outcome]
 
 
 def load() -> list[Mutant]:
@@ -72,12 +72,12 @@ def load() -> list[Mutant]:
     names = sorted(
         path.stem for path in pathlib.Path(__file__).parent.glob("mutants_*")
     )
-    made = []
+    mutants = []
     for name in names:
         for file, text, other, tests in importlib.import_module(name).MUTANTS:
             tests = (tests,) if isinstance(tests, str) else tuple(tests)
-            made.append(Mutant(file, text, other, tests))
-    return made
+            mutants.append(Mutant(file, text, other, tests))
+    return mutants
 
 
 def problem_of(mutant: Mutant, root: pathlib.Path = ROOT) -> str | None:
@@ -115,7 +115,7 @@ class Tried:
     whole: str = ""  # the mutant's file as it was
 
     @property
-    def told(self) -> pathlib.Path:
+    def report(self) -> pathlib.Path:
         return self.tree.with_name(f"{self.tree.name}.told")
 
     @property
@@ -147,7 +147,7 @@ def begin(
 
 def _pytest(tried: Tried, arguments: Sequence[str]) -> int:
     """In the fork: the exit status."""
-    tried.told.unlink(missing_ok=True)
+    tried.report.unlink(missing_ok=True)
     output = os.open(tried.output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -157,7 +157,7 @@ def _pytest(tried: Tried, arguments: Sequence[str]) -> int:
     os.environ |= {
         "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONDONTWRITEBYTECODE": "1",  # a fault must not meet what was compiled before
-        "RECALL_TOLD": str(tried.told),
+        "RECALL_TOLD": str(tried.report),
         "RECALL_PROGRAMS": str(tried.tree.with_name("programs")),
     }
     sys.dont_write_bytecode = True
@@ -170,7 +170,9 @@ def end(tried: Tried, status: int) -> Seen:
     """What became of tests whose process is over; the fault is gone."""
     if tried.mutant:
         (tried.tree / tried.mutant.file).write_text(tried.whole, "utf-8")
-    lines = tried.told.read_text("utf-8").splitlines() if tried.told.exists() else []
+    lines = (
+        tried.report.read_text("utf-8").splitlines() if tried.report.exists() else []
+    )
     outcomes = {test: outcome for outcome, test in map(json.loads, lines)}
     output = tried.output.read_text("utf-8", errors="replace")
     return Seen(outcomes, status, output, time.monotonic() - tried.begun)

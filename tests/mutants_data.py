@@ -188,8 +188,8 @@ MUTANTS = [
     ),
     (
         "recall_jax/data/examples.py",
-        'position = np.searchsorted(key, asked, side="right")',
-        'position = np.searchsorted(key, asked, side="left")',
+        'position = np.searchsorted(key, shown_key, side="right")',
+        'position = np.searchsorted(key, shown_key, side="left")',
         EXPOSURES + "test_each_users_are_those_of_the_definition",
     ),
     (

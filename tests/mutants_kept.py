@@ -71,8 +71,8 @@ MUTANTS = [
     ),
     (
         "recall_jax/serve/recommender.py",
-        "found = self._unit_index.search(self._unit[[row]], k, itself)",
-        "found = self._index.search(self._unit[[row]], k, itself)",
+        "answer = self._unit_index.search(self._unit[[row]], k, itself)",
+        "answer = self._index.search(self._unit[[row]], k, itself)",
         SERVING + "test_a_long_vector_makes_no_item_more_similar",
     ),
     (

@@ -11,8 +11,8 @@ STREAM = "tests/data/test_prepared.py::"
 MUTANTS = [
     (
         "recall_jax/data/sources/shards.py",
-        '        found = [p for p in place.rglob("*") if not is_hidden(p.relative_to(place))]\n',
-        '        found = list(place.rglob("*"))\n',
+        '        paths = [p for p in place.rglob("*") if not is_hidden(p.relative_to(place))]\n',
+        '        paths = list(place.rglob("*"))\n',
         STRANGE + "test_hidden_files_are_no_part_of_a_log",
     ),
     (
@@ -125,14 +125,14 @@ MUTANTS = [
     ),
     (
         "recall_jax/data/coded.py",
-        "    numbers = [known.setdefault(name, len(known)) for name in distinct.to_list()]\n",
-        "    numbers = [sorted(distinct).index(name) for name in distinct.to_list()]\n",
+        "        numbering.setdefault(name, len(numbering)) for name in distinct.to_list()\n",
+        "        sorted(distinct).index(name) for name in distinct.to_list()\n",
         STREAM + "test_copies_are_dropped_on_disk_as_in_memory",
     ),
     (
         "recall_jax/data/partition.py",
-        "    made[some] = duplicates.is_copy([records[name][some] for name in names])\n",
-        "    made[some] = duplicates.is_copy([records[name][some] for name in names[:3]])\n",
+        "    mask[some] = duplicates.is_copy([records[name][some] for name in names])\n",
+        "    mask[some] = duplicates.is_copy([records[name][some] for name in names[:3]])\n",
         DUPLICATES + "test_an_action_tells_two_events_apart",
     ),
 ]

@@ -13,8 +13,8 @@ MUTANTS = [
     # Ties, ideal lists, intervals.
     (
         "recall_jax/evaluate/metrics.py",
-        "return np.where(found & ~tied, ranks, MISS)",
-        "return np.where(found, ranks, MISS)",
+        "return np.where(is_listed & ~tied, ranks, MISS)",
+        "return np.where(is_listed, ranks, MISS)",
         METRICS + "test_a_target_tied_with_the_last_of_a_full_list_is_a_miss",
     ),
     (
@@ -123,8 +123,8 @@ MUTANTS = [
     ),
     (
         "recall_jax/evaluate/measure.py",
-        "leaked = np.isin(rows[found.positions >= 0], pairs)",
-        "leaked = np.isin(rows[found.positions >= 0], found.exclude.ids)",
+        "leaked = np.isin(rows[aim.positions >= 0], pairs)",
+        "leaked = np.isin(rows[aim.positions >= 0], aim.exclude.ids)",
         EVALUATE + "test_a_target_of_anothers_history_is_no_leak",
     ),
     (
@@ -275,8 +275,8 @@ MUTANTS = [
     ),
     (
         "recall_jax/pairs/conversions.py",
-        "there = there[session[there] == session[there - ago]]",
-        "there = there[session[there] >= session[there - ago]]",
+        "position = position[session[position] == session[position - ago]]",
+        "position = position[session[position] >= session[position - ago]]",
         CONVERSIONS + "test_a_conversion_ends_a_session_and_a_pause_too",
     ),
     (

@@ -156,8 +156,8 @@ MUTANTS = [
     ),
     (
         "experiments/common/programs.py",
-        "_, folder, names = max(found)",
-        "_, folder, names = min(found)",
+        "_, folder, names = max(checkpoints)",
+        "_, folder, names = min(checkpoints)",
         FOLDERS + "test_a_split_portion_goes_on_from_the_checkpoint_of_the_whole",
     ),
     (

@@ -66,13 +66,13 @@ MUTANTS = [
     ),
     (
         "experiments/figures.py",
-        "key = json.dumps([data.fingerprint(), *asked, of])",
-        "key = json.dumps([*asked, of])",
+        "key = json.dumps([data.fingerprint(), *configs, of])",
+        "key = json.dumps([*configs, of])",
         FIGURES + "test_baselines_are_kept_for_the_same_data_measured_alike",
     ),
     (
         "experiments/figures.py",
-        "key = json.dumps([data.fingerprint(), *asked, of])",
+        "key = json.dumps([data.fingerprint(), *configs, of])",
         "key = json.dumps([data.fingerprint(), of])",
         FIGURES + "test_baselines_are_kept_for_the_same_data_measured_alike",
     ),

@@ -123,7 +123,7 @@ MUTANTS = [
     ),
     (
         "recall_jax/training/step.py",
-        "table_states={name: found.state for name, found in moved.items()},",
+        "table_states={name: result.state for name, result in moved.items()},",
         "table_states=state.table_states,",
         "tests/training/test_wiring_hypers.py::test_steps_are_those_of_a_loop[lazy_adam-cosine]",
     ),

@@ -54,13 +54,13 @@ def met(config, *, data, example, sample, weights, queue=None, q=None) -> Met:
 
 def _columns(config, data, *, sample, item, user, queue):
     """Catalogue id, row of the batch, user and validity of each column."""
-    b, known = len(item), data.dataset.known_items
+    b, known_items = len(item), data.dataset.known_items
     drawn = np.zeros(0, int) if sample.drawn is None else np.asarray(sample.drawn)
     column, row, owner = drawn, np.full(len(drawn), -1), np.full(len(drawn), -1)
     valid = np.ones(len(drawn), bool)
     if config.kind == "full":
-        valid = np.arange(len(drawn)) < known
-        np.testing.assert_array_equal(np.sort(drawn[valid]), 1 + np.arange(known))
+        valid = np.arange(len(drawn)) < known_items
+        np.testing.assert_array_equal(np.sort(drawn[valid]), 1 + np.arange(known_items))
     if config.kind in ("in_batch", "mixed", "queue"):
         kept = np.ones(b, bool) if sample.kept is None else np.asarray(sample.kept)
         column = np.concatenate([item, column])
@@ -107,10 +107,10 @@ class Chances(NamedTuple):
 
 
 def _chances(config, data, *, q, b: int) -> Chances:
-    known, batch = data.dataset.known_items, examples_of(data)
+    known_items, batch = data.dataset.known_items, examples_of(data)
     batch = batch / batch.sum() if q is None else q
     alike = np.zeros(data.dataset.num_items + 1)
-    alike[1 : known + 1] = 1.0
+    alike[1 : known_items + 1] = 1.0
     popular = np.where(alike > 0, np.maximum(data.popularity, 1e-30), 0.0)
     popular = np.where(data.popularity > 0, popular**config.alpha, 0.0)
     rank = np.maximum(np.arange(len(alike)), 1)
@@ -127,8 +127,10 @@ def _chances(config, data, *, q, b: int) -> Chances:
         size, weight = b * (batch @ kept), weight * kept
     column = weight if q is not None else weight / weight.sum()
     if config.kind == "mixed":
-        column = (size * column + config.num * alike / known) / (size + config.num)
-    own = alike / known
+        column = (size * column + config.num * alike / known_items) / (
+            size + config.num
+        )
+    own = alike / known_items
     if config.own == "market":
         market = np.asarray(data.dataset.item_columns["market"])
         same = market[:, None] == market[None, :]
@@ -148,7 +150,7 @@ def _off(config, data, i, *, q: Chances, item, column, valid, own):
         return np.log(mine), np.concatenate([log_q, none])
     valid = valid if shared else np.ones(len(own), bool)
     if config.correction == "positive_excluded":
-        others = sum(1 for j, there in zip(ids, valid) if there and j != item[i])
+        others = sum(1 for j, is_valid in zip(ids, valid) if is_valid and j != item[i])
         off = log_q + np.log(max(others, 1)) - np.log(1 - mine)
     else:
         own_row = int(valid[i]) if len(column) and config.kind in BATCH else 0
@@ -159,7 +161,9 @@ def _off(config, data, i, *, q: Chances, item, column, valid, own):
 BATCH = ("in_batch", "mixed", "queue")
 
 
-def mean_loss(met: Met, query, item, *, loss, config, known: int, temperature=None):
+def mean_loss(
+    met: Met, query, item, *, loss, config, known_items: int, temperature=None
+):
     """Of query vectors [b, d] and item vectors [V + 1, d] by catalogue id."""
     similarity = loss.name in ("hinge", "cosine_contrastive")
     temperature = 1.0 if similarity else temperature or loss.temperature
@@ -178,7 +182,9 @@ def mean_loss(met: Met, query, item, *, loss, config, known: int, temperature=No
     where = met.where
     if config.hardest:
         where = _hardest(where, negative, n=len(met.column), num=config.hardest)
-    values = of_name(loss, positive, negative, where, known=known, hard=config.hardest)
+    values = of_name(
+        loss, positive, negative, where, known_items=known_items, hard=config.hardest
+    )
     return (values * met.weight).sum() / met.weight.sum()
 
 
@@ -191,7 +197,7 @@ def _hardest(where, negative, *, n: int, num: int):
     return left
 
 
-def of_name(loss, positive, negative, where, *, known: int, hard: int = 0):
+def of_name(loss, positive, negative, where, *, known_items: int, hard: int = 0):
     """Each example's loss [b] by its name and settings."""
     listwise = {
         "softmax": {},
@@ -201,13 +207,13 @@ def of_name(loss, positive, negative, where, *, known: int, hard: int = 0):
             "margin": loss.margin,
             "negative_weight": loss.negative_weight,
         },
-        "gbce": {"num_items": known, "calibration": loss.calibration},
+        "gbce": {"num_items": known_items, "calibration": loss.calibration},
     }
     if loss.name in listwise:
-        made = getattr(reference, f"{loss.name}_loss")
-        return made(positive, negative, where, **listwise[loss.name])
+        loss_fn = getattr(reference, f"{loss.name}_loss")
+        return loss_fn(positive, negative, where, **listwise[loss.name])
     pointwise = getattr(reference, f"{loss.name}_loss")
     pushed = pointwise(negative, np.zeros(negative.shape))
-    means = [reference.mean(row[there]) for row, there in zip(pushed, where)]
+    means = [reference.mean(row[mask]) for row, mask in zip(pushed, where)]
     pulled = pointwise(positive, np.ones(positive.shape))
     return pulled + loss.negative_weight * np.array(means)

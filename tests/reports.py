@@ -29,8 +29,8 @@ def write_sweep(folder: pathlib.Path) -> None:
 
 
 def grouped(*folders: pathlib.Path) -> list[groups.Group]:
-    found = groups.find([str(folder) for folder in folders])
-    return groups.group(map(groups.read, found))
+    runs = groups.find([str(folder) for folder in folders])
+    return groups.group(map(groups.read, runs))
 
 
 def labels(group: groups.Group) -> list[str]:
@@ -38,8 +38,8 @@ def labels(group: groups.Group) -> list[str]:
 
 
 def chart(group: groups.Group, name: str) -> charts.Chart:
-    (found,) = [one for one in charts.make(group) if one.name.startswith(name)]
-    return found
+    (match,) = [one for one in charts.make(group) if one.name.startswith(name)]
+    return match
 
 
 def panels(group: groups.Group, name: str) -> list[plots.Panel]:

@@ -71,18 +71,18 @@ def take(
 ) -> list[Taken]:
     """Steps of SGD on one batch."""
     optim = step_lib.OptimConfig(tables="sgd", learning_rate=RATE, weight_decay=decay)
-    made, make_step = [], step_lib.make_step
+    calls, make_step = [], step_lib.make_step
 
-    def noted(graph, **known):
-        made.append((graph, known["objective"]))
-        return make_step(graph, **known)
+    def noted(graph, **arguments):
+        calls.append((graph, arguments["objective"]))
+        return make_step(graph, **arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(step_lib, "make_step", noted)
         step, state, hypers, source = pieces(
             data, negatives=config, loss=loss, optim=optim, model=model
         )
-    ((graph, goal),) = made
+    ((graph, goal),) = calls
     if state.candidates.index is not None:
         rng = np.random.default_rng(3)
         index = jnp.asarray(rng.normal(size=state.candidates.index.shape), jnp.float32)
@@ -105,10 +105,14 @@ def check(data, config, loss, taken: Taken, *, q=None) -> None:
     """Loss and gradients of a step are those of the definition."""
     met = taken.met(data, config, q=q)
     users, items = (rows_of(taken.before, name) for name in ("user", "item"))
-    known = {"loss": loss, "config": config, "known": data.dataset.known_items}
+    arguments = {
+        "loss": loss,
+        "config": config,
+        "known_items": data.dataset.known_items,
+    }
 
     def loss_of(query, item):
-        return reference_step.mean_loss(met, query, item, **known)
+        return reference_step.mean_loss(met, query, item, **arguments)
 
     query, item = users[met.user], items[: data.dataset.num_items + 1]
     np.testing.assert_allclose(taken.metrics["loss"], loss_of(query, item), rtol=1e-5)

@@ -41,7 +41,7 @@ def functions(file: str) -> set[str]:
 
 def test_faults_can_be_planted_and_their_tests_are_there():
     problems = [(str(m), mutants.problem_of(m)) for m in MUTANTS]
-    assert [found for found in problems if found[1]] == []
+    assert [problem for problem in problems if problem[1]] == []
     assert all(mutant.tests for mutant in MUTANTS)
     absent = []
     for test in {test for mutant in MUTANTS for test in mutant.tests}:
@@ -70,8 +70,8 @@ def test_there_are_many_each_once_and_half_of_them_where_parts_meet():
 )
 def test_what_cannot_be_planted_is_told(tmp_path, text, other, said):
     (tmp_path / "a.py").write_text("a = 2\nb = 2\n")
-    found = mutants.problem_of(mutants.Mutant("a.py", text, other, ("t",)), tmp_path)
-    assert found is said is None or said in found
+    problem = mutants.problem_of(mutants.Mutant("a.py", text, other, ("t",)), tmp_path)
+    assert problem is said is None or said in problem
     absent = mutants.Mutant("none.py", text, other, ("t",))
     assert mutants.problem_of(absent, tmp_path) == "there is no such file"
 

@@ -34,7 +34,7 @@ def test_every_file_that_it_links_exists_and_every_room_is_there():
     for link in links:
         assert (ROOT / link).exists(), link
     rooms = re.findall(r"^\| `(\w+(?:/|\.py))` \|", README, re.MULTILINE)
-    there = {
+    paths = {
         path for path in (ROOT / "recall_jax").iterdir() if path.name[0] not in "_."
     }
-    assert {ROOT / "recall_jax" / room for room in rooms} == there
+    assert {ROOT / "recall_jax" / room for room in rooms} == paths

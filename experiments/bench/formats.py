@@ -48,9 +48,9 @@ def measure(workdir: pathlib.Path) -> list[dict]:
         result = measure_lib.measure_search(
             search, data=data, part=data.test, config=config
         )
-        found = result.found.ids[:, :KEPT]
-        best = found if best is None else best
-        kept = np.mean([len(np.intersect1d(*pair)) for pair in zip(found, best)]) / KEPT
+        ids = result.lists.ids[:, :KEPT]
+        best = ids if best is None else best
+        kept = np.mean([len(np.intersect1d(*pair)) for pair in zip(ids, best)]) / KEPT
         rows.append({"dtype": dtype, **result.means(), "kept": float(kept)})
     return rows
 
@@ -60,11 +60,11 @@ def main(argv: list[str]) -> None:
     if flags.FLAGS.run is None:
         raise InputError("name a run's folder with --run")
     rows = measure(pathlib.Path(flags.FLAGS.run))
-    told = [
+    cells = [
         {k: v if isinstance(v, str) else f"{v:.5f}" for k, v in row.items()}
         for row in rows
     ]
-    print(log.table(told, list(rows[0])))
+    print(log.table(cells, list(rows[0])))
     print(json.dumps({"bench": "formats", "run": flags.FLAGS.run, "rows": rows}))
 
 

@@ -69,14 +69,14 @@ def speed(dataset: grain.MapDataset, *, threads: int, seconds: float) -> float:
 
 def main(folder: str, batch: str, seconds: str) -> None:
     place, size, long = pathlib.Path(folder), int(batch), float(seconds)
-    found = {
+    speeds = {
         "per_record": speed(per_record(place, size), threads=0, seconds=long),
         "per_record_16_threads": speed(
             per_record(place, size), threads=16, seconds=long
         ),
         "per_batch": speed(per_batch(place, size), threads=0, seconds=long),
     }
-    print(json.dumps(found))
+    print(json.dumps(speeds))
 
 
 if __name__ == "__main__":

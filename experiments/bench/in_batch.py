@@ -181,21 +181,21 @@ def main(argv):
 def headline(rows: list[dict]) -> dict[str, float]:
     """Ratios at the first width, of sizes that were measured."""
     of = {row["b"]: row for row in rows if row["d"] == rows[0]["d"]}
-    asked = {
+    comparisons = {
         "speedup_in_scan_4096": (4096, "plain in scan", "blocks in scan"),
         "speedup_in_scan_16384": (16_384, "plain in scan", "blocks in scan"),
         "speedup_alone_4096": (4096, "plain alone", "blocks alone"),
         "speedup_over_torch_4096": (4096, "torch alone", "blocks alone"),
         "over_products_4096": (4096, "blocks in scan", "products in scan"),
     }
-    found = {
+    figures = {
         name: of[b][slow] / of[b][fast]
-        for name, (b, slow, fast) in asked.items()
+        for name, (b, slow, fast) in comparisons.items()
         if slow in of.get(b, {})
     }
     if 65_536 in of:
-        found["peak_gb_65536"] = of[65_536]["blocks GB"]
-    return found
+        figures["peak_gb_65536"] = of[65_536]["blocks GB"]
+    return figures
 
 
 if __name__ == "__main__":

@@ -80,12 +80,12 @@ def headline(rows: list[dict[str, Any]]) -> dict[str, float | None]:
     Torch-RecHub it is the least of all sizes."""
 
     def least(peer: str, sizes: set[int]) -> float | None:
-        found = [
+        ratios = [
             row["ratio"]
             for row in rows
             if row["peer"] == peer and row["rows"] in sizes and "ratio" in row
         ]
-        return min(found, default=None)
+        return min(ratios, default=None)
 
     return {
         "over_keras_rs_1m": least("keras_rs", {MILLION}),
@@ -206,8 +206,8 @@ def check(given) -> None:
     """Raise InputError for flags that mean nothing, before any long work."""
     for name in given.peers:
         if name not in programs.PEERS:
-            known = ", ".join(programs.PEERS)
-            raise InputError(f"--peers: there is no {name!r}; there are: {known}")
+            names = ", ".join(programs.PEERS)
+            raise InputError(f"--peers: there is no {name!r}; there are: {names}")
     problems = {
         "--peers is empty; name one": not given.peers,
         f"--rows={','.join(given.rows)}: these are numbers of rows": not all(

@@ -150,20 +150,20 @@ def capacities(setting: Setting, *, batch: int) -> dict[str, int]:
     for _ in range(8):
         examples = rng.integers(0, EVENTS, batch, dtype=np.int32)
         for name, ids in looked_up(setting, examples).items():
-            found = pairs_of(ids).max()
-            most[name] = max(most.get(name, 0), int(found))
+            count = pairs_of(ids).max()
+            most[name] = max(most.get(name, 0), int(count))
     return {name: exchange.capacity_of(n) for name, n in most.items()}
 
 
 def pairs_of(ids: np.ndarray) -> np.ndarray:
     """[asking, asked]: distinct rows that each device needs of each."""
     devices = mesh_lib.num_devices()
-    found = np.zeros((devices, devices), int)
+    counts = np.zeros((devices, devices), int)
     for j, mine in enumerate(ids.reshape(devices, -1)):
         distinct = np.setdiff1d(mine, [0])
         owner = distinct % layout.SHARDS // (layout.SHARDS // devices)
-        found[j] = np.bincount(owner, minlength=devices)
-    return found
+        counts[j] = np.bincount(owner, minlength=devices)
+    return counts
 
 
 def least_bytes(setting: Setting, state, *, batch: int) -> float:
@@ -198,7 +198,7 @@ def moved_bytes(program: str, *, devices: int) -> dict[str, float]:
         "all-to-all": devices - 1,
         "collective-permute": devices,
     }
-    found: dict[str, float] = {}
+    totals: dict[str, float] = {}
     for line in program.splitlines():
         if not (match := COLLECTIVE.search(line)):
             continue
@@ -207,8 +207,8 @@ def moved_bytes(program: str, *, devices: int) -> dict[str, float]:
             SIZES.get(dtype, 4) * math.prod(int(n) for n in dims.split(",") if n)
             for dtype, dims in ARRAY.findall(shape)
         )
-        found[kind] = found.get(kind, 0.0) + size * share[kind]
-    return found
+        totals[kind] = totals.get(kind, 0.0) + size * share[kind]
+    return totals
 
 
 def compiled(setting: Setting, *, batch: int, steps: int):
@@ -237,12 +237,12 @@ def compiled(setting: Setting, *, batch: int, steps: int):
 
 def held(program) -> int:
     """Bytes that a device holds while a program runs."""
-    found = program.memory_analysis()
+    analysis = program.memory_analysis()
     return (
-        found.argument_size_in_bytes
-        + found.output_size_in_bytes
-        - found.alias_size_in_bytes
-        + found.temp_size_in_bytes
+        analysis.argument_size_in_bytes
+        + analysis.output_size_in_bytes
+        - analysis.alias_size_in_bytes
+        + analysis.temp_size_in_bytes
     )
 
 
@@ -287,7 +287,7 @@ def measure_speed(rows: int, *, batch: int, steps: int, rounds: int) -> dict[str
     """Steps for real."""
     setting = make_setting(rows)
     program, _ = compiled(setting, batch=batch, steps=steps)
-    state, _ = mesh_lib.made(setting.make, jax.random.key(0))
+    state, _ = mesh_lib.placed_state(setting.make, jax.random.key(0))
     rng, seconds, losses = np.random.default_rng(1), [], []
     for _ in range(rounds + 1):
         examples = rng.integers(0, EVENTS, (steps, batch), dtype=np.int32)
@@ -305,14 +305,14 @@ def measure_speed(rows: int, *, batch: int, steps: int, rounds: int) -> dict[str
     }
 
 
-def plan(found: dict[str, Any], *, batch: int) -> dict[str, Any]:
+def plan(row: dict[str, Any], *, batch: int) -> dict[str, Any]:
     """A table of a billion rows on 64 GPUs, on paper, from what was measured here: the
     bytes of a step follow the look-ups of a device, and the bound."""
-    per_device = batch // found["devices"]
+    per_device = batch // row["devices"]
     ids = per_device * (HISTORY + 2)
-    distinct = ids * found["distinct_share"]
+    distinct = ids * row["distinct_share"]
     leave = distinct * (GPUS - 1) / GPUS
-    rows_bytes = leave * (2 * WIDTH * FLOAT + 2 * ID) * found["over_bound"]
+    rows_bytes = leave * (2 * WIDTH * FLOAT + 2 * ID) * row["over_bound"]
     vectors = 2 * (GPUS - 1) * per_device * WIDTH * FLOAT
     seconds = (rows_bytes + vectors) / (NETWORK * REACHED)
     columns = per_device * GPUS
@@ -335,8 +335,8 @@ def distinct_share(rows: int, *, batch: int) -> float:
     """Distinct rows a device asks for over its look-ups."""
     setting = make_setting(rows)
     ids = looked_up(setting, np.random.default_rng(5).integers(0, EVENTS, batch))
-    asked = sum(x.size for x in ids.values())
-    return float(sum(pairs_of(x).sum() for x in ids.values()) / asked)
+    lookups = sum(x.size for x in ids.values())
+    return float(sum(pairs_of(x).sum() for x in ids.values()) / lookups)
 
 
 def main(argv):

@@ -91,8 +91,8 @@ def measure(
     index: search.Index, queries: np.ndarray, *, best: np.ndarray, rounds: int
 ) -> dict[str, float]:
     """recall@10, queries a second of a batch, and the median latency of one alone."""
-    found = index.search(queries, K).ids  # compiles, too
-    recall = np.mean([np.isin(*pair).mean() for pair in zip(found, best, strict=True)])
+    ids = index.search(queries, K).ids  # compiles, too
+    recall = np.mean([np.isin(*pair).mean() for pair in zip(ids, best, strict=True)])
     batch = [seconds(lambda: index.search(queries, K)) for _ in range(rounds)]
     ones = [queries[i : i + 1] for i in range(min(len(queries), 10 * rounds))]
     index.search(ones[0], K)
@@ -227,12 +227,12 @@ def evaluation(users: int, items: int, seen: int, rounds: int) -> tuple[float, f
 def evaluations(*, rounds: int) -> dict[str, float]:
     """Each in a process of its own, for its peak of memory."""
     spawn = multiprocessing.get_context("spawn")
-    found = {}
+    figures = {}
     for name, sizes in EVALUATIONS.items():
         with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
             taken, peak = pool.submit(evaluation, *sizes, rounds + 1).result()
-        found |= {f"exact_seconds_{name}": taken, f"exact_peak_mb_{name}": peak}
-    return found
+        figures |= {f"exact_seconds_{name}": taken, f"exact_peak_mb_{name}": peak}
+    return figures
 
 
 def run(

@@ -72,15 +72,15 @@ def make_sequences(num_items: int, *, num_tokens: int, seed: int) -> list[np.nda
     """Items 1..num_items by falling frequency; a sequence stays in two clusters."""
     rng = np.random.default_rng(seed)
     clusters = max(2, num_items // 40)
-    made, total = [], 0
+    sequences, total = [], 0
     while total < num_tokens:
         length = int(np.clip(rng.lognormal(4.6, 0.9), 5, 1000))
         taste = (rng.zipf(1.3, 2) - 1) % clusters
         at = np.cumsum(rng.random(length) < 0.1) % 2
         inside = np.minimum(rng.zipf(1.4, length) - 1, num_items // clusters - 1)
-        made.append((1 + inside * clusters + taste[at]).astype(np.int32))
+        sequences.append((1 + inside * clusters + taste[at]).astype(np.int32))
         total += length
-    return made
+    return sequences
 
 
 def flat(sequences: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -97,10 +97,10 @@ class Ours:
         source = corpus.PairData(
             dataset, sampling.popularity(np.maximum(count, 1), alpha=config.alpha)
         )
-        made = sequences_lib.Sequences(
+        sequences = sequences_lib.Sequences(
             items, offsets, *np.zeros((2, len(offsets) - 1), np.int32), True
         )
-        self.corpus = corpus.on_sequences(config, source, made)
+        self.corpus = corpus.on_sequences(config, source, sequences)
         optim = training_step.OptimConfig(
             learning_rate=given.learning_rate,
             tables="rowwise_adagrad",
@@ -217,8 +217,11 @@ def by_gensim(items, offsets, *, given, rounds: int):
 
 def compare(given) -> dict:
     """Speed and quality of both on the same sequences, in turn."""
-    made = make_sequences(given.items, num_tokens=given.tokens, seed=0)
-    parts = {"train": made[len(made) // 10 :], "test": made[: len(made) // 10]}
+    sequences = make_sequences(given.items, num_tokens=given.tokens, seed=0)
+    parts = {
+        "train": sequences[len(sequences) // 10 :],
+        "test": sequences[: len(sequences) // 10],
+    }
     items, offsets = flat(parts["train"])
     config = pairs_config(given)
     ours = Ours(
@@ -229,16 +232,16 @@ def compare(given) -> dict:
         given=given,
         epochs=given.epochs,
     )
-    seconds, theirs, found = [], [], None
+    seconds, theirs, gensim_result = [], [], None
     ours.epochs(1)  # warm
     for _ in range(given.rounds):
         seconds.append(ours.epochs(given.epochs))
-        found = by_gensim(items, offsets, given=given, rounds=1)
-        theirs += found[0] if found else []
+        gensim_result = by_gensim(items, offsets, given=given, rounds=1)
+        theirs += gensim_result[0] if gensim_result else []
     count = np.bincount(items, minlength=given.items + 1)
-    known = [s[count[s] > 0] for s in parts["test"]]
+    held_out = [s[count[s] > 0] for s in parts["test"]]
     score = functools.partial(
-        auc, held_out=known, count=count, window=given.window, seed=0
+        auc, held_out=held_out, count=count, window=given.window, seed=0
     )
     tokens = len(items) * given.epochs
     row = {
@@ -248,9 +251,9 @@ def compare(given) -> dict:
         "quality_gensim": None,
         "speedup_over_gensim": None,
     }
-    if found:
+    if gensim_result:
         size = given.items + 1
-        h, z = (np.pad(x, ((0, size - len(x)), (0, 0))) for x in found[1:])
+        h, z = (np.pad(x, ((0, size - len(x)), (0, 0))) for x in gensim_result[1:])
         row["gensim_tokens_per_second"] = tokens / statistics.median(theirs)
         row["quality_gensim"] = score(h, z)
         ratios = [them / us for us, them in zip(seconds, theirs, strict=True)]
@@ -270,14 +273,14 @@ def pairs_config(given) -> itemwise.PairsConfig:
 
 def growth(given, sizes: tuple[int, int]) -> dict[str, float]:
     """Tokens a second at two sizes of the catalogue, in turn."""
-    made = {}
+    trainers = {}
     for size in sizes:
         rng = np.random.default_rng(0)
         items = np.minimum(rng.zipf(1.1, given.tokens), size).astype(np.int32)
         spread = rng.integers(1, size + 1, given.tokens)
         items = np.where(rng.random(given.tokens) < 0.5, items, spread).astype(np.int32)
         offsets = np.append(np.arange(0, len(items), 100), len(items))
-        made[size] = Ours(
+        trainers[size] = Ours(
             items,
             offsets,
             num_items=size,
@@ -287,7 +290,7 @@ def growth(given, sizes: tuple[int, int]) -> dict[str, float]:
         )
     seconds = {size: [] for size in sizes}
     for turn in range(given.rounds + 1):
-        for size, ours in made.items():
+        for size, ours in trainers.items():
             spent = ours.epochs(1)
             seconds[size] += [spent] if turn else []
     return {

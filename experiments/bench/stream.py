@@ -233,7 +233,7 @@ def compare(options) -> dict:
     ]
     rows += [{"part": "feed", "examples/s": feed["examples_per_second"]}]
     speeds = [[row["examples_per_second"] for row in turn] for turn in turns]
-    found = {
+    result = {
         "bench": "stream",
         "events": options.events,
         "examples": prepared["examples"],
@@ -248,13 +248,13 @@ def compare(options) -> dict:
         "device": jax.devices()[0].device_kind,
     }
     if options.grain_python:
-        found["grain"] = with_grain(options)
+        result["grain"] = with_grain(options)
         rows += [
             {"part": f"grain, {name}", "examples/s": speed}
-            for name, speed in found["grain"].items()
+            for name, speed in result["grain"].items()
         ]
     print(log_lib.table(rows, ["part", "examples/s", "peak GB"]))
-    return found
+    return result
 
 
 def with_grain(options) -> dict:

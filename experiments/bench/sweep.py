@@ -55,9 +55,16 @@ def main(argv: list[str]) -> None:
         )
         commands = cells[: options.commands]
         ms = time_training(cells, rounds=options.rounds, mode=options.mode)
-        asked = [f"--config.{name}={value}" for name, value in overrides.items()]
+        override_flags = [
+            f"--config.{name}={value}" for name, value in overrides.items()
+        ]
         wall = time_commands(
-            [f"--over={axis}", f"--seeds={SEEDS}", f"--mode={options.mode}", *asked],
+            [
+                f"--over={axis}",
+                f"--seeds={SEEDS}",
+                f"--mode={options.mode}",
+                *override_flags,
+            ],
             commands,
             folder=pathlib.Path(folder),
         )

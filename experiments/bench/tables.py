@@ -108,9 +108,9 @@ def dense_adam(
 
     def step(carry, hypers, source, example):
         params, adam_state = carry
-        known = {"source": source, "state": memory}
+        shared_inputs = {"source": source, "state": memory}
         batch = source.dataset.batch(example)
-        sample, _ = goal.draw(batch, jax.random.key(0), query=None, **known)
+        sample, _ = goal.draw(batch, jax.random.key(0), query=None, **shared_inputs)
 
         def loss_of(params):
             model = graph.model(*params)
@@ -121,7 +121,7 @@ def dense_adam(
                 sample=sample,
                 batch=batch,
                 hypers=hypers,
-                **known,
+                **shared_inputs,
             )
             return total / len(example)
 

@@ -54,13 +54,13 @@ def stages(graph: graph_lib.Graph, goal: objective.Objective, optimizer) -> dict
         drawn = step_lib.draw(state, source, example, graph=graph, objective=goal)
         looked = step_lib.look_up(state, drawn.columns, graph=graph)
         params = (looked.rows, state.dense, state.loss)
-        known = drawn, looked.columns, hypers, source, state.statistics
+        loss_inputs = drawn, looked.columns, hypers, source, state.statistics
         if stage == "batch and rows":
             out = total((looked.columns, looked.rows, drawn.batch))
         elif stage == "forward":
-            out = loss_of(params, *known)
+            out = loss_of(params, *loss_inputs)
         else:
-            out = total(jax.grad(loss_of)(params, *known))
+            out = total(jax.grad(loss_of)(params, *loss_inputs))
         state = state._replace(step=state.step + 1, slots=looked.slots)
         return state, {"loss": out}
 

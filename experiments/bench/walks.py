@@ -123,7 +123,7 @@ def run(
         seconds = time.perf_counter() - begin
         if not rows:
             pecanpy = pecanpy_steps_per_second(built, python=python, **size)
-        known = {
+        graph_figures = {
             "nodes": nodes,
             "edges": len(built.target),
             "largest_degree": int(np.diff(built.offsets).max()),
@@ -131,7 +131,7 @@ def run(
         }
         for kind in KINDS:
             speed = measure(built, kind, num=num, **size)
-            rows.append({**known, "walk": kind, "steps_per_second": speed})
+            rows.append({**graph_figures, "walk": kind, "steps_per_second": speed})
     ours = rows[0]["steps_per_second"]
     return {
         "bench": "walks",

@@ -19,20 +19,20 @@ Cells = dict[str, list[Cell]]  # the seeds of a config, by its folder's name
 
 
 def by_config(cells: Sequence[Cell]) -> Cells:
-    found: Cells = {}
+    by_folder: Cells = {}
     for cell in cells:
-        found.setdefault(cells_lib.folder_name(cell.entry), []).append(cell)
-    return found
+        by_folder.setdefault(cells_lib.folder_name(cell.entry), []).append(cell)
+    return by_folder
 
 
 def as_written(study: Study) -> dict[str, Any]:
     """What figures are of; what was found changes none."""
     content = dataclasses.asdict(study)
-    del content["found"]
+    del content["finding"]
     return json.loads(json.dumps(content))
 
 
-def summarize(study: Study, made: Sequence[Block], cells: Cells) -> dict[str, Any]:
+def summarize(study: Study, blocks: Sequence[Block], cells: Cells) -> dict[str, Any]:
     """Rows of every block, and what they were measured by.
 
     `measured` is a list of what figures must share to be compared; a row's "measured" is
@@ -53,7 +53,7 @@ def summarize(study: Study, made: Sequence[Block], cells: Cells) -> dict[str, An
                 for row in _rows(setting, block, cells, measured, by=study.by)
             ],
         }
-        for block in made
+        for block in blocks
     ]
     return {
         "study": as_written(study),
@@ -74,17 +74,17 @@ def _rows(
     nothing before was measured so."""
     members = cells[cells_lib.folder_name(setting.entry)]
     first = cells[cells_lib.folder_name(block.base.entry)]
-    known = {"first": first, "by": by}
-    rows = [summaries.make_row(members, "test", label=setting.label, **known)]
+    comparison = {"first": first, "by": by}
+    rows = [summaries.make_row(members, "test", label=setting.label, **comparison)]
     rows += [
-        summaries.make_row(members, name, label=told, **known)
-        for name, told in summaries.FURTHER.items()
+        summaries.make_row(members, name, label=row_label, **comparison)
+        for name, row_label in summaries.FURTHER.items()
         if any(summaries.means(cell, name) for cell in members)
     ]
     new = {name for cell in members for name in summaries.new_items(cell)}
     if "test_new" in new:
         label = f"{setting.label}, new items"
-        rows.append(summaries.make_row(members, "test_new", label=label, **known))
+        rows.append(summaries.make_row(members, "test_new", label=label, **comparison))
     done = [cell for cell in members if cell.results]
     for cell in done[:1]:
         key = summaries.key_of(cell)
@@ -144,12 +144,12 @@ def _legend(summary: dict[str, Any], *, several: bool) -> list[str]:
     lines = []
     for index, how in enumerate(summary["measured"]):
         source = how["source"].partition(", /")[0]  # folders are a machine's own
-        told = (
+        description = (
             f"{source}, {how['events']:,} events; {how['protocol']}; "
             f"{how['candidates']}, seen items {how['seen']}, ties in score count against "
             "the model"
         )
-        lines.append(f"{_letter(index)}: {told}" if several else told)
+        lines.append(f"{_letter(index)}: {description}" if several else description)
     if summary["metrics"]:
         lines.append(
             "mean over seeds (standard deviation over seeds); +- is half the 95 % "
@@ -168,41 +168,43 @@ def _legend(summary: dict[str, Any], *, several: bool) -> list[str]:
 
 def commands(summary: dict[str, Any]) -> str:
     """One run of each row."""
-    found = {
+    labels = {
         row["command"]: f"{part['factor']}: {row['label']}".removeprefix(": ")
         for part in summary["blocks"]
         for row in part["rows"]
         if "command" in row
     }
-    return "\n\n".join(f"{told}\n\n```sh\n{line}\n```" for line, told in found.items())
+    return "\n\n".join(
+        f"{label}\n\n```sh\n{line}\n```" for line, label in labels.items()
+    )
 
 
-def heading(study: Study, *, found: str) -> str:
+def heading(study: Study, *, finding: str) -> str:
     """What is asked, by whom, what was expected and what came out."""
     return "\n\n".join(
         [
             f"{study.question} ({study.paper})",
             f"*Expected.* {study.expected}",
-            f"*Found.* {found}",
+            f"*Found.* {finding}",
         ]
     )
 
 
 def write(
     study: Study,
-    made: Sequence[Block],
+    blocks: Sequence[Block],
     cells: Sequence[Cell],
     *,
     folder: pathlib.Path,
     command: Sequence[str],
 ) -> dict[str, Any]:
     """ablation.md, ablation.csv and ablation.json of what is finished by now."""
-    told = shlex.join(command)
-    summary = summarize(study, made, by_config(cells)) | {"command": told}
+    command_line = shlex.join(command)
+    summary = summarize(study, blocks, by_config(cells)) | {"command": command_line}
     parts = [
         f"# {folder.name}",
-        heading(study, found=study.found or "not yet measured"),
-        f"```sh\n{told}\n```",
+        heading(study, finding=study.finding or "not yet measured"),
+        f"```sh\n{command_line}\n```",
         as_text(summary),
         "## A run of each row",
         commands(summary),

@@ -32,11 +32,11 @@ def fill(runs: pathlib.Path, *, path: str) -> str:
     """Put what is measured in `runs` between a file's lines `<!-- study: NAME -->` and
     `<!-- /study -->`; what stands there stays if it is not. Gives back the file's path."""
 
-    def anew(found: re.Match) -> str:
-        begin, name, end = found.groups()
+    def anew(match: re.Match) -> str:
+        begin, name, end = match.groups()
         measured = runs / name / "ablation.json"
         if not measured.exists():
-            return found[0]
+            return match[0]
         parts = _measured(study.load(name), run_files.read_json(measured))
         return begin + "\n\n".join(parts) + "\n" + end
 
@@ -46,27 +46,27 @@ def fill(runs: pathlib.Path, *, path: str) -> str:
 
 
 def _section(name: str, path: pathlib.Path) -> str:
-    asked = study.load(name)
+    design = study.load(name)
     if not path.exists():
-        head = ablation.heading(asked, found="not yet measured")
+        head = ablation.heading(design, finding="not yet measured")
         return f"## {name}\n\n{head}"
     summary = run_files.read_json(path)
-    found = asked.found or "measured below, and not yet told"
-    parts = [f"## {name}", ablation.heading(asked, found=found)]
-    parts += [*_measured(asked, summary), _folded(ablation.commands(summary))]
+    finding = design.finding or "measured below, and not yet told"
+    parts = [f"## {name}", ablation.heading(design, finding=finding)]
+    parts += [*_measured(design, summary), _folded(ablation.commands(summary))]
     return "\n\n".join(parts)
 
 
-def _measured(asked: study.Study, summary: dict[str, Any]) -> list[str]:
+def _measured(design: study.Study, summary: dict[str, Any]) -> list[str]:
     """The command, and the table that it left."""
     command = f"```sh\n{summary['command']}\n```"
-    parts = [_warning(asked, summary), command, ablation.as_text(summary)]
+    parts = [_warning(design, summary), command, ablation.as_text(summary)]
     return list(filter(None, parts))
 
 
-def _warning(asked: study.Study, summary: dict[str, Any]) -> str:
+def _warning(design: study.Study, summary: dict[str, Any]) -> str:
     """What keeps the figures from being the study's."""
-    if summary["study"] != ablation.as_written(asked):
+    if summary["study"] != ablation.as_written(design):
         return "**The study's file has changed since these figures.**"
     if summary["finished"] < summary["runs"]:
         return f"**{summary['finished']} of {summary['runs']} runs gave figures.**"

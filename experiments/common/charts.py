@@ -51,12 +51,12 @@ class Shown(NamedTuple):
     def levels(self, metric: str) -> list[drawing.Level]:
         """Baselines, of the group's first finished run."""
         cell = self.group.finished[0].cells[0]
-        found = {
+        baselines = {
             name: summaries.means(cell, name) for name in summaries.baselines(cell)
         }
         return [
             drawing.Level(_told(name), means[metric])
-            for name, means in found.items()
+            for name, means in baselines.items()
             if metric in means
         ]
 
@@ -65,14 +65,14 @@ def make(group: Group, *, by: str = "") -> list[Chart]:
     """Every chart that the group's runs have something for. Raises InputError for a
     metric `by` that no run has."""
     shown = _shown(group, by=by)
-    made: list[Chart | None] = [_learning(shown)]
+    charts: list[Chart | None] = [_learning(shown)]
     if shown.finished:
-        made += [
+        charts += [
             _overview(shown),
             *map(functools.partial(_sweep, shown), groups.sweeps(group)),
         ]
-        made += [_curves(shown), _segments(shown), _time(shown)]
-    return [chart for chart in made if chart]
+        charts += [_curves(shown), _segments(shown), _time(shown)]
+    return [chart for chart in charts if chart]
 
 
 def _shown(group: Group, *, by: str) -> Shown:
@@ -82,18 +82,18 @@ def _shown(group: Group, *, by: str) -> Shown:
             v.entry.label: j for j, v in enumerate(group.variants[: drawing.SLOTS])
         }
         return Shown(group, by, [], slots, [])
-    known = collections.Counter(  # by how many configs have them
+    counts = collections.Counter(  # by how many configs have them
         metric for v in finished for metric in summaries.metrics_of(v.cells[0])
     )
     by = by or finished[0].entry.config.evaluate.select_by
-    if by not in known:
+    if by not in counts:
         raise InputError(
-            f"--by={by}: {group.source} was measured by {', '.join(known)}"
+            f"--by={by}: {group.source} was measured by {', '.join(counts)}"
         )
-    found = [
-        name for name in known if name.startswith(("recall@", "hr@")) and name != by
+    recall_metrics = [
+        name for name in counts if name.startswith(("recall@", "hr@")) and name != by
     ]
-    wide = sorted(found, key=lambda m: (-known[m], -metrics_lib.parse(m)[1]))
+    wide = sorted(recall_metrics, key=lambda m: (-counts[m], -metrics_lib.parse(m)[1]))
     ranked = sorted(finished, key=lambda v: -series.mean(v.cells, "test", by))
     best = {variant.entry.label for variant in ranked[: drawing.SLOTS]}
     done = {variant.entry.label for variant in finished}
@@ -110,9 +110,9 @@ def _told(name: str) -> str:
 
 def _values(points: Iterable[tuple[str, float]]) -> str:
     """a 0.1234, b 0.2345 and so on, for who does not see the chart."""
-    told = [f"{label or 'all'} {value:.4f}" for label, value in points]
-    rest = f" and {len(told) - 8} more" if len(told) > 8 else ""
-    return ", ".join(told[:8]) + rest
+    texts = [f"{label or 'all'} {value:.4f}" for label, value in points]
+    rest = f" and {len(texts) - 8} more" if len(texts) > 8 else ""
+    return ", ".join(texts[:8]) + rest
 
 
 def _of_group(shown: Shown) -> str:
@@ -131,8 +131,8 @@ def _grey(shown: Shown, variants: Sequence[Variant]) -> str:
 def _apart(shown: Shown) -> str:
     cells = [cell for variant in shown.finished for cell in variant.cells]
     left = sum(groups.num_together(cell) > 1 for cell in cells)
-    told = " Left out, their seconds being shares of a group's: runs trained together"
-    return f"{told} ({left})." if left else ""
+    note = " Left out, their seconds being shares of a group's: runs trained together"
+    return f"{note} ({left})." if left else ""
 
 
 # The charts.
@@ -215,11 +215,11 @@ def _sweep(shown: Shown, sweep: groups.Sweep) -> Chart | None:
     for metric in shown.metrics:
         lines = []
         for number, (label, members) in enumerate(sweep.lines.items()):
-            found = [
+            points = [
                 series.point(series.rows_of(v.cells), metric, x=x) for x, v in members
             ]
             slot = number if number < drawing.SLOTS else None
-            lines.append(Line(label, slot, [at for at in found if at]))
+            lines.append(Line(label, slot, [at for at in points if at]))
         lines = [line for line in lines if line.points]
         if lines:
             panels.append(Panel(f"{metric}, test", lines, shown.levels(metric)))
@@ -227,7 +227,7 @@ def _sweep(shown: Shown, sweep: groups.Sweep) -> Chart | None:
         return None
     ticks = _places(panels)
     scale = "log" if ticks[0] > 0 and ticks[-1] / ticks[0] >= 5 else "linear"
-    told = (
+    values = (
         (f"{line.label} {at.x:g}", at.mean)
         for line in panels[0].lines
         for at in line.points
@@ -240,7 +240,7 @@ def _sweep(shown: Shown, sweep: groups.Sweep) -> Chart | None:
         f"Line: mean over seeds; band: {SEEDS}; upright bars: {USERS}. Dashed: baselines; "
         f"an arrow marks one beyond the axis, which does not begin at 0.{grey} "
         + _of_group(shown),
-        f"{panels[0].y}, by {sweep.field}: {_values(told)}",
+        f"{panels[0].y}, by {sweep.field}: {_values(values)}",
         functools.partial(
             plots.over_x,
             panels,
@@ -284,14 +284,16 @@ def _curves(shown: Shown) -> Chart | None:
         return None
     sizes = _places(panels)
     names = [panel.y.partition(" at")[0] for panel in panels]
-    told = " and ".join([", ".join(names[:-1]), names[-1]]) if names[1:] else names[0]
+    names_text = (
+        " and ".join([", ".join(names[:-1]), names[-1]]) if names[1:] else names[0]
+    )
     one = " With one target for each user, recall is the hit rate." * (
         "hr" not in kinds
     )
     last = ((line.label, line.points[-1].mean) for line in panels[0].lines)
     return Chart(
         "curves",
-        f"{told.capitalize()} at several k",
+        f"{names_text.capitalize()} at several k",
         f"Line: mean over seeds; band: {SEEDS}; upright bars: {USERS}. Dashed, grey: "
         f"baselines.{one}{_grey(shown, shown.finished)} " + _of_group(shown),
         f"{panels[0].y} at k = {sizes[-1]:g}: {_values(last)}",
@@ -304,7 +306,7 @@ def _curves(shown: Shown) -> Chart | None:
 def _segments(shown: Shown) -> Chart | None:
     cell = shown.group.finished[0].cells[0]
     variants = shown.colored
-    panels, told = [], []
+    panels, descriptions = [], []
     for grouping, members in cell.results["segments"].items():
         of = functools.partial(series.in_segments, members=members, metric=shown.by)
         lines = [
@@ -315,14 +317,16 @@ def _segments(shown: Shown) -> Chart | None:
             for name in summaries.baselines(cell)
         ]
         names = [
-            f"{name}\n{found['queries']:,} users" if "queries" in found else name
-            for name, found in members.items()
+            f"{name}\n{segment['queries']:,} users" if "queries" in segment else name
+            for name, segment in members.items()
         ]
         lines = [line for line in lines if line.points]
         if not lines:
             continue
         panels.append((grouping, names, lines))
-        told += [f"{name}: {s['told']}" for name, s in members.items() if s.get("told")]
+        descriptions += [
+            f"{name}: {s['told']}" for name, s in members.items() if s.get("told")
+        ]
     if not panels:
         return None
     first = panels[0][2][0]
@@ -335,7 +339,7 @@ def _segments(shown: Shown) -> Chart | None:
         f"Segments, {shown.by}",
         f"Marker: mean over seeds; upright line: {USERS} (none below 30 users). Grey: "
         f"baselines. Users by length of history, and by how popular what they look for is; "
-        f"only targets of the segment count. {'; '.join(told)}.{cut} "
+        f"only targets of the segment count. {'; '.join(descriptions)}.{cut} "
         + _of_group(shown),
         f"{shown.by} of {first.label}: {_values(values)}",
         functools.partial(plots.segments, panels, f"{shown.by}, test"),
@@ -359,7 +363,7 @@ def _time(shown: Shown) -> Chart | None:
     axis = plots.Axis(
         "seconds of training, without compilation", "log" if wide else "linear"
     )
-    told = (
+    values = (
         (
             f"{line.label}, {np.mean([at.x for at in line.points]):.1f} s,",
             np.mean([at.mean for at in line.points]),
@@ -374,7 +378,7 @@ def _time(shown: Shown) -> Chart | None:
         "the axis, which does not begin at 0. Times compare on one machine that does "
         f"nothing else; each device has axes of its own.{_apart(shown)}"
         f"{_grey(shown, drawn)} " + _of_group(shown),
-        f"Seconds of training and {shown.by}: {_values(told)}",
+        f"Seconds of training and {shown.by}: {_values(values)}",
         functools.partial(
             plots.against_time,
             panels,

@@ -90,18 +90,18 @@ def load_sweep(name: str) -> list[str]:
     if path.suffix != ".py" or not hasattr(module := read_module(path), "get_sweep"):
         return []
     try:
-        found = module.get_sweep()
+        overs = module.get_sweep()
     except Exception as problem:  # a config is a program: anything can go wrong in it
         said = f"{type(problem).__name__}: {problem}"
         raise InputError(f"--config: get_sweep() of {path} failed: {said}") from problem
     if not (
-        isinstance(found, (list, tuple)) and all(isinstance(x, str) for x in found)
+        isinstance(overs, (list, tuple)) and all(isinstance(x, str) for x in overs)
     ):
         raise InputError(
-            f"--config: get_sweep() of {path} gives {found!r:.60}; it must give a list of "
+            f"--config: get_sweep() of {path} gives {overs!r:.60}; it must give a list of "
             "strings, each as --over takes it: ['loss.temperature=0.1,0.2']"
         )
-    return list(found)
+    return list(overs)
 
 
 class Entry(NamedTuple):
@@ -268,13 +268,13 @@ def start(
         print("stopped; the same command resumes", file=sys.stderr)
         sys.exit(130)
     except Exception as problem:
-        if (line := told(problem)) is None:
+        if (line := error_line(problem)) is None:
             raise
         print(f"error: {line}", file=sys.stderr)
         sys.exit(2)
 
 
-def told(problem: Exception) -> str | None:
+def error_line(problem: Exception) -> str | None:
     """A line for what its reader can mend; None for a mistake of ours."""
     if isinstance(problem, (InputError, Diverged, FloatingPointError, OSError)):
         return str(problem)

@@ -35,20 +35,20 @@ def k_means(vectors: Float[Array | np.ndarray, "n d"], k: int, *, seed: int):
         raise InputError(f"{k} clusters of {n:,} vectors: choose 1 to {n:,}")
     size = min(BLOCK, n)
     padded = np.pad(np.asarray(vectors, np.float32), ((0, -n % size), (0, 0)))
-    there = np.arange(len(padded)) < n
+    mask = np.arange(len(padded)) < n
     keys = jax.random.split(jax.random.key(seed), RESTARTS)
-    found = _best_start(padded, there, keys, k=k, size=size)
-    order = jnp.argsort(-jnp.bincount(found.of[:n], length=k), stable=True)
+    clusters = _best_start(padded, mask, keys, k=k, size=size)
+    order = jnp.argsort(-jnp.bincount(clusters.of[:n], length=k), stable=True)
     return Clusters(
-        found.centres[order], jnp.argsort(order)[found.of[:n]], found.spread
+        clusters.centres[order], jnp.argsort(order)[clusters.of[:n]], clusters.spread
     )
 
 
 @functools.partial(jax.jit, static_argnames=("k", "size"))
 @jax.default_matmul_precision("highest")
-def _best_start(rows, there, keys, *, k, size):
+def _best_start(rows, mask, keys, *, k, size):
     def start(key):
-        return _lloyd(rows, there, _plus_plus(rows, there, key, k=k), size=size)
+        return _lloyd(rows, mask, _plus_plus(rows, mask, key, k=k), size=size)
 
     tried = jax.lax.map(start, keys)
     best = jnp.argmin(tried.spread)
@@ -56,7 +56,7 @@ def _best_start(rows, there, keys, *, k, size):
 
 
 def _plus_plus(
-    rows: Float[Array, "n d"], there: Bool[Array, "n"], key: Key, *, k: int
+    rows: Float[Array, "n d"], mask: Bool[Array, "n"], key: Key, *, k: int
 ) -> Float[Array, "k d"]:
     """Centres drawn among the rows, each by the squared distance from those before."""
 
@@ -67,12 +67,12 @@ def _plus_plus(
     def add(j, carry):
         centres, nearest = carry
         # Where all rows are centres already (equal rows), any row will do.
-        weight = jnp.where(nearest.max() > 0, nearest, there.astype(jnp.float32))
+        weight = jnp.where(nearest.max() > 0, nearest, mask.astype(jnp.float32))
         centre, distance = draw(jax.random.fold_in(key, j), weight)
         return centres.at[j].set(centre), jnp.minimum(nearest, distance)
 
-    start = jnp.where(there, jnp.inf, 0.0)
-    first, distance = draw(key, there.astype(jnp.float32))
+    start = jnp.where(mask, jnp.inf, 0.0)
+    first, distance = draw(key, mask.astype(jnp.float32))
     centres = jnp.zeros((k, rows.shape[1])).at[0].set(first)
     carry = centres, jnp.minimum(start, distance)
     return jax.lax.fori_loop(1, k, add, carry)[0]
@@ -80,12 +80,12 @@ def _plus_plus(
 
 def _lloyd(
     rows: Float[Array, "n d"],
-    there: Bool[Array, "n"],
+    mask: Bool[Array, "n"],
     centres: Float[Array, "k d"],
     *,
     size: int,
 ) -> Clusters:
-    blocks = rows.reshape(-1, size, rows.shape[1]), there.reshape(-1, size)
+    blocks = rows.reshape(-1, size, rows.shape[1]), mask.reshape(-1, size)
 
     def assign(centres):
         """New centres, an empty cluster's where it was; clusters; spread."""
@@ -103,7 +103,7 @@ def _lloyd(
         (sums, count, apart), of = jax.lax.scan(block, zero, blocks)
         mean = sums / jnp.maximum(count, 1)[:, None]
         moved = jnp.where(count[:, None] > 0, mean, centres)
-        return moved, of.ravel(), apart / there.sum()
+        return moved, of.ravel(), apart / mask.sum()
 
     def moves(carry):
         turn, before, centres = carry

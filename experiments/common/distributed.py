@@ -81,7 +81,7 @@ def joined() -> Iterator[None]:
         yield
         return
     processes.join(*where)
-    with processes.together(cli.told), contextlib.ExitStack() as quiet:
+    with processes.together(cli.error_line), contextlib.ExitStack() as quiet:
         if not processes.is_first():
             nowhere = quiet.enter_context(open("/dev/null", "w"))
             quiet.enter_context(contextlib.redirect_stdout(nowhere))

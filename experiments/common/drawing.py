@@ -83,12 +83,12 @@ def stacked(count: int, theme: Theme, *, tall: float = 2.75) -> tuple[Any, list]
     each, bottom = tall + 0.5, 0.5
     height = count * each + 0.2
     figure = new_figure(height, theme)
-    made = []
+    panels = []
     for number in range(count):
         box = LEFT, bottom + (count - 1 - number) * each, WIDTH - LEFT - RIGHT, tall
-        made.append(figure.add_axes(inches(box, height)))
-        style(made[-1], theme)
-    return figure, made
+        panels.append(figure.add_axes(inches(box, height)))
+        style(panels[-1], theme)
+    return figure, panels
 
 
 def style(axes, theme: Theme) -> None:

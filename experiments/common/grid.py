@@ -137,24 +137,24 @@ def _drawn(
     entry: cli.Entry, axes: Sequence[Axis], *, samples: int, seed: int
 ) -> list[tuple[str, ...]]:
     """Different combinations; fewer than asked where there are no more."""
-    rng, found = np.random.default_rng(seed), {}
+    rng, combinations = np.random.default_rng(seed), {}
 
     def as_value(field: str, value: float) -> str:
         return as_text(config.find_field(entry.config, field).type, value)
 
     for _ in range(100 * samples):
-        if len(found) == samples:
+        if len(combinations) == samples:
             break
-        found[tuple(axis.sample(rng, as_value) for axis in axes)] = None
-    return list(found)
+        combinations[tuple(axis.sample(rng, as_value) for axis in axes)] = None
+    return list(combinations)
 
 
 def _setting(entry: cli.Entry, own: dict[str, str]) -> cli.Entry:
-    made = cli.with_own(entry, own)
+    setting = cli.with_own(entry, own)
     try:
-        config.check(made.config)
-        training.check_pairs(made.config)
+        config.check(setting.config)
+        training.check_pairs(setting.config)
     except InputError as problem:
-        told = ", ".join(f"{field}={value}" for field, value in own.items())
-        raise InputError(f"--over: of the setting {told}: {problem}") from problem
-    return made
+        text = ", ".join(f"{field}={value}" for field, value in own.items())
+        raise InputError(f"--over: of the setting {text}: {problem}") from problem
+    return setting

@@ -77,20 +77,20 @@ class Group:
     def label(self, entry: cli.Entry) -> str:
         """Short, for plots: what differs, after the name where names differ."""
         fields = {field for variant in self.variants for field in variant.entry.own}
-        told = _told(entry.own, fields)
+        difference = _told(entry.own, fields)
         if len({variant.entry.name for variant in self.variants}) == 1:
-            return told or entry.name
-        return f"{entry.name}, {told}" if told else entry.name
+            return difference or entry.name
+        return f"{entry.name}, {difference}" if difference else entry.name
 
 
 def _told(own: dict[str, str], fields: Iterable[str]) -> str:
     """a=1, b=2; a field by the last part of its path where no other ends alike."""
     ends = collections.Counter(field.rpartition(".")[2] for field in fields)
-    told = []
+    parts = []
     for field, value in own.items():
         end = field.rpartition(".")[2]
-        told.append(f"{end if ends[end] == 1 else field}={value}")
-    return ", ".join(told)
+        parts.append(f"{end if ends[end] == 1 else field}={value}")
+    return ", ".join(parts)
 
 
 def state(cell: Cell) -> str:
@@ -107,7 +107,7 @@ def num_together(cell: Cell) -> int:
 def find(given: Sequence[str]) -> list[pathlib.Path]:
     """The run folders in folders or globs, each once. Raises InputError where there is
     none."""
-    found: dict[pathlib.Path, pathlib.Path] = {}
+    by_path: dict[pathlib.Path, pathlib.Path] = {}
     for text in given:
         folders = _folders(text)
         runs = [run for folder in folders for run in _below(folder)]
@@ -116,8 +116,8 @@ def find(given: Sequence[str]) -> list[pathlib.Path]:
                 f"{text} holds no run: no folder in it has a config.json; a run is what "
                 "python -m experiments.run and experiments.table write"
             )
-        found |= {run.resolve(): run for run in runs if run.resolve() not in found}
-    return list(found.values())
+        by_path |= {run.resolve(): run for run in runs if run.resolve() not in by_path}
+    return list(by_path.values())
 
 
 def _folders(text: str) -> list[pathlib.Path]:
@@ -146,14 +146,14 @@ def read(workdir: pathlib.Path) -> Run:
     """Everything that a run wrote but its checkpoints. Raises InputError that names the
     file which is damaged or of another version."""
     data = workdir / "data.json"
-    found = _object(data, needed={"source", "protocol", "events", "sha256"})
+    content = _object(data, needed={"source", "protocol", "events", "sha256"})
     path = workdir / "results.json"
     results = results_lib.read(path) if path.exists() else None
-    if results and not found:
+    if results and not content:
         raise InputError(f"{workdir} has results.json, but no data.json; bring it back")
     config = _config(workdir / "config.json")
     _object(workdir / "ended.json", needed={"outcome", "told"})
-    return Run(workdir, config, found, results, _log(workdir / "metrics.jsonl"))
+    return Run(workdir, config, content, results, _log(workdir / "metrics.jsonl"))
 
 
 def _object(path: pathlib.Path, *, needed: set[str]) -> dict[str, Any] | None:
@@ -181,7 +181,7 @@ def _config(path: pathlib.Path) -> Experiment:
 def _log(path: pathlib.Path) -> list[dict[str, Any]]:
     """Its lines; a last one that is half written, by a run at work, is left out."""
     lines = path.read_text("utf-8").splitlines() if path.exists() else []
-    made = []
+    records = []
     for number, line in enumerate(lines, start=1):
         try:
             content = json.loads(line)
@@ -193,23 +193,27 @@ def _log(path: pathlib.Path) -> list[dict[str, Any]]:
             ) from problem
         if not isinstance(content, dict) or "step" not in content:
             raise InputError(f"{path}, line {number}, has no step")
-        made.append(content)
-    return made
+        records.append(content)
+    return records
 
 
 def group(runs: Iterable[Run]) -> list[Group]:
     """What may be compared together, in the order of `runs`; those with figures first."""
     runs = list(runs)
-    known = {_asked(run): _lists(run) for run in runs if run.results}
+    lists_by_key = {_asked(run): _lists(run) for run in runs if run.results}
     members: dict[tuple, list[Run]] = {}
     for run in runs:
-        lists = _lists(run) if run.results else known.get(_asked(run), (NOT_YET,) * 2)
+        lists = (
+            _lists(run)
+            if run.results
+            else lists_by_key.get(_asked(run), (NOT_YET,) * 2)
+        )
         members.setdefault((*_data_of(run), *lists), []).append(run)
-    made = []
+    groups = []
     for (source, events, protocol, ties, ranked, seen), own in members.items():
-        told = source, events, protocol, ranked, seen, ties
-        made.append(Group(*told, *_variants(own)))
-    return sorted(made, key=lambda one: not one.finished)
+        fields = source, events, protocol, ranked, seen, ties
+        groups.append(Group(*fields, *_variants(own)))
+    return sorted(groups, key=lambda one: not one.finished)
 
 
 def _data_of(run: Run) -> tuple[str, int | None, str, str]:
@@ -227,19 +231,19 @@ def _lists(run: Run) -> tuple[str, str]:
 
 def _asked(run: Run) -> tuple:
     """What decides that, and the data."""
-    asked = config_lib.as_dict(run.config.evaluate)
-    return *_data_of(run), asked["seen"], asked.get("candidates")
+    settings = config_lib.as_dict(run.config.evaluate)
+    return *_data_of(run), settings["seen"], settings.get("candidates")
 
 
 def _variants(runs: Sequence[Run]) -> tuple[list[Variant], list[Run]]:
     """By config, the one that differs least first; and runs whose seed is there."""
-    made: dict[str, dict[int, tuple[Cell, list]]] = {}
+    by_label: dict[str, dict[int, tuple[Cell, list]]] = {}
     entries, repeated = {}, []
     for run, entry in sorted(
         zip(runs, _entries(runs), strict=True), key=lambda pair: not pair[0].results
     ):
         entries[entry.label] = entry
-        seeds = made.setdefault(entry.label, {})
+        seeds = by_label.setdefault(entry.label, {})
         if run.config.seed in seeds:
             repeated.append(run)
             continue
@@ -247,8 +251,8 @@ def _variants(runs: Sequence[Run]) -> tuple[list[Variant], list[Run]]:
         programs.read_end(cell)
         seeds[run.config.seed] = cell, run.log
     names = list(dict.fromkeys(run.config.name for run in runs))
-    labels = sorted(made, key=lambda label: _order(entries[label], names))
-    return [_variant(entries[label], made[label]) for label in labels], repeated
+    labels = sorted(by_label, key=lambda label: _order(entries[label], names))
+    return [_variant(entries[label], by_label[label]) for label in labels], repeated
 
 
 def _variant(entry: cli.Entry, seeds: dict[int, tuple[Cell, list]]) -> Variant:
@@ -277,16 +281,16 @@ def _entries(runs: Sequence[Run]) -> list[cli.Entry]:
     for run, own in zip(runs, fields, strict=True):
         by_name.setdefault(run.config.name, []).append(own)
     usual = {name: _usual(configs) for name, configs in by_name.items()}
-    made = []
+    entries = []
     for run, own in zip(runs, fields, strict=True):
         shared = usual[run.config.name]
-        told = {
+        overrides = {
             field: _text(own[field])
             for field, value in shared.items()
             if field in own and (value is None or value[0] != own[field])
         }
-        made.append(cli.Entry(run.config.name, told, told, run.config))
-    return made
+        entries.append(cli.Entry(run.config.name, overrides, overrides, run.config))
+    return entries
 
 
 def flat(config: Experiment) -> dict[str, Any]:
@@ -301,8 +305,8 @@ def flat(config: Experiment) -> dict[str, Any]:
                 whole = isinstance(value, float) and value.is_integer()
                 yield f"{path}{field}", int(value) if whole else value
 
-    found = dict(walk(config_lib.as_dict(config), ""))
-    return {field: found[field] for field in found if field not in NO_DIFFERENCE}
+    values = dict(walk(config_lib.as_dict(config), ""))
+    return {field: values[field] for field in values if field not in NO_DIFFERENCE}
 
 
 def _usual(configs: list[dict[str, Any]]) -> dict[str, tuple[Any] | None]:
@@ -338,7 +342,7 @@ def sweeps(one: Group) -> list[Sweep]:
     by_name: dict[str, list[Variant]] = {}
     for variant in one.finished:
         by_name.setdefault(variant.entry.name, []).append(variant)
-    made = []
+    sweeps = []
     for name, variants in by_name.items():
         configs = [flat(variant.entry.config) for variant in variants]
         differing = _usual(configs)
@@ -358,8 +362,8 @@ def sweeps(one: Group) -> list[Sweep]:
             long = {k: sorted(v, key=_value) for k, v in lines.items() if len(v) > 1}
             if long:
                 long = {"": next(iter(long.values()))} if len(long) == 1 else long
-                made.append(Sweep(name, field, long))
-    return made
+                sweeps.append(Sweep(name, field, long))
+    return sweeps
 
 
 def _value(at: tuple[float, Variant]) -> float:

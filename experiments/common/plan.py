@@ -129,8 +129,8 @@ def device_bytes(memory_gb: float, devices: Sequence[jax.Device]) -> float:
     if memory_gb:
         return memory_gb * 2**30
     if devices[0].platform != "cpu":
-        told = (devices[0].memory_stats() or {}).get("bytes_limit")
-        return 0.9 * told if told else float("inf")
+        limit = (devices[0].memory_stats() or {}).get("bytes_limit")
+        return 0.9 * limit if limit else float("inf")
     whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return whole / 2 / len(devices)
 
@@ -156,7 +156,7 @@ def _split(cells: list[Cell], parts: int) -> list[list[Cell]]:
     return [cells[a:b] for a, b in itertools.pairwise(bounds)]
 
 
-def told(
+def as_text(
     parts: Sequence[tuple[list[Cell], Size]],
     *,
     marks: Sequence[int],
@@ -213,14 +213,14 @@ def known_seconds(cells: Sequence[Cell], lone: pathlib.Path) -> float | None:
     return float(np.mean(spent)) if spent else None
 
 
-def refuse_another(folder: pathlib.Path, asked: dict[str, Any]) -> None:
+def refuse_another(folder: pathlib.Path, request: dict[str, Any]) -> None:
     """Raise InputError where the folder holds another sweep, of which a run has begun."""
     path, begun = folder / "plan.json", any(folder.glob("*/seed-*/config.json"))
-    there = run_files.read_json(path) if begun and path.exists() else asked
+    stored_request = run_files.read_json(path) if begun and path.exists() else request
     differing = [
-        f"{name}: {there.get(name)!r} there, {asked.get(name)!r} asked"
-        for name in {**there, **asked}
-        if there.get(name) != asked.get(name)
+        f"{name}: {stored_request.get(name)!r} there, {request.get(name)!r} asked"
+        for name in {**stored_request, **request}
+        if stored_request.get(name) != request.get(name)
     ]
     if differing:
         raise InputError(
@@ -229,6 +229,6 @@ def refuse_another(folder: pathlib.Path, asked: dict[str, Any]) -> None:
         )
 
 
-def note(folder: pathlib.Path, asked: dict[str, Any]) -> None:
+def note(folder: pathlib.Path, request: dict[str, Any]) -> None:
     """What the sweep of a folder was asked."""
-    run_files.write_json(folder / "plan.json", asked)
+    run_files.write_json(folder / "plan.json", request)

@@ -180,14 +180,14 @@ def _restored(portion: Portion, like: step_lib.TrainState) -> lanes_lib.Stack | 
     It need not be of this portion: one that was too large has been split.
     """
     for rung in range(portion.rung, max(portion.rung - 2, -1), -1):
-        found = []
+        checkpoints = []
         for path in portion.groups.glob(f"*/rung-{rung}/lanes.json"):
             names, folder = run_files.read_json(path), path.parent / "checkpoints"
             step = checkpoint.latest_step(folder)
             if step is not None and set(portion.names) <= set(names):
-                found.append((step, folder, names))
-        if found:
-            _, folder, names = max(found)
+                checkpoints.append((step, folder, names))
+        if checkpoints:
+            _, folder, names = max(checkpoints)
             stack = lanes_lib.restore(folder, like, num=len(names))
             return stack.select([names.index(one) for one in portion.names])
     return None
@@ -245,7 +245,7 @@ def note_diverged(cells: Sequence[Cell], trained: Trained) -> None:
     for cell, lane in zip(cells, trained.lanes, strict=True):
         if lane.problem and not cell.problem:
             cell.problem = loop_lib.Diverged(lane.problem)
-            note_end(cell, outcome="diverged", told=lane.problem)
+            note_end(cell, outcome="diverged", reason=lane.problem)
 
 
 def measure(cells: Sequence[Cell], trained: Trained, shared: Shared) -> None:
@@ -295,7 +295,7 @@ def _measured(
 
 def ours(problem: Exception) -> bool:
     """Whether it is of the disk, or a mistake of ours, and not of some runs alone."""
-    return isinstance(problem, OSError) or cli.told(problem) is None
+    return isinstance(problem, OSError) or cli.error_line(problem) is None
 
 
 def note_problem(cells: Sequence[Cell], problem: Exception) -> None:
@@ -306,10 +306,10 @@ def note_problem(cells: Sequence[Cell], problem: Exception) -> None:
         print(f"{name(cell)}: {cell.outcome}: {problem}", file=sys.stderr)
 
 
-def note_end(cell: Cell, *, outcome: str, told: str) -> None:
+def note_end(cell: Cell, *, outcome: str, reason: str) -> None:
     """Write how a run ended without figures, of ENDS or "stopped", so that it is not
     tried again."""
-    content = json.dumps({"outcome": outcome, "told": told}) + "\n"
+    content = json.dumps({"outcome": outcome, "told": reason}) + "\n"
     files.write_atomically(cell.workdir / "ended.json", content)
 
 
@@ -318,10 +318,10 @@ def read_end(cell: Cell) -> None:
     path = cell.workdir / "ended.json"
     if cell.results or not path.exists():
         return
-    found = run_files.read_json(path)
-    if found["outcome"] == "stopped":
-        cell.stopped = found["told"]
-    elif found["outcome"] in ENDS:
-        cell.problem = ENDS[found["outcome"]](found["told"])
+    end = run_files.read_json(path)
+    if end["outcome"] == "stopped":
+        cell.stopped = end["told"]
+    elif end["outcome"] in ENDS:
+        cell.problem = ENDS[end["outcome"]](end["told"])
     else:
         raise InputError(f"{path} has an unknown outcome; remove it to try again")

@@ -105,11 +105,11 @@ def _counts(sections: Sequence[Section]) -> str:
     states = collections.Counter(map(groups.state, cells))
     parts = [_plural(states.pop("finished", 0), "finished run")]
     parts += [f"{count:,} {name}" for name, count in sorted(states.items())]
-    told = f"{', '.join(parts[:-1])} and {parts[-1]}" if parts[1:] else parts[0]
+    text = f"{', '.join(parts[:-1])} and {parts[-1]}" if parts[1:] else parts[0]
     if len(sections) == 1:
-        return f"{told}, on one data set under one protocol."
+        return f"{text}, on one data set under one protocol."
     return (
-        f"{told}, in {len(sections)} groups. Figures compare within a group alone: "
+        f"{text}, in {len(sections)} groups. Figures compare within a group alone: "
         "another has other data, or another protocol."
     )
 
@@ -133,8 +133,8 @@ def _contents(sections: Sequence[Section]) -> str:
         ]
         inner.append((f"g{number}-runs", "Runs"))
         links = "".join(
-            f'<li><a href="#{anchor}">{escape(told)}</a></li>\n'
-            for anchor, told in inner
+            f'<li><a href="#{anchor}">{escape(title)}</a></li>\n'
+            for anchor, title in inner
         )
         head = f"{number}. {escape(_heading(section.group))}"
         lines.append(f'<li><a href="#g{number}">{head}</a>\n<ul>\n{links}</ul></li>\n')
@@ -170,8 +170,10 @@ def _described(group: Group) -> str:
     if devices:
         pairs.append(("Devices", ", ".join(sorted(devices))))
     if group.num_fingerprints > 1:
-        told = f"{group.num_fingerprints} fingerprints: features or examples differ"
-        pairs.append(("Data", told))
+        fingerprints = (
+            f"{group.num_fingerprints} fingerprints: features or examples differ"
+        )
+        pairs.append(("Data", fingerprints))
     rows = "".join(f"<dt>{k}</dt><dd>{escape(v)}</dd>\n" for k, v in pairs)
     return f"<dl>\n{rows}</dl>\n"
 
@@ -202,11 +204,11 @@ def _size(png: bytes) -> tuple[int, int]:
 def _table(summary: dict[str, Any], *, label: str) -> str:
     columns = tabulate.columns(summary)
     rows = [tabulate.shown_row(row, group=summary) for row in summary["rows"]]
-    made = _grid(columns, rows, label=f"Figures on test, {label}")
+    table = _grid(columns, rows, label=f"Figures on test, {label}")
     if not summary["metrics"]:
-        return f"<p>No figures yet:</p>\n{made}"
-    told = "".join(f"<li>{escape(line)}</li>\n" for line in tabulate.legend(summary))
-    return f'{made}<ul class="read">\n{told}</ul>\n'
+        return f"<p>No figures yet:</p>\n{table}"
+    items = "".join(f"<li>{escape(line)}</li>\n" for line in tabulate.legend(summary))
+    return f'{table}<ul class="read">\n{items}</ul>\n'
 
 
 def _grid(columns: Sequence[str], rows: Sequence[dict[str, str]], *, label: str) -> str:
@@ -237,14 +239,14 @@ def _runs(group: Group) -> str:
     columns = ["config", "seed", "state", "epochs", "steps", "chosen step"]
     columns += ["seconds of training", "seconds in all", "device", "folder"]
     columns += ["why"] if any("why" in row for row in rows) else []
-    made = _grid(columns, rows, label=f"Runs, {_heading(group)}")
-    told = (
+    table = _grid(columns, rows, label=f"Runs, {_heading(group)}")
+    note = (
         "A run again: python -m experiments.run --config=FOLDER/config.json "
         "--workdir=NEW. Training is timed without compilation."
     )
     for run in group.repeated:
-        told += f" Left out, since another run has its config and seed: {run.workdir}."
-    return f'{made}<p class="read">{escape(told)}</p>\n'
+        note += f" Left out, since another run has its config and seed: {run.workdir}."
+    return f'{table}<p class="read">{escape(note)}</p>\n'
 
 
 def _run(cell: cells_lib.Cell, log: list[dict[str, Any]]) -> dict[str, str]:
@@ -252,13 +254,13 @@ def _run(cell: cells_lib.Cell, log: list[dict[str, Any]]) -> dict[str, str]:
     row = {"folder": str(cell.workdir), "seed": str(cell.seed)}
     row |= {"state": groups.state(cell)}
     if cell.stopped or cell.problem:
-        row["why"] = cell.stopped or cli.told(cell.problem)
+        row["why"] = cell.stopped or cli.error_line(cell.problem)
     row |= {"epochs": f"{last['epoch']:g}"} if "epoch" in last else {}
     row |= {"steps": f"{last['step']:,}"} if last else {}
-    if found := cell.results:
-        row |= {"chosen step": f"{found['best_step']:,}", "device": found["device"]}
-        row["seconds in all"] = f"{sum(found['seconds'].values()):,.1f}"
-        row["seconds of training"] = f"{found['seconds'].get('train', 0.0):,.1f}"
+    if results := cell.results:
+        row |= {"chosen step": f"{results['best_step']:,}", "device": results["device"]}
+        row["seconds in all"] = f"{sum(results['seconds'].values()):,.1f}"
+        row["seconds of training"] = f"{results['seconds'].get('train', 0.0):,.1f}"
         if (num := groups.num_together(cell)) > 1:
             row["seconds of training"] += f", share of {num} together"
     return row

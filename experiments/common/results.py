@@ -21,17 +21,17 @@ class Row(NamedTuple):
 def read(path: pathlib.Path) -> dict[str, Any]:
     """A results.json. Raises InputError for a damaged one and for one of another
     version."""
-    found = run_files.read_json(path)
-    if not isinstance(found, dict):
+    results = run_files.read_json(path)
+    if not isinstance(results, dict):
         raise InputError(
             f"{path} holds no results; remove it to have them measured again"
         )
-    if lacking := NEEDED - found.keys():
+    if lacking := NEEDED - results.keys():
         raise InputError(
             f"{path} has no {', '.join(sorted(lacking))}: another version wrote it; "
             "remove it to have it measured again"
         )
-    return found
+    return results
 
 
 def rows(results: dict[str, Any]) -> dict[str, Row]:
@@ -45,9 +45,9 @@ def rows(results: dict[str, Any]) -> dict[str, Row]:
         if name != results["index"]
     }
     whole = {
-        name: Row(found, results["intervals"].get(name, {}))
-        for name, found in means.items()
-        if found
+        name: Row(metrics, results["intervals"].get(name, {}))
+        for name, metrics in means.items()
+        if metrics
     }
     return whole | segment_rows(results)
 
@@ -61,13 +61,16 @@ def further(results: dict[str, Any]) -> dict[str, dict[str, float]]:
     removed links, and of sessions that converted the booked item's mean reciprocal rank,
     its relative rank (0 the first) and the order within a market."""
     links = {"test": "link_auc", "popularity": "link_auc_popularity"}
-    made = {
+    by_row = {
         row: {"link_auc": results[name]["auc"]}
         for row, name in links.items()
         if results.get(name)
     }
-    if found := results.get("conversions"):
-        for row, figures in (("test", found), ("popularity", found["popularity"])):
+    if conversions := results.get("conversions"):
+        for row, figures in (
+            ("test", conversions),
+            ("popularity", conversions["popularity"]),
+        ):
             booked = {
                 f"booked_{name}": value
                 for name, value in figures["all"].items()
@@ -75,15 +78,15 @@ def further(results: dict[str, Any]) -> dict[str, dict[str, float]]:
             }
             if within := figures.get("ordering_in_market"):
                 booked["market_auc"] = within["auc"]
-            made[row] = made.get(row, {}) | booked
-    return made
+            by_row[row] = by_row.get(row, {}) | booked
+    return by_row
 
 
 def curves(results: dict[str, Any]) -> dict[str, Row]:
     """Hit rate, recall and NDCG at several k, of the model ("test") and the baselines."""
     return {
-        name: Row(found["metrics"], found["intervals"])
-        for name, found in results["curves"].items()
+        name: Row(curve["metrics"], curve["intervals"])
+        for name, curve in results["curves"].items()
     }
 
 

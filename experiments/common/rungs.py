@@ -40,11 +40,11 @@ def rungs(halving: int, *, num: int, epochs: int, every: int = 1) -> list[int]:
     >>> rungs(3, num=9, epochs=8, every=2), rungs(3, num=9, epochs=9, every=5)
     ([2, 4, 8], [5, 9])
     """
-    made, left = [epochs], num
-    while halving and left > 1 and made[0] > 1:
-        made.insert(0, -(-made[0] // halving))
+    marks, left = [epochs], num
+    while halving and left > 1 and marks[0] > 1:
+        marks.insert(0, -(-marks[0] // halving))
         left = -(-left // halving)
-    return list(dict.fromkeys(min(-(-mark // every) * every, epochs) for mark in made))
+    return list(dict.fromkeys(min(-(-mark // every) * every, epochs) for mark in marks))
 
 
 def marks(cells: Sequence[Cell], halving: int) -> list[int | None]:
@@ -52,8 +52,8 @@ def marks(cells: Sequence[Cell], halving: int) -> list[int | None]:
     num = len({cell.entry.label for cell in cells})
     train = cells[0].config.train
     every = max(train.eval_every, 1)  # fit.make_plan refuses less
-    made = rungs(halving, num=num, epochs=train.epochs, every=every)
-    return [*made[:-1], None]
+    epochs = rungs(halving, num=num, epochs=train.epochs, every=every)
+    return [*epochs[:-1], None]
 
 
 def decide(
@@ -78,19 +78,19 @@ def decide(
     for cell in filter(programs.left, cells):
         label = cell.entry.label
         if cell.outcome == "failed":
-            told = (
+            reason = (
                 f"{cell.problem}; so the rung of epoch {epoch} was decided without it"
             )
-            ended[programs.name(cell)] = {"outcome": "failed", "told": told}
+            ended[programs.name(cell)] = {"outcome": "failed", "told": reason}
         elif places.get(label, 0) > kept:
             seeds = len(reached[label])
             fewer = f" of {seeds} seeds, not {most}" if seeds < most else ""
-            told = (
+            reason = (
                 f"stopped by --halving={halving} at epoch {epoch}: validation {metric} "
                 f"{means[label]:.4f}{fewer}, place {places[label]} of {len(order)}; "
                 f"{kept} went on"
             )
-            ended[programs.name(cell)] = {"outcome": "stopped", "told": told}
+            ended[programs.name(cell)] = {"outcome": "stopped", "told": reason}
     return {"epoch": epoch, "ended": ended}
 
 
@@ -98,5 +98,5 @@ def follow(cells: Sequence[Cell], decided: Mapping[str, Any]) -> None:
     """End the runs that a rung has ended, in their folders and on the cells."""
     for cell in filter(programs.left, cells):
         if how := decided["ended"].get(programs.name(cell)):
-            programs.note_end(cell, **how)
+            programs.note_end(cell, outcome=how["outcome"], reason=how["told"])
             programs.read_end(cell)

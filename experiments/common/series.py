@@ -12,8 +12,8 @@ from recall_jax.evaluate import metrics as metrics_lib
 
 def mean(cells: Sequence[Cell], row: str, metric: str) -> float:
     """Over the seeds that have the metric; below everything where none has."""
-    found = [summaries.means(cell, row).get(metric) for cell in cells]
-    return float(np.mean([x for x in found if x is not None] or [-np.inf]))
+    values = [summaries.means(cell, row).get(metric) for cell in cells]
+    return float(np.mean([x for x in values if x is not None] or [-np.inf]))
 
 
 def point(rows: Iterable[results.Row], metric: str, *, x: float) -> Point | None:
@@ -32,8 +32,8 @@ def of_metrics(
 ) -> dict[str, Point]:
     """A row's points by metric, without those that no run has."""
     rows = rows_of(cells, row)
-    made = {metric: point(rows, metric, x=0.0) for metric in metrics}
-    return {metric: at for metric, at in made.items() if at}
+    points = {metric: point(rows, metric, x=0.0) for metric in metrics}
+    return {metric: at for metric, at in points.items() if at}
 
 
 def in_segments(
@@ -41,10 +41,12 @@ def in_segments(
 ) -> list[Point]:
     """A row's points in those of the segments that have the metric; x is the number of
     the segment."""
-    found = [results.segment_rows(cell.results) for cell in cells]
+    rows_by_cell = [results.segment_rows(cell.results) for cell in cells]
     points = []
     for place, name in enumerate(members):
-        rows = [rows[f"{row}_{name}"] for rows in found if f"{row}_{name}" in rows]
+        rows = [
+            rows[f"{row}_{name}"] for rows in rows_by_cell if f"{row}_{name}" in rows
+        ]
         points.append(point(rows, metric, x=place))
     return [at for at in points if at]
 
@@ -52,28 +54,28 @@ def in_segments(
 def over_seconds(cells: Iterable[Cell], metric: str) -> dict[str, list[Point]]:
     """By device a metric on test over the seconds of training, a point a run; not of
     runs that trained together, whose seconds are shares."""
-    made: dict[str, list[Point]] = {}
+    by_device: dict[str, list[Point]] = {}
     for cell in cells:
         value = summaries.means(cell, "test").get(metric)
         seconds = cell.results["seconds"].get("train")
         if None not in (value, seconds) and groups.num_together(cell) == 1:
             at = Point(seconds, value, value, value)
-            made.setdefault(cell.results["device"], []).append(at)
-    return made
+            by_device.setdefault(cell.results["device"], []).append(at)
+    return by_device
 
 
 def rows_of(cells: Sequence[Cell], name: str = "test") -> list[results.Row]:
     """A row of every run that has it, with the metrics that are of no list."""
-    found = [(cell, results.rows(cell.results).get(name)) for cell in cells]
+    pairs = [(cell, results.rows(cell.results).get(name)) for cell in cells]
     return [
-        row._replace(means=summaries.means(cell, name)) for cell, row in found if row
+        row._replace(means=summaries.means(cell, name)) for cell, row in pairs if row
     ]
 
 
 def curve_rows(cells: Sequence[Cell]) -> list[results.Row]:
     """The model's figures at several k, of the runs that have them."""
-    found = [results.curves(cell.results).get("test") for cell in cells]
-    return [row for row in found if row]
+    rows = [results.curves(cell.results).get("test") for cell in cells]
+    return [row for row in rows if row]
 
 
 def curve_kinds(rows: Iterable[results.Row]) -> list[str]:
@@ -91,5 +93,5 @@ def curve(rows: Sequence[results.Row], kind: str) -> list[Point]:
     """A kind of metric, as "hr", over k."""
     names = {name: None for row in rows for name in row.means}
     sizes = sorted(k for what, k in map(metrics_lib.parse, names) if what == kind)
-    found = [point(rows, f"{kind}@{k}", x=k) for k in sizes]
-    return [at for at in found if at]
+    points = [point(rows, f"{kind}@{k}", x=k) for k in sizes]
+    return [at for at in points if at]

@@ -36,7 +36,7 @@ class Study:
     """A question, and the runs that answer it.
 
     `budget` are overrides of all settings: how long each trains, what is measured.
-    `seconds` is about what a run takes with it on two quiet cores, for --dry. `found`
+    `seconds` is about what a run takes with it on two quiet cores, for --dry. `finding`
     stays empty until it is measured.
     """
 
@@ -49,7 +49,7 @@ class Study:
     seconds: float
     seeds: int = 3
     by: str = "ndcg@10"  # the metric of the differences to the base
-    found: str = ""
+    finding: str = ""
 
 
 class Setting(NamedTuple):
@@ -84,7 +84,7 @@ def blocks(study: Study, *, shared: dict[str, str]) -> list[Block]:
     """The base alone, then each factor; `shared` overrides go to every setting."""
     setting = functools.partial(_setting, study=study, shared=shared)
     first = setting("base", base=study.base, text="")
-    made = [Block("", first, [first])]
+    blocks = [Block("", first, [first])]
     for factor in study.factors:
         settings = [
             setting(label, base=factor.base or study.base, text=text)
@@ -94,8 +94,8 @@ def blocks(study: Study, *, shared: dict[str, str]) -> list[Block]:
         if factor.base:
             base = setting(factor.base_label, base=factor.base, text="")
             settings.insert(0, base)
-        made.append(Block(factor.name, base, settings))
-    return made
+        blocks.append(Block(factor.name, base, settings))
+    return blocks
 
 
 def grid(study: Study, *, shared: dict[str, str]) -> list[Block]:
@@ -105,7 +105,7 @@ def grid(study: Study, *, shared: dict[str, str]) -> list[Block]:
     first, *rest = blocks(study, shared=shared)
     combined = [_combines(factor, study) for factor in study.factors]
     factors = [f for f, fits in zip(study.factors, combined, strict=True) if fits]
-    made = {cells.folder_name(first.base.entry): first.base}
+    settings = {cells.folder_name(first.base.entry): first.base}
     for chosen in _products(factors):
         label = ", ".join(f"{factor}: {label}" for factor, label, _ in chosen)
         text = ":".join(text for *_, text in chosen)
@@ -113,9 +113,9 @@ def grid(study: Study, *, shared: dict[str, str]) -> list[Block]:
             label, base=study.base, text=text, study=study, shared=shared
         )
         if _means_something(setting.entry):
-            made.setdefault(cells.folder_name(setting.entry), setting)
+            settings.setdefault(cells.folder_name(setting.entry), setting)
     others = [b for b, fits in zip(rest, combined, strict=True) if not fits]
-    every = list(made.values())[1:]
+    every = list(settings.values())[1:]
     return [first, Block("every combination", first.base, every), *others]
 
 
@@ -181,9 +181,9 @@ def canonical(entry: cli.Entry) -> cli.Entry:
     return cli.Entry(entry.name, changed, changed, entry.config)
 
 
-def _changes(there: Any, here: Any, *, path: str = "") -> Iterator[tuple[str, str]]:
+def _changes(base: Any, here: Any, *, path: str = "") -> Iterator[tuple[str, str]]:
     for field in dataclasses.fields(here):
-        old, new = getattr(there, field.name), getattr(here, field.name)
+        old, new = getattr(base, field.name), getattr(here, field.name)
         if dataclasses.is_dataclass(new):
             yield from _changes(old, new, path=f"{path}{field.name}.")
         elif old != new:
@@ -191,7 +191,7 @@ def _changes(there: Any, here: Any, *, path: str = "") -> Iterator[tuple[str, st
             yield path + field.name, text
 
 
-def entries(made: Sequence[Block]) -> list[cli.Entry]:
+def entries(blocks: Sequence[Block]) -> list[cli.Entry]:
     """Every config once, the base first."""
-    every = [setting.entry for block in made for setting in block.settings]
+    every = [setting.entry for block in blocks for setting in block.settings]
     return list({cells.folder_name(entry): entry for entry in every}.values())

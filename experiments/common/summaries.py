@@ -44,8 +44,10 @@ def summarize(cells: Sequence[Cell], *, by: str = "") -> list[dict[str, Any]]:
         key = key_of(cell) if cell.results else keys.get(_data_of(cell))
         groups.setdefault(key, []).append(cell)
     unknown = groups.pop(None, [])
-    made = [_group(key, members, by=by) for key, members in groups.items()]
-    return made + ([_group((None,) * len(MEASURED), unknown, by=by)] if unknown else [])
+    summaries = [_group(key, members, by=by) for key, members in groups.items()]
+    return summaries + (
+        [_group((None,) * len(MEASURED), unknown, by=by)] if unknown else []
+    )
 
 
 def key_of(cell: Cell) -> tuple:
@@ -73,8 +75,8 @@ def _group(key: tuple, cells: list[Cell], *, by: str) -> dict[str, Any]:
     for label, members in labelled.items():
         rows.append(make_row(members, "test", label=label, first=first, by=by))
         rows += [
-            make_row(members, name, label=told, first=first, by=by)
-            for name, told in FURTHER.items()
+            make_row(members, name, label=row_label, first=first, by=by)
+            for name, row_label in FURTHER.items()
             if any(means(cell, name) for cell in members)
         ]
     rows += [
@@ -107,9 +109,9 @@ def means(cell: Cell, row: str) -> dict[str, float]:
     """Metrics by name; none where the run has no such row."""
     if not cell.results:
         return {}
-    found = results_lib.rows(cell.results).get(row)
+    figures = results_lib.rows(cell.results).get(row)
     further = results_lib.further(cell.results).get(row, {})
-    return (found.means if found else {}) | further
+    return (figures.means if figures else {}) | further
 
 
 def metrics_of(cell: Cell) -> list[str]:
@@ -164,7 +166,7 @@ def make_row(
         row["command"] = cells[0].command
         row["outcomes"] = {str(cell.seed): cell.outcome for cell in cells}
         row["problems"] = {
-            str(cell.seed): cell.stopped or cli.told(cell.problem)
+            str(cell.seed): cell.stopped or cli.error_line(cell.problem)
             for cell in cells
             if cell.problem or cell.stopped
         }
@@ -184,8 +186,8 @@ def _mean_and_sd(values: list[float]) -> tuple[float, float | None]:
 
 def _half_width(cells: list[Cell], row: str, metric: str) -> float | None:
     """Of the 95 % interval over users, the mean over seeds."""
-    found = [results_lib.rows(cell.results)[row].intervals for cell in cells]
-    bounds = [intervals.get(metric) for intervals in found]
+    cell_intervals = [results_lib.rows(cell.results)[row].intervals for cell in cells]
+    bounds = [intervals.get(metric) for intervals in cell_intervals]
     if None in bounds:
         return None
     return float(np.mean([(high - low) / 2 for low, high in bounds]))

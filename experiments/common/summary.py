@@ -30,8 +30,8 @@ def show(results: dict[str, Any], workdir: pathlib.Path) -> None:
     if l2 := results.get("ease_l2"):
         print(f"           ease with l2 {l2:g}, the best on validation")
     _explain(results)
-    if found := results.get("conversions"):
-        print(f"booked     {_conversions(found)}")
+    if conversions := results.get("conversions"):
+        print(f"booked     {_conversions(conversions)}")
     speed, seconds = results["examples_per_second"], results["seconds"]
     if speed:
         print(f"speed      {speed:,.0f} training examples/s on {results['device']}")
@@ -47,15 +47,15 @@ def show(results: dict[str, Any], workdir: pathlib.Path) -> None:
     print(f"           vocabularies.json; tensorboard --logdir={workdir}")
 
 
-def _conversions(found: dict[str, Any]) -> str:
+def _conversions(conversions: dict[str, Any]) -> str:
     """How well the items of a session tell what it converted, in a line."""
-    told = f"{found['conversions']:,} conversions held out"
-    if not (mean := found["all"]):
-        return f"{told}, none with another item before it"
-    told += f", {mean['pairs']:,} pairs of a click and one: rank {mean['rank']:.3f}"
+    line = f"{conversions['conversions']:,} conversions held out"
+    if not (mean := conversions["all"]):
+        return f"{line}, none with another item before it"
+    line += f", {mean['pairs']:,} pairs of a click and one: rank {mean['rank']:.3f}"
     if "rank_in_market" in mean:
-        told += f", in the market {mean['rank_in_market']:.3f}"
-    return f"{told} (0 first, 1 last)"
+        line += f", in the market {mean['rank_in_market']:.3f}"
+    return f"{line} (0 first, 1 last)"
 
 
 def _explain(results: dict[str, Any]) -> None:
@@ -87,8 +87,8 @@ def _figures(results: dict[str, Any]) -> str:
     labels["test_ties_shuffled"] = "  trained and tested, ties shuffled"
     labels["test_refit"] = "  refitted on all of train"
     for name in results_lib.hidden_rows(results):
-        told = {"test_new": results["config"]}.get(name, name.removesuffix("_new"))
-        labels[name] = f"  new items, {told.replace('_', ' ')}"
+        row_name = {"test_new": results["config"]}.get(name, name.removesuffix("_new"))
+        labels[name] = f"  new items, {row_name.replace('_', ' ')}"
     labels["valid"] = "  on validation"
     rows = results_lib.rows(results)
     table = [

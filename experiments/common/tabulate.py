@@ -21,15 +21,17 @@ def as_text(groups: Iterable[dict[str, Any]]) -> str:
 def _group_text(group: dict[str, Any]) -> str:
     rows, metrics = group["rows"], group["metrics"]
     if not metrics:
-        told = [
+        parts = [
             log.table([shown_row(row, group=group) for row in rows], columns(group))
         ]
-        return "\n".join(["## No figures yet", "", *told, "", *problems(rows)]).rstrip()
+        return "\n".join(
+            ["## No figures yet", "", *parts, "", *problems(rows)]
+        ).rstrip()
     lines = [f"## {group['source']}, {group['events']:,} events", ""]
     shown = [shown_row(row, group=group) for row in rows]
     lines += [log.table(shown, columns(group)), ""]
-    told = [f"- {line}" for line in legend(group)]
-    return "\n".join([*lines, *told, *problems(rows)])
+    parts = [f"- {line}" for line in legend(group)]
+    return "\n".join([*lines, *parts, *problems(rows)])
 
 
 def columns(group: dict[str, Any]) -> list[str]:
@@ -112,8 +114,8 @@ def _seeds(row: dict[str, Any]) -> str:
     if done == len(outcomes) or not outcomes:
         return str(done)
     counts = {name: outcomes.count(name) for name in ENDS}
-    told = [f"{count} {name}" for name, count in counts.items() if count]
-    return ", ".join([f"{done} of {len(outcomes)}", *told])
+    ends = [f"{count} {name}" for name, count in counts.items() if count]
+    return ", ".join([f"{done} of {len(outcomes)}", *ends])
 
 
 def as_csv(cells: Iterable[Cell]) -> str:
@@ -143,12 +145,12 @@ def values(cell: Cell) -> Iterator[tuple[str, str, float]]:
         if row.queries is not None:
             yield name, "queries", row.queries
     for name, row in results_lib.curves(results).items():
-        told = summaries.means(cell, name)
+        means = summaries.means(cell, name)
         for metric, value in row.means.items():
-            if metric not in told:
+            if metric not in means:
                 yield name, metric, value
-    for name, found in results["lists"].get("rows", {}).items():
-        for measure, value in found.items():
+    for name, measures in results["lists"].get("rows", {}).items():
+        for measure, value in measures.items():
             yield name, measure, value
     yield from _of_indexes(results)
     for name, seconds in results["seconds"].items():
@@ -159,10 +161,10 @@ def values(cell: Cell) -> Iterator[tuple[str, str, float]]:
 
 def _of_indexes(results: dict[str, Any]) -> Iterator[tuple[str, str, float]]:
     """Times of each index, and what it costs against exact."""
-    for name, found in results["indexes"].items():
+    for name, figures in results["indexes"].items():
         row = "test" if name == results["index"] else name
         for time in ("build_seconds", "search_seconds", "queries_per_second"):
-            if found.get(time) is not None:
-                yield row, time, found[time]
-        for metric, gap in found.get("versus_exact", {}).items():
+            if figures.get(time) is not None:
+                yield row, time, figures[time]
+        for metric, gap in figures.get("versus_exact", {}).items():
             yield row, f"{metric}_versus_exact", gap["absolute"]

@@ -53,7 +53,7 @@ STUDY = Study(
     ),
     budget="evaluate.indexes=[]:evaluate.metrics=[hr@10,ndcg@10]",
     seconds=20,
-    found="On the synthetic log the paper is contradicted: the booked item as a global "
+    finding="On the synthetic log the paper is contradicted: the booked item as a global "
     "context leaves its rank within the market as it is at weight 1 and worsens it at 3, "
     "counting booked sessions five times worsens it most (.325 against .301), negatives of "
     "the market are worth a hundredth, and popularity (.280) orders a market better than "

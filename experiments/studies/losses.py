@@ -61,7 +61,7 @@ STUDY = Study(
     budget="train.epochs=2:model.history_length=20:evaluate.indexes=[]"
     ":evaluate.metrics=[hr@10,ndcg@10,recall@20]",
     seconds=60,
-    found="As Yi et al. found, a correction is worth much (.061 of .156 ndcg@10); which of "
+    finding="As Yi et al. found, a correction is worth much (.061 of .156 ndcg@10); which of "
     "the three, or all items in place of the batch's, makes no difference here, while "
     "normalisation is worth .029 and temperature .07 over .15 .013. Softmax is .043 to "
     ".090 above pairwise and pointwise losses on the same uniform negatives, as expected "

@@ -68,7 +68,7 @@ STUDY = Study(
     ),
     budget="train.epochs=8:evaluate.indexes=[]:evaluate.metrics=[hr@10,ndcg@10,recall@20]",
     seconds=25,
-    found="Softmax beats the logistic loss on the same negatives (by .009 and .005 ndcg@10), "
+    finding="Softmax beats the logistic loss on the same negatives (by .009 and .005 ndcg@10), "
     "but against the expectation squared error, its negatives weighted, does not differ "
     "from softmax, and the inner product is level with the cosine or a little above it. "
     "What was shown and passed over adds nothing beside the batch, and alone it ruins the "

@@ -54,7 +54,7 @@ STUDY = Study(
     ),
     budget=losses.STUDY.budget,
     seconds=75,
-    found="More uniform negatives help (1,024 over 256 by .011 ndcg@10), but against Yang et "
+    finding="More uniform negatives help (1,024 over 256 by .011 ndcg@10), but against Yang et "
     "al. mixed ones, and even all items, add nothing to the batch's in so small a "
     "catalogue; at equal epochs a batch of 4,096 loses .019 to one of 1,024. Against Wang "
     "et al. a queue collapses (its old copies take no gradient: negatives.md), and against "

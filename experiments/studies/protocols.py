@@ -41,7 +41,7 @@ STUDY = Study(
     ),
     budget=losses.STUDY.budget,
     seconds=60,
-    found="The same model has ndcg@10 .156 as it stands, .149 with ties shuffled, .112 "
+    finding="The same model has ndcg@10 .156 as it stands, .149 with ties shuffled, .112 "
     "with seen items kept, .321 in the order of the file, and .578 or .440 among "
     "100 sampled items. Orders turn as well: among items drawn uniformly EASE "
     "passes the bigram in hr@10 (.678 and .644), of which it has half among all "

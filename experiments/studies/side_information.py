@@ -70,7 +70,7 @@ STUDY = Study(
     ),
     budget="evaluate.indexes=[]:evaluate.metrics=[hr@10,ndcg@10,recall@20]",
     seconds=30,
-    found="Among all items the paper's order is turned round: BGE is above EGES on all three "
+    finding="Among all items the paper's order is turned round: BGE is above EGES on all three "
     "logs (by .005, .030 and .023 ndcg@10), GES between them only on MovieLens, and a field "
     "of pure noise does as well as all fields together. For items hidden from training it "
     "holds: side information finds them (.058, on MovieLens .028) where chance has .002 and "

@@ -28,7 +28,7 @@ STUDY = Study(
     ),
     budget="train.epochs=2:evaluate.indexes=[]:evaluate.metrics=[hr@10,ndcg@10,recall@20]",
     seconds=110,
-    found="DSSM and YoutubeDNN are level (.157 and .158 ndcg@10) and FM far behind (.055), "
+    finding="DSSM and YoutubeDNN are level (.157 and .158 ndcg@10) and FM far behind (.055), "
     "as expected. Against the expectation the sequence tower comes third (.106, below the "
     "bigram): so narrow and so briefly trained it has not learned the order yet, while at "
     "its own width and length of training it is first (.185, README.md).",

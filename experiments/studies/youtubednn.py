@@ -53,7 +53,7 @@ STUDY = Study(
     ),
     budget=losses.STUDY.budget,
     seconds=55,
-    found="As in the paper, predicting the next watch is worth much over a random held-out "
+    finding="As in the paper, predicting the next watch is worth much over a random held-out "
     "one (.154 and .052 ndcg@10) and so is width (128 over 64: .010), while depth is worth "
     "nothing here. Against it the order of the history matters (.055), and the age of an "
     "example (.049, always 0 in use and seldom in training) and equal numbers of examples "

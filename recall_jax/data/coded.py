@@ -58,7 +58,7 @@ def code(config: logs.Config, path: pathlib.Path) -> Coded:
                     records["weight"] = logs.parse_weight(source, column=config.weight)
                 if config.action:
                     column = source.rows[config.action]
-                    records["action"] = numbered(column, known=actions)
+                    records["action"] = numbered(column, numbering=actions)
                 kept = positives(source, records, config=config, met=met)
                 if not kept.all():
                     records = records[kept]
@@ -93,11 +93,13 @@ def merged(read: list[tuple[str, int]]) -> list[tuple[str, int]]:
     return list(counts.items())
 
 
-def numbered(column: "pl.Series", *, known: dict[str, int]) -> np.ndarray:
+def numbered(column: "pl.Series", *, numbering: dict[str, int]) -> np.ndarray:
     """Numbers of values as strings, those met before as they were."""
     strings = column.cast(str).fill_null("")
     distinct = strings.unique()
-    numbers = [known.setdefault(name, len(known)) for name in distinct.to_list()]
+    numbers = [
+        numbering.setdefault(name, len(numbering)) for name in distinct.to_list()
+    ]
     return strings.replace_strict(distinct, numbers).to_numpy()
 
 
@@ -113,14 +115,14 @@ def slices(config: logs.Config) -> Iterator[shards.Source]:
     """The columns that are asked for, SLICE rows of one shard at a time."""
     polars = shards.import_polars()
     roles = ("user", "item", "time", "weight", "action", "rating", "dwell")
-    asked = {role: getattr(config, role) for role in roles if getattr(config, role)}
-    found = shards.find_shards(config.path)
-    for path in found:
+    columns = {role: getattr(config, role) for role in roles if getattr(config, role)}
+    paths = shards.find_shards(config.path)
+    for path in paths:
         header = shards.read_header(path, separator=config.separator)
-        shards.check_columns(asked, there=header, path=str(path))
-    for path in found:
+        shards.check_columns(columns, header=header, path=str(path))
+    for path in paths:
         with shards.plain_errors(path):
-            scan = shards.scan(path).select(set(asked.values()))
+            scan = shards.scan(path).select(set(columns.values()))
             total = scan.select(polars.len()).collect().item()
         for start in range(0, max(total, 1), SLICE):
             with shards.plain_errors(path):
@@ -155,8 +157,8 @@ class Codes:
         fresh = distinct.join(self.known, on="id", how="anti", maintain_order="left")
         added = self._numbered(fresh["id"], first=len(self.known))
         self.known = self.known.vstack(added)
-        asked = ids.to_frame()
-        codes = asked.join(self.known, on="id", how="left", maintain_order="left")
+        frame = ids.to_frame()
+        codes = frame.join(self.known, on="id", how="left", maintain_order="left")
         return codes["code"].to_numpy()
 
     def check(self, path: str, *, column: str) -> None:
@@ -206,17 +208,19 @@ class Met:
 
     def among(self, column: np.ndarray) -> np.ndarray:
         """Mask of the events that have one of them."""
-        there = set(np.unique(column).tolist())
-        self.seen |= there & set(self.actions)
-        self.others |= set(sorted(there)[:20])
+        names = set(np.unique(column).tolist())
+        self.seen |= names & set(self.actions)
+        self.others |= set(sorted(names)[:20])
         return np.isin(column, self.actions)
 
     def check(self) -> None:
         """Raise InputError where one is nobody's: it is most often a typo."""
         for name in self.actions:
             if name not in self.seen:
-                there = ", ".join(sorted(self.others)[:20])
-                raise InputError(f"no event has the action {name!r}; there are {there}")
+                others = ", ".join(sorted(self.others)[:20])
+                raise InputError(
+                    f"no event has the action {name!r}; there are {others}"
+                )
 
 
 def positives(

@@ -17,7 +17,7 @@ class Cuts(NamedTuple):
     count: np.ndarray  # [U] all events
     train: np.ndarray  # [U]
     before_test: np.ndarray  # [U]
-    told: str  # the protocol, to be filled with `ties`
+    description: str  # the protocol, to be filled with `ties`
 
 
 def check(cuts: Cuts, *, config: logs.Config) -> None:
@@ -44,8 +44,8 @@ def cut(coded: Coded, *, config: logs.Config) -> Cuts:
         count_users(coded, lambda block, at=at: block["time"] < at * SECOND)
         for at in seconds
     )
-    told = ", ".join(str(np.datetime64(at, "s")) for at in seconds)
-    return Cuts(count, train, before, f"temporal, cut at {told}")
+    times = ", ".join(str(np.datetime64(at, "s")) for at in seconds)
+    return Cuts(count, train, before, f"temporal, cut at {times}")
 
 
 def leave_one_out(count: np.ndarray, *, config: logs.Config) -> Cuts:
@@ -55,12 +55,12 @@ def leave_one_out(count: np.ndarray, *, config: logs.Config) -> Cuts:
             "no user has three events, and leave_one_out needs one to train, one to "
             "validate, one to test; bring a longer log"
         )
-    told = (
+    order = (
         "ties in file order ({ties} of test items share their time with the event before)"
         if config.time
         else "without times, in file order"
     )
-    return Cuts(count, count - 2 * long, count - long, f"leave_one_out, {told}")
+    return Cuts(count, count - 2 * long, count - long, f"leave_one_out, {order}")
 
 
 def count_users(coded: Coded, chosen: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:

@@ -106,14 +106,18 @@ def events(log: Interactions) -> list[str]:
     if not any(x.startswith("equal rows") for x in log.report):
         lines += equal_rows(duplicates.count_of(log)[1], "")
     for side, codes in (("user", log.user), ("item", log.item)):
-        made = getattr(log, f"{side}s")
-        lines += entities(made, np.bincount(codes, minlength=len(made)), side=side)
+        catalogue = getattr(log, f"{side}s")
+        lines += entities(
+            catalogue, np.bincount(codes, minlength=len(catalogue)), side=side
+        )
     return lines
 
 
-def entities(made: Entities, count: np.ndarray, *, side: str) -> list[str]:
+def entities(catalogue: Entities, count: np.ndarray, *, side: str) -> list[str]:
     """Of users or items with `count` events each: their ids and features."""
-    return ids(made.id, count, side=side) + features(made, count > 0, side=side)
+    return ids(catalogue.id, count, side=side) + features(
+        catalogue, count > 0, side=side
+    )
 
 
 @dataclasses.dataclass
@@ -173,22 +177,22 @@ def date(seconds: int) -> str:
 def ids(raw: np.ndarray, count: np.ndarray, *, side: str) -> list[str]:
     """Null-like ids and their share; ids that may be one; one with too much."""
     total, lines = int(count.sum()), []
-    there = np.flatnonzero(count)
-    null = np.zeros(len(there), bool)
+    codes = np.flatnonzero(count)
+    null = np.zeros(len(codes), bool)
     if raw.dtype.kind in "OUT":
-        names = raw[there].tolist()
+        names = raw[codes].tolist()
         null = np.array([str(x).strip().lower() in NULL_LIKE for x in names], bool)
         lines += alike(names[:MOST], side=side)
-    share = count[there[null]].sum() / max(total, 1)
+    share = count[codes[null]].sum() / max(total, 1)
     lines.insert(0, line(f"{side} ids", f"{share:.2%} of rows are empty or null-like"))
     if null.any():
-        shown = ", ".join(repr(str(x)) for x in raw[there[null]][:3].tolist())
+        shown = ", ".join(repr(str(x)) for x in raw[codes[null]][:3].tolist())
         text = (
             f"{share:.1%} of rows have the {side} {shown}, which looks like a missing "
         )
         lines.append(note(text + "one and is taken as an id; leave those rows out"))
     most = int(count.argmax())
-    if len(there) >= 20 and count[most] > MANY * total and side == "user":
+    if len(codes) >= 20 and count[most] > MANY * total and side == "user":
         text = (
             f"{side} {raw[most].item()!r} has {count[most] / total:.0%} of all events; "
         )
@@ -226,11 +230,11 @@ def alike(names: list[str], *, side: str) -> list[str]:
     return [note(text + "one, write them alike")]
 
 
-def features(entities: Entities, there: np.ndarray, *, side: str) -> list[str]:
+def features(entities: Entities, present: np.ndarray, *, side: str) -> list[str]:
     """A line a feature: its kind, values, and the share that is missing."""
-    lines, num = [], max(int(there.sum()), 1)
+    lines, num = [], max(int(present.sum()), 1)
     for name, column in entities.columns.items():
-        kind, number, missing = kind_of(column, there)
+        kind, number, missing = kind_of(column, present)
         text = f"{side} {name!r}: {kind}, {number:,} values"
         lines.append(line("feature", f"{text}, {missing / num:.1%} missing"))
         if kind == "categories" and number == num - missing >= 20:
@@ -243,20 +247,20 @@ def features(entities: Entities, there: np.ndarray, *, side: str) -> list[str]:
             text = f"{name!r} is the same in each {side}; leave it out with "
             lines.append(note(f"{text}--config.data.{side}_columns"))
     for name, column in entities.text.items():
-        missing = int(sum(not text for text in column[there].tolist()))
+        missing = int(sum(not text for text in column[present].tolist()))
         text = f"{side} {name!r}: text, {missing / num:.1%} missing"
         lines.append(line("feature", text))
     return lines
 
 
-def kind_of(column: np.ndarray | Bag, there: np.ndarray) -> tuple[str, int, int]:
+def kind_of(column: np.ndarray | Bag, present: np.ndarray) -> tuple[str, int, int]:
     """Kind, distinct values and missing ones of a feature among entities `there`."""
     if isinstance(column, Bag):
         lengths = np.diff(column.offsets)
-        inside = np.repeat(there, lengths)
+        inside = np.repeat(present, lengths)
         values = len(np.unique(column.values[inside]))
-        return "several values each", values, int((lengths[there] == 0).sum())
-    cells = column[there]
+        return "several values each", values, int((lengths[present] == 0).sum())
+    cells = column[present]
     if column.dtype.kind == "f":
         finite = np.isfinite(cells)
         return "numbers", len(np.unique(cells[finite])), int((~finite).sum())

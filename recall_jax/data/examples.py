@@ -104,16 +104,16 @@ def passed_over(log: Interactions, flat: Flat, *, users, items, min_history: int
     moment, time = log.time, log.shown.time
     if log.nanoseconds is not None:  # ranks, for nanoseconds of all users do not fit
         moment = moment * 10**9 + log.nanoseconds
-        known, moment = np.unique(moment, return_inverse=True)
+        instants, moment = np.unique(moment, return_inverse=True)
         time = time * 10**9 + log.shown.nanoseconds
-        time = np.searchsorted(known, time, side="right") - 1
+        time = np.searchsorted(instants, time, side="right") - 1
     order = np.lexsort((time, user))
     user, item, time = user[order], item[order], time[order]
     first, span = moment.min() - 1, moment.max() - moment.min() + 2
     owner = np.repeat(np.arange(len(flat.offsets) - 1), np.diff(flat.offsets))
     key = owner * span + moment[flat.order] - first
-    asked = user * span + np.clip(time - first, 0, span - 1)
-    position = np.searchsorted(key, asked, side="right")
+    shown_key = user * span + np.clip(time - first, 0, span - 1)
+    position = np.searchsorted(key, shown_key, side="right")
     stop = np.append(0, flat.valid)
     taken = owner * (len(items.codes) + 1) + flat.items
     taken = taken[ranges(flat.start, flat.valid)]

@@ -32,10 +32,10 @@ def ensure(config: Config, *, min_history: int) -> pathlib.Path:
     Of several processes the first writes it.
     """
     stream.check(config)
-    made = processes.of_first(lambda: str(_ensure(config, min_history=min_history)))
-    folder = pathlib.Path(made)
-    there = processes.appears(folder / "manifest.json")
-    processes.check_alike("file system", "" if there else f"{folder} is not on it")
+    path = processes.of_first(lambda: str(_ensure(config, min_history=min_history)))
+    folder = pathlib.Path(path)
+    visible = processes.appears(folder / "manifest.json")
+    processes.check_alike("file system", "" if visible else f"{folder} is not on it")
     return folder
 
 
@@ -55,12 +55,12 @@ def _ensure(config: Config, *, min_history: int) -> pathlib.Path:
             shutil.rmtree(left)
         building = place / f".building-{folder.name}"
         building.mkdir()
-        told = partition.write(config, building, min_history=min_history)
+        fields = partition.write(config, building, min_history=min_history)
         if _files(config) != made_of:
             raise InputError(
                 f"{config.path} changed while it was read; start again when it is whole"
             )
-        text = json.dumps({**wanted, "files": made_of, **told}, indent=1)
+        text = json.dumps({**wanted, "files": made_of, **fields}, indent=1)
         files.write_atomically(building / "manifest.json", text)
         if folder.exists():
             shutil.rmtree(folder)
@@ -117,23 +117,23 @@ def _settings(config: Config, *, min_history: int) -> dict[str, Any]:
 
 def _files(config: Config) -> list[list]:
     """Name, size and time of writing of every file that is read."""
-    found = shards.find_shards(config.path)
-    if shards.is_text(found[0]):
+    paths = shards.find_shards(config.path)
+    if shards.is_text(paths[0]):
         raise InputError(
-            f"{found[0]} is text, and a streamed log is read by parts, which takes "
+            f"{paths[0]} is text, and a streamed log is read by parts, which takes "
             "Parquet: polars.scan_csv(...).sink_parquet(...) writes it"
         )
     for side in ("user_features", "item_features"):
         if path := getattr(config, side):
-            found += shards.find_shards(path)
-    stats = [(str(path), path.stat()) for path in found]
+            paths += shards.find_shards(path)
+    stats = [(str(path), path.stat()) for path in paths]
     return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
 
 
 def _manifest(folder: pathlib.Path) -> dict[str, Any]:
     """{} where there is none, or none of this version."""
     try:
-        found = json.loads((folder / "manifest.json").read_text("utf-8"))
+        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if found.get("format") == FORMAT else {}
+    return manifest if manifest.get("format") == FORMAT else {}

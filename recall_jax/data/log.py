@@ -163,10 +163,10 @@ def filter_positives(
         if least is not None:
             keep &= event_column(log, name) >= least
     if not keep.any():
-        asked = {name: least for name, least in bounds.items() if least is not None}
+        limits = {name: least for name, least in bounds.items() if least is not None}
         raise InputError(
             f"none of the {len(log):,} events has an action in {list(actions)} and at "
-            f"least {asked}; lower a bound or name other actions"
+            f"least {limits}; lower a bound or name other actions"
         )
     return log if keep.all() else log.select(keep)
 
@@ -213,16 +213,16 @@ def check_weights(low: float, high: float, *, column: str, source: str) -> None:
     """Raise InputError where weights of training examples, which run from `low` to
     `high`, cannot weigh anything; `column` is what they are called, if they are."""
     named = f"data.weight={column}" if column else "the weights"
-    told = f"{source}: {named} of the training examples"
+    subject = f"{source}: {named} of the training examples"
     if low == high == 0:
         raise InputError(
-            f"{told} are all 0, so there is nothing to train on; leave the weights out, "
+            f"{subject} are all 0, so there is nothing to train on; leave the weights out, "
             "or bring others"
         )
     least, most = LARGEST_WEIGHT
     if not (low >= 0 and least <= high <= most):  # NaN too
         raise InputError(
-            f"{told} run from {low:g} to {high:g}; they must be at least 0, and the "
+            f"{subject} run from {low:g} to {high:g}; they must be at least 0, and the "
             f"largest {least:g} to {most:g}, or sums of a batch are lost to rounding. "
             "Only their ratios matter: scale the column"
         )
@@ -232,10 +232,10 @@ def event_column(log: Interactions, name: str) -> np.ndarray:
     column = log.weight if name == "weight" else log.events.get(name)
     if not isinstance(column, np.ndarray):
         field = "actions or data.exposures" if name == "action" else f"min_{name}"
-        there = ["weight"] * (log.weight is not None) + sorted(log.events)
+        names = ["weight"] * (log.weight is not None) + sorted(log.events)
         raise InputError(
             f"data.{field} needs a {name!r} column of events; the log from "
-            f"{log.source or 'nowhere named'} has {', '.join(there) or 'none'}. In "
+            f"{log.source or 'nowhere named'} has {', '.join(names) or 'none'}. In "
             f"Parquet or CSV, --config.data.{name}=COLUMN names it"
         )
     return column
@@ -246,8 +246,8 @@ def is_one_of(column: np.ndarray, *, values: Sequence[str | int]) -> np.ndarray:
     masks = [column == as_kind(value, column=column) for value in values]
     for value, mask in zip(values, masks):
         if not mask.any():
-            there = ", ".join(str(name) for name in np.unique(column)[:20])
-            raise InputError(f"no event has the action {value!r}; there are {there}")
+            names = ", ".join(str(name) for name in np.unique(column)[:20])
+            raise InputError(f"no event has the action {value!r}; there are {names}")
     return np.logical_or.reduce(masks)
 
 

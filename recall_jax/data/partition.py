@@ -38,7 +38,7 @@ class Side(NamedTuple):
 
 
 @dataclasses.dataclass
-class Found:
+class Tally:
     """What the second pass counts, by item code."""
 
     events: np.ndarray  # [I] all events of each item
@@ -87,36 +87,38 @@ def write(config: logs.Config, folder: pathlib.Path, *, min_history: int) -> dic
     scratch.mkdir()
     coded = coded_lib.code(config, scratch / "coded.bin")
     kind, laid = coded.records.dtype, lay_out(coded, scratch, config, min_history)
-    count, choice = counted(laid.found, coded), config.duplicates
+    count, choice = counted(laid.tally, coded), config.duplicates
     report = describe.equal_rows(count, choice)
     if count.dropped(choice):
         coded = without_copies(coded, scratch, laid=laid, choice=choice)
         coded = coded._replace(span=span_of(coded))
         laid = lay_out(coded, scratch, config, min_history)
-    cuts, users, spans, found = laid
+    cuts, users, spans, tally = laid
     cuts_lib.check(cuts, config=config)  # not before: copies move a cut in time
     (scratch / "coded.bin").unlink()
-    if found.weights is not None:
-        log.check_weights(*found.weights, column=config.weight, source=config.path)
-    items = number(found.trained, found.events)
+    if tally.weights is not None:
+        log.check_weights(*tally.weights, column=config.weight, source=config.path)
+    items = number(tally.trained, tally.events)
     as_npy(scratch / "item.bin", folder / "items.npy", kind=np.int32, ids=items.ids)
     if "weight" in kind.names:
         as_npy(scratch / "weight.bin", folder / "weights.npy", kind=np.float32)
     shutil.rmtree(scratch)
     popularity, count = (
-        np.append(0, x[items.codes]) for x in (found.trained, found.examples)
+        np.append(0, x[items.codes]) for x in (tally.trained, tally.examples)
     )
     arrays = {**spans._asdict(), "popularity": popularity, "item_count": count}
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
     report += write_catalogue(
-        config, folder, coded, users=users, items=items, cuts=cuts, found=found
+        config, folder, coded, users=users, items=items, cuts=cuts, tally=tally
     )
     return {
         "report": [*coded.report, *coded.span.lines(), *report],
         "events": int(spans.offsets[-1]),
-        "protocol": cuts.told.format(ties=f"{found.tied / max(found.last, 1):.0%}"),
-        "repeats": found.repeats,
+        "protocol": cuts.description.format(
+            ties=f"{tally.tied / max(tally.last, 1):.0%}"
+        ),
+        "repeats": tally.repeats,
         "known_users": users.known,
         "known_items": items.known,
         "sha256": digest(folder),
@@ -129,7 +131,7 @@ class Laid(NamedTuple):
     cuts: Cuts
     users: Side
     spans: Spans
-    found: Found
+    tally: Tally
 
 
 def lay_out(
@@ -138,7 +140,7 @@ def lay_out(
     cuts = cuts_lib.cut(coded, config=config)
     users = number(cuts.train, cuts.count)
     spans = spans_of(cuts, users)
-    found = sort(
+    tally = sort(
         partition(coded, scratch, users=users, offsets=spans.offsets),
         scratch,
         kind=coded.records.dtype,
@@ -146,14 +148,14 @@ def lay_out(
         num_items=len(coded.items),
         min_history=min_history,
     )
-    return Laid(cuts, users, spans, found)
+    return Laid(cuts, users, spans, tally)
 
 
-def counted(found: Found, coded: Coded) -> duplicates.Count:
-    rows, equal = len(coded.records), found.equal
-    timed = not equal or duplicates.tells_apart(found.moments, rows=rows - equal)
+def counted(tally: Tally, coded: Coded) -> duplicates.Count:
+    rows, equal = len(coded.records), tally.equal
+    timed = not equal or duplicates.tells_apart(tally.moments, rows=rows - equal)
     names = [x for x in duplicates.COMPARED if x in coded.records.dtype.names]
-    again = found.repeats - equal
+    again = tally.repeats - equal
     return duplicates.Count(rows, equal, again, coded.timed and timed, tuple(names))
 
 
@@ -164,9 +166,9 @@ def copies(records: np.ndarray) -> np.ndarray:
     if "time" in names:  # a copy stands beside its like, or among others of their time
         tied = same_moment(records)
         some = np.flatnonzero(np.append(tied, False) | np.append(False, tied))
-    made = np.zeros(len(records), bool)
-    made[some] = duplicates.is_copy([records[name][some] for name in names])
-    return made
+    mask = np.zeros(len(records), bool)
+    mask[some] = duplicates.is_copy([records[name][some] for name in names])
+    return mask
 
 
 def span_of(coded: Coded) -> describe.Span:
@@ -216,13 +218,13 @@ def spans_of(cuts: Cuts, users: Side) -> Spans:
 def digest(folder: pathlib.Path) -> str:
     """SHA-256 of the files that say which events there are, in which order, and how
     they are split and described."""
-    found = hashlib.sha256()
+    hasher = hashlib.sha256()
     for path in sorted(p for p in folder.iterdir() if p.is_file()):
-        found.update(path.name.encode())
+        hasher.update(path.name.encode())
         with open(path, "rb") as file:
             while block := file.read(1 << 24):
-                found.update(block)
-    return found.hexdigest()
+                hasher.update(block)
+    return hasher.hexdigest()
 
 
 def number(trained: np.ndarray, events: np.ndarray) -> Side:
@@ -266,10 +268,10 @@ def sort(
     spans: Spans,
     num_items: int,
     min_history: int,
-) -> Found:
+) -> Tally:
     """Each bucket by user, then time: its item codes, and weights where there are any,
     go to files of bare numbers. Buckets are removed."""
-    found, done = Found(*np.zeros((3, num_items), np.int64)), 0
+    tally, done = Tally(*np.zeros((3, num_items), np.int64)), 0
     columns = [name for name in ("item", "weight") if name in kind.names]
     first = spans.offsets[:-1] + min_history
     with contextlib.ExitStack() as stack:
@@ -279,11 +281,11 @@ def sort(
             path.unlink()
             user, at = records["user"], done + np.arange(len(records))
             trains = at < spans.train_stop[user]
-            found.add(records, trains=trains, examples=trains & (at >= first[user]))
+            tally.add(records, trains=trains, examples=trains & (at >= first[user]))
             for column, file in zip(columns, files, strict=True):
                 records[column].tofile(file)
             done += len(records)
-    return found
+    return tally
 
 
 def sorted_records(records: np.ndarray) -> np.ndarray:
@@ -325,7 +327,7 @@ def write_catalogue(
     users: Side,
     items: Side,
     cuts: Cuts,
-    found: Found,
+    tally: Tally,
 ) -> list[str]:
     """vocabularies.json, schema.json, and the columns of features by catalogue id;
     returns lines for people on what they hold."""
@@ -335,7 +337,7 @@ def write_catalogue(
     read: dict[str, Entities] = {}
     for name, ids, side, weight, count in (
         ("user", coded.users, users, cuts.train, cuts.count),
-        ("item", coded.items, items, found.trained, found.events),
+        ("item", coded.items, items, tally.trained, tally.events),
     ):
         entities, lines = logs.read_entities(ids, side=name, config=config)
         report += lines

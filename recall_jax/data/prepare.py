@@ -50,8 +50,10 @@ def make_tokens(
         )
     codes, distinct = log_lib.factorize(bag.values)
     trains = np.repeat(in_train, np.diff(bag.offsets))
-    by_frequency, known = schema_lib.frequency_order(codes[trains], num=len(distinct))
-    vocabulary = schema_lib.Vocabulary(distinct[by_frequency], known)
+    by_frequency, num_known = schema_lib.frequency_order(
+        codes[trains], num=len(distinct)
+    )
+    vocabulary = schema_lib.Vocabulary(distinct[by_frequency], num_known)
     inner = np.empty(len(distinct), np.int32)
     inner[by_frequency] = np.arange(1, len(distinct) + 1)
     return Tokens(vocabulary.lookup(inner[codes]), bag.offsets, vocabulary)
@@ -128,7 +130,7 @@ class _Laid(NamedTuple):
     users: "_Side"
     items: "_Side"
     flat: examples.Flat
-    found: examples.Examples
+    chosen: examples.Examples
     shown: examples.Shown | None
     searched: Tokens | None
     age: np.ndarray | None  # [events] float32
@@ -148,16 +150,18 @@ def _lay_out(
     shown = examples.passed_over(
         log, flat, users=users, items=items, min_history=min_history
     )
-    found = examples.make(
+    train_examples = examples.make(
         flat, log, min_history=min_history, config=config, shown=shown
     )
-    if not found.num_positive:
+    if not train_examples.num_positive:
         raise InputError(
             f"{log.source}: no user has more than {min_history} training events, so "
             "there is nothing to train on; lower model.min_history or bring a longer log"
         )
     if log.weight is not None:
-        trained = log.weight[flat.order][found.position[: found.num_positive]]
+        trained = log.weight[flat.order][
+            train_examples.position[: train_examples.num_positive]
+        ]
         log_lib.check_weights(
             trained.min(),
             trained.max(),
@@ -170,7 +174,7 @@ def _lay_out(
     if config.tokens:
         searched = make_tokens(log, config.tokens, order=flat.order, in_train=trains)
     age = _ages(log, flat, trains)
-    return _Laid(users, items, flat, found, shown, searched, age)
+    return _Laid(users, items, flat, train_examples, shown, searched, age)
 
 
 def _on_device(
@@ -182,11 +186,19 @@ def _on_device(
     config: log_lib.Config,
 ) -> Events:
     """What steps gather from, of a log that was laid out; on every device."""
-    users, items, flat, found = laid.users, laid.items, laid.flat, laid.found
-    positive = found.position[: found.num_positive]
+    users, items, flat, train_examples = (
+        laid.users,
+        laid.items,
+        laid.flat,
+        laid.chosen,
+    )
+    positive = train_examples.position[: train_examples.num_positive]
     fields: dict[str, Any] = {}
-    if found.label is not None:
-        fields |= {"example_item": found.item, "example_label": found.label}
+    if train_examples.label is not None:
+        fields |= {
+            "example_item": train_examples.item,
+            "example_label": train_examples.label,
+        }
     if (shown := laid.shown) is not None and len(shown.item):
         fields["shown_items"] = shown.item
         fields["shown_offsets"] = _offsets(shown.user, num=len(users.codes) + 2)
@@ -199,11 +211,11 @@ def _on_device(
         "item_columns": items.columns,
         "age": laid.age,
     }
-    made = Events(
+    events = Events(
         items=jnp.asarray(flat.items),
         offsets=jnp.asarray(flat.offsets, jnp.int32),
-        example_user=jnp.asarray(found.user),
-        example_position=jnp.asarray(found.position, jnp.int32),
+        example_user=jnp.asarray(train_examples.user),
+        example_position=jnp.asarray(train_examples.position, jnp.int32),
         item_count=jnp.asarray(_count(flat.items[positive], items), jnp.float32),
         num_items=len(items.codes),
         known_items=items.vocabularies["item"].known,
@@ -215,7 +227,7 @@ def _on_device(
         tokens_length=config.tokens_length,
         **jax.tree.map(jnp.asarray, fields),
     )
-    return mesh.on_each(made)
+    return mesh.on_each(events)
 
 
 def _schema(laid: _Laid, dataset: Events, config: log_lib.Config) -> schema_lib.Schema:
@@ -272,15 +284,15 @@ def _side(
     more: np.ndarray | None = None,
 ) -> _Side:
     """`more` is a mask of entities that are there although no event has them."""
-    there = np.bincount(codes, minlength=len(entities)) > 0
-    there = there if more is None else there | more
-    order, known = schema_lib.frequency_order(codes[in_train], num=len(entities))
-    present = order[there[order]]
+    mask = np.bincount(codes, minlength=len(entities)) > 0
+    mask = mask if more is None else mask | more
+    order, num_known = schema_lib.frequency_order(codes[in_train], num=len(entities))
+    present = order[mask[order]]
     weight = np.bincount(codes[in_train], minlength=len(entities))
     columns, schema, vocabularies = columns_lib.feature_columns(
         entities, codes=present, weight=weight, text_buckets=text_buckets
     )
-    own = {name: schema_lib.Vocabulary(entities.id[present], known)}
+    own = {name: schema_lib.Vocabulary(entities.id[present], num_known)}
     return _Side(present, columns, schema, own | vocabularies)
 
 

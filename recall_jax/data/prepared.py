@@ -191,7 +191,7 @@ def open_data(config: Config, *, history_length: int, min_history: int) -> Data:
         "test": part(log.test_start, log.offsets[2:]),
     }
     drawn = {k: _drawn(part, config.measured_users) for k, part in held_out.items()}
-    told = ", ".join(
+    user_counts = ", ".join(
         f"{len(part):,} of {len(held_out[name]):,} users {name}"
         for name, part in drawn.items()
     )
@@ -212,7 +212,7 @@ def open_data(config: Config, *, history_length: int, min_history: int) -> Data:
         popularity=log.popularity,
         valid=drawn["validate"],
         test=drawn["test"],
-        protocol=f"{log.manifest['protocol']}; {told}",
+        protocol=f"{log.manifest['protocol']}; {user_counts}",
         source=config.path,
         repeats=log.manifest["repeats"],
         user_codes=np.arange(log.num_users),
@@ -242,9 +242,9 @@ def open_log(folder: pathlib.Path, *, min_history: int) -> Log:
 
 
 def _catalogue(log: Log, *, history_length: int, context: str) -> Events:
-    known = {name: log.manifest[name] for name in ("known_items", "known_users")}
+    counts = {name: log.manifest[name] for name in ("known_items", "known_users")}
     none = jnp.zeros(0, jnp.int32)
-    made = Events(
+    events = Events(
         items=jnp.zeros(1, jnp.int32),
         weights=None,
         offsets=jnp.zeros(2, jnp.int32),
@@ -256,9 +256,9 @@ def _catalogue(log: Log, *, history_length: int, context: str) -> Events:
         num_items=len(log.popularity) - 1,
         history_length=history_length,
         context=context,
-        **known,
+        **counts,
     )
-    return mesh.on_each(made)
+    return mesh.on_each(events)
 
 
 def _mapped(path: pathlib.Path) -> np.ndarray:
@@ -268,8 +268,8 @@ def _mapped(path: pathlib.Path) -> np.ndarray:
 def _columns(folder: pathlib.Path, side: str) -> dict[str, jax.Array]:
     """By name; the file has them by their place among those of schema.json."""
     names = [column.name for column in _described(folder)[side]]
-    with np.load(folder / f"{side}_columns.npz", allow_pickle=False) as found:
-        return {name: jnp.asarray(found[f"arr_{j}"]) for j, name in enumerate(names)}
+    with np.load(folder / f"{side}_columns.npz", allow_pickle=False) as arrays:
+        return {name: jnp.asarray(arrays[f"arr_{j}"]) for j, name in enumerate(names)}
 
 
 def _described(folder: pathlib.Path) -> dict[str, list[schema_lib.Column]]:

@@ -57,8 +57,11 @@ def leave_one_out(
             "no user has three events, and leave_one_out needs one to train, one to "
             f"validate, one to test; lower --config.data.{field} or bring a longer log"
         )
-    told = {"file": "ties in file order", "shuffled": f"ties shuffled by seed {seed}"}
-    how = f"{told[ties]} ({tied:.0%} of test items share their time with the event before)"
+    tie_texts = {
+        "file": "ties in file order",
+        "shuffled": f"ties shuffled by seed {seed}",
+    }
+    how = f"{tie_texts[ties]} ({tied:.0%} of test items share their time with the event before)"
     if log.time is None:
         how = "without times, in file order"
     if hidden is not None:
@@ -100,13 +103,13 @@ def temporal(
     counts = [
         np.bincount(user_of[log.time < cut], minlength=len(start) - 1) for cut in cuts
     ]
-    told = ", ".join(str(np.datetime64(int(cut), "s")) for cut in cuts)
+    times = ", ".join(str(np.datetime64(int(cut), "s")) for cut in cuts)
     return Split(
         log,
         start,
         valid=start[:-1] + counts[0],
         test=start[:-1] + counts[1],
-        protocol=f"temporal, cut at {told}",
+        protocol=f"temporal, cut at {times}",
     )
 
 
@@ -141,14 +144,16 @@ def given(log: Interactions, *, valid_share: float, seed: int) -> Split:
     test = start[:-1] + length
     cut = np.maximum(np.round(valid_share * length).astype(np.int64), length >= 3)
     cut = np.minimum(cut, np.maximum(length - 1, 0)) * bool(valid_share)
-    told = f"{valid_share:.0%} of each user's training events, by seed {seed}, validate"
+    validation = (
+        f"{valid_share:.0%} of each user's training events, by seed {seed}, validate"
+    )
     return Split(
         dataclasses.replace(log.select(order), time=None, nanoseconds=None),
         start,
         valid=test - cut,
         test=test,
         protocol="given, train and test as published; "
-        + (told if valid_share else "all of train trains"),
+        + (validation if valid_share else "all of train trains"),
         ordered=False,
     )
 
@@ -188,11 +193,11 @@ def _check_hidden(config: "Config") -> None:
 
 def _hidden(log: Interactions, *, config: "Config") -> Hidden:
     """Drawn among the items that occur."""
-    there = np.unique(log.item)
-    rng = np.random.default_rng([config.hidden_seed, len(there)])
+    codes = np.unique(log.item)
+    rng = np.random.default_rng([config.hidden_seed, len(codes)])
     items = np.zeros(len(log.items), bool)
-    number = round(config.hidden_share * len(there))
-    items[rng.choice(there, number, replace=False)] = True
+    number = round(config.hidden_share * len(codes))
+    items[rng.choice(codes, number, replace=False)] = True
     return Hidden(items, config.hidden_seed)
 
 
@@ -310,13 +315,15 @@ def by_file_order(log: Interactions, *, config: log_lib.Config) -> Split:
     test = start[1:] - (count > 0)
     # A first row has no history, so that it is no example.
     farthest = np.maximum(start[:-1] + 1, test - WINDOW)
-    told = "the row before it validates" if config.valid_share else "the rest trains"
+    validation = (
+        "the row before it validates" if config.valid_share else "the rest trains"
+    )
     return Split(
         log,
         start,
         valid=test - (count > 0) * (config.valid_share > 0),
         test=test,
-        protocol=f"file_order, {TOLD}; {told}",
+        protocol=f"file_order, {TOLD}; {validation}",
         first=np.minimum(farthest + 1, test),
         keeps_seen=True,
     )

@@ -68,8 +68,8 @@ def _processor(device: jax.Device) -> str:
     cores = os.cpu_count()
     if hasattr(os, "sched_getaffinity"):  # Linux
         cores = len(os.sched_getaffinity(0))
-    told = pathlib.Path("/proc/cpuinfo")
-    lines = told.read_text() if told.exists() else ""
+    cpu_info = pathlib.Path("/proc/cpuinfo")
+    lines = cpu_info.read_text() if cpu_info.exists() else ""
     named = re.search(r"^model name\s*:\s*(.+)$", lines, re.MULTILINE)
     model = named[1] if named else platform.processor() or platform.machine()
     return f" ({model}, {cores} core{'s' * (cores != 1)})"
@@ -121,7 +121,7 @@ def keep(state: Any) -> Any:
     return jax.tree.map(jax.lax.with_sharding_constraint, state, specs(state))
 
 
-def made(make: Callable, *args: Any) -> Any:
+def placed_state(make: Callable, *args: Any) -> Any:
     """What `make(*args)` gives, a training state and something else, each leaf of the
     state made where it is placed: no table is ever whole on one device."""
     if num_devices() == 1:

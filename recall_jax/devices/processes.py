@@ -123,16 +123,16 @@ def of_first(call: Callable[[], Any]) -> Any:
     here = f"recall_jax/{next(_rounds)}"
     if is_first():
         try:
-            told = {"value": call()}
+            message = {"value": call()}
         except InputError as problem:
             _say(here, {"refused": str(problem)})
             raise
-        _say(here, told)
-        return told["value"]
-    told = _hear(here)
-    if "refused" in told:
-        raise InputError(told["refused"])
-    return told["value"]
+        _say(here, message)
+        return message["value"]
+    message = _hear(here)
+    if "refused" in message:
+        raise InputError(message["refused"])
+    return message["value"]
 
 
 def agreed(value: Any) -> Any:
@@ -224,11 +224,11 @@ def to_host(array: jax.Array) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def together(told: Callable[[BaseException], str | None]) -> Iterator[None]:
+def together(line_of: Callable[[BaseException], str | None]) -> Iterator[None]:
     """What runs inside ends in all processes or in none.
 
     If it raises in one of them, all exit with a status that is not zero, whatever they
-    stand in, as if killed; the first process says why, in one line. `told` gives it, or
+    stand in, as if killed; the first process says why, in one line. `line_of` gives it, or
     None for a mistake of ours, whose traceback is printed where it was raised.
     """
     if count() == 1:
@@ -241,7 +241,7 @@ def together(told: Callable[[BaseException], str | None]) -> Iterator[None]:
         yield
         gathered("done")  # nobody leaves, and takes the service along, before
     except (Exception, KeyboardInterrupt, SystemExit) as problem:
-        _fail(problem, told)
+        _fail(problem, line_of)
         raise  # not reached
     finally:
         over.set()
@@ -256,24 +256,24 @@ def _watch(over: threading.Event) -> None:
 
 
 def _fail(
-    problem: BaseException, told: Callable[[BaseException], str | None]
+    problem: BaseException, line_of: Callable[[BaseException], str | None]
 ) -> NoReturn:
     if not is_first():
         time.sleep(LOOK_SECONDS)  # what fails in all is for the first to tell
     with _ending:
         if not (failure := _failure()):
-            failure = {"process": index(), **_account(problem, told)}
+            failure = {"process": index(), **_account(problem, line_of)}
             with contextlib.suppress(jax.errors.JaxRuntimeError):
                 _say(FAILED, failure)  # refused if another came first
         _end(_failure() or failure)
 
 
 def _account(
-    problem: BaseException, told: Callable[[BaseException], str | None]
+    problem: BaseException, line_of: Callable[[BaseException], str | None]
 ) -> dict[str, Any]:
     if isinstance(problem, KeyboardInterrupt):
         return {"status": 130, "line": "stopped; the same command resumes"}
-    if line := told(problem):
+    if line := line_of(problem):
         return {"status": 2, "line": line}
     if re.match(LOST, str(problem)):  # a ValueError or a JaxRuntimeError, by chance
         return {"status": 2, "line": f"{LOST_LINE} ({problem!s:.200})"}

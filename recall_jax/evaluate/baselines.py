@@ -99,13 +99,13 @@ def dense_search(score: Callable[[np.ndarray], np.ndarray], *, part: Part) -> Se
 
     def search(k: int, exclude: search_lib.Exclude | None) -> search_lib.Found:
         size = max(1, BLOCK // score(np.arange(1)).shape[1])
-        found = [
+        blocks = [
             _top(score(rows), rows, k=k, exclude=exclude)
             for rows in np.array_split(
                 np.arange(len(part)), max(1, -(-len(part) // size))
             )
         ]
-        ids, scores = (np.concatenate(x) for x in zip(*found, strict=True))
+        ids, scores = (np.concatenate(x) for x in zip(*blocks, strict=True))
         return search_lib.Found(ids, scores)
 
     return search

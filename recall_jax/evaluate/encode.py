@@ -66,8 +66,8 @@ def _query_vectors(model, dataset: Events, columns: Columns) -> jax.Array:
         items = model.item_vector(dataset.item(ids))
         return mesh.split(model.user_vector(items, ids != 0))
     if "history" in columns:
-        known = jnp.minimum(columns["history"], dataset.known_items + 1)
-        columns = columns | {"history": known}
+        history = jnp.minimum(columns["history"], dataset.known_items + 1)
+        columns = columns | {"history": history}
     vectors = model.query(columns)
     if vectors.ndim == 3:
         vectors = vectors[:, -1]  # the last position's
@@ -108,12 +108,12 @@ def encode(
 ) -> Vectors:
     """The vectors of the catalogue, to each device its own, and of a part's users,
     computed when it returns."""
-    known = {"data": data, "batch_size": batch_size}
+    arguments = {"data": data, "batch_size": batch_size}
     if encoder.complete is None:
-        items = encode_catalogue(encoder.item, params, **known)
+        items = encode_catalogue(encoder.item, params, **arguments)
     else:
-        items = encode_items(encoder, params, **known)
-    queries = encode_queries(encoder, params, part=part, **known)
+        items = encode_items(encoder, params, **arguments)
+    queries = encode_queries(encoder, params, part=part, **arguments)
     return jax.block_until_ready(Vectors(items, queries))
 
 

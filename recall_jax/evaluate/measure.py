@@ -211,11 +211,11 @@ def check_leak(data: Data, part: Part, *, seen: bool) -> None:
             raise InputError(f"user {user!r}: history holds an event after the target")
     if not seen:
         return
-    found = targets(data, part, seen=True)
-    query = np.repeat(np.arange(len(part)), np.diff(found.exclude.offsets))
-    pairs = query * data.dataset.num_items + found.exclude.ids
-    rows = np.arange(len(part))[:, None] * data.dataset.num_items + found.positions
-    leaked = np.isin(rows[found.positions >= 0], pairs)
+    aim = targets(data, part, seen=True)
+    query = np.repeat(np.arange(len(part)), np.diff(aim.exclude.offsets))
+    pairs = query * data.dataset.num_items + aim.exclude.ids
+    rows = np.arange(len(part))[:, None] * data.dataset.num_items + aim.positions
+    leaked = np.isin(rows[aim.positions >= 0], pairs)
     if leaked.any():
         raise InputError(
             f"{int(leaked.sum())} targets stand in their own user's history, which "
@@ -228,7 +228,7 @@ class Result(NamedTuple):
     """Per-query values of each metric, and what they are made of."""
 
     values: dict[str, np.ndarray]
-    found: search_lib.Found
+    lists: search_lib.Found
     seconds: float  # of the search alone
     ranks: np.ndarray  # [q, t] int32, as `metrics.target_ranks`
 
@@ -256,17 +256,17 @@ def measure_search(
     aim = ranked_targets(data, part, config=config)
     k = min(cutoff(config) + 1, data.dataset.num_items)
     start = time.perf_counter()
-    found = search(k, aim.exclude)
+    answer = search(k, aim.exclude)
     seconds = time.perf_counter() - start
     if k <= cutoff(config):  # a list of the whole catalogue: nothing comes after it
-        ids, listed = found
-        found = search_lib.Found(
+        ids, listed = answer
+        answer = search_lib.Found(
             np.pad(ids, ((0, 0), (0, 1)), constant_values=-1),
             np.pad(listed, ((0, 0), (0, 1)), constant_values=-np.inf),
         )
-    ranks = metrics_lib.target_ranks(found.ids, found.scores, targets=aim.positions)
+    ranks = metrics_lib.target_ranks(answer.ids, answer.scores, targets=aim.positions)
     values = metrics_lib.metric_table(ranks, aim.count, config.metrics)
-    return Result(values, found, seconds, ranks)
+    return Result(values, answer, seconds, ranks)
 
 
 def chance(data: Data, part: Part, *, config: EvaluateConfig) -> dict[str, np.ndarray]:

@@ -43,13 +43,13 @@ def target_ranks(ids: Ids, scores: Scores, *, targets: Targets) -> Ranks:
     _check_lists(ids, scores)
     scores = np.where(ids == -1, -np.inf, scores)  # so that no target ties with them
     place = _place(ids, targets)
-    found = place >= 0
+    is_listed = place >= 0
     is_target = np.zeros(ids.shape, bool)
     queries = np.broadcast_to(np.arange(len(ids))[:, None], targets.shape)
-    is_target[queries[found], place[found]] = True
+    is_target[queries[is_listed], place[is_listed]] = True
     ranks = np.take_along_axis(_pessimistic_ranks(scores, is_target), place, axis=1)
     tied = np.take_along_axis(scores, place, axis=1) == scores[:, -1:]
-    return np.where(found & ~tied, ranks, MISS).astype(np.int32)
+    return np.where(is_listed & ~tied, ranks, MISS).astype(np.int32)
 
 
 def _check_lists(ids, scores):
@@ -73,8 +73,8 @@ def _place(ids, targets):
     base = max(int(ids.max(initial=0)), int(targets.max(initial=0))) + 2
     listed = (queries * base + ids + 1).ravel()  # one number for query and id
     wanted = queries * base + targets + 1
-    known = np.sort(wanted[targets >= 0])
-    if (known[1:] == known[:-1]).any():
+    codes = np.sort(wanted[targets >= 0])
+    if (codes[1:] == codes[:-1]).any():
         raise InputError("a target stands twice in its query; keep distinct ones")
     order = np.argsort(listed)
     nearest = np.minimum(np.searchsorted(listed, wanted, sorter=order), len(order) - 1)

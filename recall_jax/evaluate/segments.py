@@ -26,7 +26,7 @@ class Segment(NamedTuple):
     """Some of the targets of a part, and in words which."""
 
     name: str
-    told: str
+    description: str
     targets: Bool[np.ndarray, "q t"]
 
 
@@ -49,19 +49,21 @@ def by_activity(
     that thirds may differ in size.
 
     >>> lengths = np.array([2, 2, 2, 5, 5, 9])
-    >>> [s.told for s in by_activity(np.zeros((6, 1), int), lengths=lengths)]
+    >>> [s.description for s in by_activity(np.zeros((6, 1), int), lengths=lengths)]
     ['history of 2 events', 'history of 5 events', 'history of 9 events']
     """
     total = len(lengths)
     last = [-(-total * third // 3) - 1 for third in (1, 2)]
     kind = np.searchsorted(np.sort(lengths)[last], lengths)
-    made = []
+    segments = []
     for code, name in enumerate(ACTIVITY):
         inside = kind == code
         if inside.any():
-            told = f"history of {_span(lengths[inside])} events"
-            made.append(Segment(name, told, (positions >= 0) & inside[:, None]))
-    return made
+            description = f"history of {_span(lengths[inside])} events"
+            segments.append(
+                Segment(name, description, (positions >= 0) & inside[:, None])
+            )
+    return segments
 
 
 def by_popularity(
@@ -75,19 +77,19 @@ def by_popularity(
 
     >>> popularity = np.array([4, 2, 2, 1, 1, 1, 1, 0])
     >>> targets = np.arange(8)[:, None]
-    >>> [s.told for s in by_popularity(targets, popularity=popularity)][:2]
+    >>> [s.description for s in by_popularity(targets, popularity=popularity)][:2]
     ['1 item with 4 training events', '2 items with 2 training events']
     """
     before = np.cumsum(popularity) - popularity
     kind = np.where(popularity > 0, 3 * before // popularity.sum(), 3)
     of_target = np.where(positions >= 0, kind[positions], -1)
-    made = []
+    segments = []
     for code, name in enumerate(POPULARITY):
         inside = of_target == code
         if inside.any():
-            told = _items(popularity[kind == code])
-            made.append(Segment(name, told, inside))
-    return made
+            description = _items(popularity[kind == code])
+            segments.append(Segment(name, description, inside))
+    return segments
 
 
 def values(

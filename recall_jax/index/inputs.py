@@ -25,8 +25,8 @@ def prepared(
     do not fit, FloatingPointError for what is not finite.
     """
     if similarity not in SIMILARITIES:
-        known = ", ".join(SIMILARITIES)
-        raise InputError(f"unknown similarity {similarity!r}; there are: {known}")
+        names = ", ".join(SIMILARITIES)
+        raise InputError(f"unknown similarity {similarity!r}; there are: {names}")
     if isinstance(vectors, rows.Rows):
         vectors = vectors.on_host()
     if vectors.ndim != 2 or 0 in vectors.shape:

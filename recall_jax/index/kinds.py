@@ -18,6 +18,6 @@ def load(folder: Path) -> search.Index:
     index that is damaged, cut short or of another version."""
     kind = files.read_record(folder)["kind"]
     if kind not in INDEXES:
-        known = ", ".join(INDEXES)
-        raise InputError(f"{folder} holds an index {kind!r}; there are: {known}")
+        names = ", ".join(INDEXES)
+        raise InputError(f"{folder} holds an index {kind!r}; there are: {names}")
     return INDEXES[kind].load(folder)

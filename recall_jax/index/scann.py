@@ -50,7 +50,7 @@ def scann_settings(num_items: int, *, recall_target: float = 0.95) -> ScannSetti
     return ScannSettings(leaves, min(leaves, searched), min(num_items, reorder))
 
 
-class _Asked(NamedTuple):
+class _Request(NamedTuple):
     """One search: what is wanted, and what may not be returned."""
 
     queries: Float32[np.ndarray, "q d"]
@@ -110,14 +110,14 @@ class Scann:
         elif mask.sum() <= FEW_ROWS:
             return self._search_few(queries, k, exclude, np.flatnonzero(mask))
         keys, counts = _distinct_pairs(exclude, allowed=mask)
-        asked = _Asked(queries, mask, keys, np.minimum(k, mask.sum() - counts))
-        found = search_lib.nothing((total, k))
+        request = _Request(queries, mask, keys, np.minimum(k, mask.sum() - counts))
+        answer = search_lib.nothing((total, k))
         # A group for each power of two: one long history does not slow the others.
         extra = search_lib.power_of_two(counts)
         for more in np.unique(extra).tolist():
             ask = math.ceil((k + more) * num_items / mask.sum())
-            self._fill(found, asked, rows=np.flatnonzero(extra == more), ask=ask)
-        return found
+            self._fill(answer, request, rows=np.flatnonzero(extra == more), ask=ask)
+        return answer
 
     def save(self, folder: Path) -> None:
         """Take the place of an index in `folder`, at one moment."""
@@ -147,20 +147,20 @@ class Scann:
         while True:
             settings = self.settings._replace(leaves_to_search=leaves)
             index = dataclasses.replace(self, settings=settings)
-            found = index.search(self.vectors[rows], 11)
+            answer = index.search(self.vectors[rows], 11)
             # Scores, as ties may be broken otherwise; all but the row itself, which is
             # found too easily.
             last = best.scores[:, -1:] - 1e-5 * np.abs(best.scores[:, -1:])
-            share = ((found.scores >= last).sum(axis=1) - 1).mean() / 10
+            share = ((answer.scores >= last).sum(axis=1) - 1).mean() / 10
             if share >= target or leaves == every:
                 return index
             leaves = min(every, math.ceil(1.25 * leaves))
 
     def _search_few(self, queries, k, exclude, rows):
         """Every one of few rows is scored, whatever the settings."""
-        found = search_lib.nothing((len(queries), k))
+        answer = search_lib.nothing((len(queries), k))
         if not len(rows):
-            return found
+            return answer
         place = np.full(len(self.vectors), -1, np.int32)
         place[rows] = np.arange(len(rows))
         query = np.repeat(np.arange(len(queries)), np.diff(exclude.offsets))
@@ -181,25 +181,25 @@ class Scann:
             exclude=Exclude(offsets, place[exclude.ids[kept]]),
             allowed=np.arange(size) < len(rows),
         )
-        found.ids[:, :width] = np.where(ids >= 0, rows[ids % len(rows)], -1)
-        found.scores[:, :width] = scores
-        return found
+        answer.ids[:, :width] = np.where(ids >= 0, rows[ids % len(rows)], -1)
+        answer.scores[:, :width] = scores
+        return answer
 
-    def _fill(self, found, asked, *, rows, ask):
+    def _fill(self, answer, request, *, rows, ask):
         """Answer `rows`, asking for more as long as too little is found."""
         num_items, leaves = len(self.vectors), self.settings.leaves_to_search
         while len(rows):
             ask, leaves = min(ask, num_items), min(leaves, self.settings.leaves)
             for block in _blocks(rows, width=ask):
-                ids, scores = self._ask(asked.queries[block], ask=ask, leaves=leaves)
+                ids, scores = self._ask(request.queries[block], ask=ask, leaves=leaves)
                 codes = block[:, None] * num_items + ids
-                excluded = asked.keys[np.searchsorted(asked.keys, codes)] == codes
-                gone = np.isnan(scores) | excluded | ~asked.allowed[ids]
-                best = _first_kept(ids, scores, gone=gone, k=found.ids.shape[1])
-                found.ids[block], found.scores[block] = best
-            rows = rows[(found.ids[rows] >= 0).sum(axis=1) < asked.need[rows]]
+                excluded = request.keys[np.searchsorted(request.keys, codes)] == codes
+                gone = np.isnan(scores) | excluded | ~request.allowed[ids]
+                best = _first_kept(ids, scores, gone=gone, k=answer.ids.shape[1])
+                answer.ids[block], answer.scores[block] = best
+            rows = rows[(answer.ids[rows] >= 0).sum(axis=1) < request.need[rows]]
             if ask == num_items and leaves == self.settings.leaves and len(rows):
-                bad = np.isin(np.arange(len(asked.queries)), rows)
+                bad = np.isin(np.arange(len(request.queries)), rows)
                 inputs.refuse_nan(bad, what="queries")
             ask, leaves = 4 * ask, max(1, 4 * leaves)
 

@@ -70,9 +70,9 @@ class Index(Protocol):
     def save(self, folder: Path) -> None: ...
 
 
-def named(found: Found, ids: np.ndarray) -> list[np.ndarray]:
+def named(answer: Found, ids: np.ndarray) -> list[np.ndarray]:
     """The ids of what each query found, best first, as many as there are."""
-    return [ids[rows[rows >= 0]] for rows in found.ids]
+    return [ids[rows[rows >= 0]] for rows in answer.ids]
 
 
 def rows_of(wanted: np.ndarray, ids: np.ndarray) -> Int32[np.ndarray, "some"]:
@@ -217,12 +217,12 @@ def _padded_pairs(exclude, *, starts, size):
 
 
 def _joined(blocks, *, starts, shape):
-    found, is_nan = nothing(shape), np.zeros(shape[0], bool)
+    answer, is_nan = nothing(shape), np.zeros(shape[0], bool)
     for start, (ids, scores, nan) in zip(starts, blocks):
         rows = slice(start, start + len(ids))
-        found.ids[rows], found.scores[rows], is_nan[rows] = ids, scores, nan
+        answer.ids[rows], answer.scores[rows], is_nan[rows] = ids, scores, nan
     inputs.refuse_nan(is_nan, what="queries")
-    return found
+    return answer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -73,10 +73,10 @@ def search_vectors(queries, pairs, vectors, allowed, *, k, tiles):
         return inner_product(query[None], vectors[jnp.minimum(rows, len(vectors) - 1)])
 
     scores = jax.lax.map(rescored, (queries, rows))[:, 0]
-    there = rows < len(vectors)
+    valid = rows < len(vectors)
     if allowed is not None:
-        there &= allowed[jnp.minimum(rows, len(vectors) - 1)]
-    scores = _positive_zeros(jnp.where(there, scores, -jnp.inf))
+        valid &= allowed[jnp.minimum(rows, len(vectors) - 1)]
+    scores = _positive_zeros(jnp.where(valid, scores, -jnp.inf))
     places = _places(pairs, groups, group=tiles.group)
     scores = scores.at[pairs[0], places].set(-jnp.inf, mode="drop")
     values, best = jax.lax.top_k(scores, k)
@@ -88,12 +88,12 @@ def search_vectors(queries, pairs, vectors, allowed, *, k, tiles):
 def search_devices(queries, pairs, vectors, allowed, *, search, k):
     """As `search(queries, pairs, vectors, allowed, k=k)` of vectors that are split over
     the devices by rows: the k best of what is best on each."""
-    found = mesh.spread(
+    spread_search = mesh.spread(
         functools.partial(_search_mine, search=search, k=k),
         in_specs=(WHOLE, WHOLE, SPLIT, SPLIT),
         out_specs=WHOLE,
     )
-    return found(queries, pairs, vectors, allowed)
+    return spread_search(queries, pairs, vectors, allowed)
 
 
 def _search_mine(queries, pairs, vectors, allowed, *, search, k):
@@ -110,8 +110,8 @@ def _search_mine(queries, pairs, vectors, allowed, *, search, k):
         jax.lax.all_gather(x, AXIS, axis=1, tiled=True) for x in (ids, scores)
     )
     values, best = jax.lax.top_k(scores, k)
-    found = _ordered(values, jnp.take_along_axis(ids, best, axis=1))
-    return *found, jax.lax.psum(is_nan.astype(jnp.int32), AXIS) > 0
+    ids_and_scores = _ordered(values, jnp.take_along_axis(ids, best, axis=1))
+    return *ids_and_scores, jax.lax.psum(is_nan.astype(jnp.int32), AXIS) > 0
 
 
 def _group_maxima(queries, pairs, vectors, allowed, *, tiles):
@@ -162,8 +162,10 @@ def _places(pairs, groups, *, group):
     wanted = columns // group
     place = jax.vmap(jnp.searchsorted)(own, wanted)
     last = groups.shape[1] - 1
-    found = jnp.take_along_axis(own, jnp.minimum(place, last)[:, None], axis=1)[:, 0]
-    inside = (place <= last) & (found == wanted)
+    next_group = jnp.take_along_axis(own, jnp.minimum(place, last)[:, None], axis=1)[
+        :, 0
+    ]
+    inside = (place <= last) & (next_group == wanted)
     return jnp.where(inside, place * group + columns % group, groups.shape[1] * group)
 
 

@@ -75,10 +75,12 @@ def draw(
     return Sample(ids, drawn, weight, kept, own, own_valid), state
 
 
-def _catalogue(known: int) -> Int[Array, "n"]:
+def _catalogue(known_items: int) -> Int[Array, "n"]:
     """All items, and as many of them again as fill up the shards of a table; these are
     no valid columns."""
-    return 1 + jnp.arange(-(-known // layout.SHARDS) * layout.SHARDS) % known
+    return (
+        1 + jnp.arange(-(-known_items // layout.SHARDS) * layout.SHARDS) % known_items
+    )
 
 
 def _survives(key: Key, suppression: Suppression, ids: Int[Array, "b"]):
@@ -94,8 +96,8 @@ def _draw_own(
     if config.own == "exposed":
         return source.dataset.draw_shown(key, batch.user, num=config.num_own)
     low, high = config.ranks
-    known = source.dataset.known_items
-    index = state.index[:known]
+    known_items = source.dataset.known_items
+    index = state.index[:known_items]
 
     def ranked(vector):
         return jax.lax.top_k(vector @ index.T, high)[1] + 1
@@ -230,9 +232,9 @@ def columns_of(
     """The shared columns with their mask and correction; None where there are none."""
     if parts.columns is None:
         return None
-    known = source.dataset.known_items
+    known_items = source.dataset.known_items
     keys = _column_keys(
-        config, sample=sample, batch=batch, state=state, known_items=known
+        config, sample=sample, batch=batch, state=state, known_items=known_items
     )
     columns = _with_masks(config, keys)
     correction = _correction(config, keys, batch=batch, source=source, state=state)

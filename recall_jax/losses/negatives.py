@@ -187,10 +187,10 @@ def _sampler(
 
 
 def _check_fits(config: NegativesConfig, data: Data) -> None:
-    known = data.dataset.known_items
-    if config.own == "semi_hard" and config.ranks[1] > known:
+    known_items = data.dataset.known_items
+    if config.own == "semi_hard" and config.ranks[1] > known_items:
         raise InputError(
-            f"negatives.ranks reach to {config.ranks[1]}, but only {known} items have "
+            f"negatives.ranks reach to {config.ranks[1]}, but only {known_items} items have "
             "training events; lower them"
         )
     if config.own == "exposed" and data.dataset.shown_items is None:
@@ -215,8 +215,8 @@ def _groups(config: NegativesConfig, data: Data) -> sampling.Grouped | None:
     """Of the own candidates: the markets, or one group of all known items."""
     if config.own == "uniform":
         everywhere = np.zeros(data.dataset.num_items, np.int64)
-        known = np.arange(data.dataset.num_items) < data.dataset.known_items
-        return sampling.grouped(known.astype(np.float64), everywhere)
+        is_known = np.arange(data.dataset.num_items) < data.dataset.known_items
+        return sampling.grouped(is_known.astype(np.float64), everywhere)
     if config.own != "market":
         return None
     weight = sampling.popularity_weight(data.popularity[1:], alpha=config.alpha)

@@ -133,11 +133,18 @@ class Objective:
         computes its rows' loss with all gradients of it; the gradients of columns are
         summed where they go back.
         """
-        known = {"sample": sample, "batch": batch, "source": source, "state": state}
+        step_inputs = {
+            "sample": sample,
+            "batch": batch,
+            "source": source,
+            "state": state,
+        }
         if mesh.num_devices() == 1:
-            return self._total(query, item, hypers=hypers, **known)
-        known["batch"] = batch._replace(query={})
-        return _spread_total(self, query, item, hypers["temperature"], hypers, known)
+            return self._total(query, item, hypers=hypers, **step_inputs)
+        step_inputs["batch"] = batch._replace(query={})
+        return _spread_total(
+            self, query, item, hypers["temperature"], hypers, step_inputs
+        )
 
     def _total(self, query, item, *, sample, batch, source, state, hypers):
         """`total`, inside `mesh.spread` the share of this device's rows."""
@@ -146,12 +153,14 @@ class Objective:
         unscaled = {"temperature": jnp.ones_like(hypers["temperature"])}
         hypers = hypers | unscaled if name in SIMILARITY else hypers
         scale = {field: hypers[field] for field in ("temperature", "strength")}
-        known = {"sample": sample, "batch": batch, "state": state}
+        step_inputs = {"sample": sample, "batch": batch, "state": state}
         if name == "softmax" and candidates.keeps_columns_split(
             sample, batch, config=config
         ):
-            return self._softmax_over_split(query, item, known, source, scale), None
-        parts = candidates.split_parts(config, item, **known)
+            return self._softmax_over_split(
+                query, item, step_inputs, source, scale
+            ), None
+        parts = candidates.split_parts(config, item, **step_inputs)
         kept = None
         if config.kind == "queue":
             kept = jax.lax.stop_gradient(parts.columns[: batch.item.size])
@@ -159,10 +168,10 @@ class Objective:
             score = scores.positive_logits(query, parts.positive, **scale)
             label = mesh.mine(batch.label)
             return jnp.sum(POINTWISE[name](score, label) * weight), kept
-        known |= {"rows": candidates.rows_of(config, batch, source=source)}
-        columns = candidates.columns_of(config, parts, source=source, **known)
+        step_inputs |= {"rows": candidates.rows_of(config, batch, source=source)}
+        columns = candidates.columns_of(config, parts, source=source, **step_inputs)
         own = candidates.own_of(
-            config, rows=known["rows"], sample=sample, batch=batch, source=source
+            config, rows=step_inputs["rows"], sample=sample, batch=batch, source=source
         )
         logits = _own_logits(query, parts, own=own, scale=scale)
         if columns is not None:
@@ -178,10 +187,14 @@ class Objective:
         num_items = source.dataset.known_items
         return jnp.sum(LOSSES[name](logits, hypers, num_items) * weight), kept
 
-    def _softmax_over_split(self, query, item, known, source, scale):
+    def _softmax_over_split(self, query, item, step_inputs, source, scale):
         """The softmax of `_total` against the whole catalogue, each device's part of it
         where it is."""
-        config, sample, batch = self.negatives, known["sample"], known["batch"]
+        config, sample, batch = (
+            self.negatives,
+            step_inputs["sample"],
+            step_inputs["batch"],
+        )
         parts, columns = candidates.split_columns(
             config, item, sample=sample, batch=batch, source=source
         )
@@ -222,17 +235,17 @@ class Objective:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _spread_total(objective: Objective, query, item, temperature, hypers, known):
-    return _spread_forward(objective, query, item, temperature, hypers, known)[0]
+def _spread_total(objective: Objective, query, item, temperature, hypers, step_inputs):
+    return _spread_forward(objective, query, item, temperature, hypers, step_inputs)[0]
 
 
-def _spread_forward(objective, query, item, temperature, hypers, known):
+def _spread_forward(objective, query, item, temperature, hypers, step_inputs):
     """The sum over devices, and the gradients of query, item and temperature."""
 
-    def local(query, item, temperature, hypers, known):
+    def local(query, item, temperature, hypers, step_inputs):
         def share(query, item, temperature):
             changed = hypers | {"temperature": temperature}
-            return objective._total(query, item, hypers=changed, **known)
+            return objective._total(query, item, hypers=changed, **step_inputs)
 
         share = jax.value_and_grad(share, argnums=(0, 1, 2), has_aux=True)
         (value, kept), (*vectors, of_temperature) = share(query, item, temperature)
@@ -245,7 +258,7 @@ def _spread_forward(objective, query, item, temperature, hypers, known):
         in_specs=(split, split, whole, whole, whole),
         out_specs=((whole, whole), (split, split, whole)),
     )
-    return spread(query, item, temperature, hypers, known)
+    return spread(query, item, temperature, hypers, step_inputs)
 
 
 def _spread_backward(objective, gradients, cotangent):

@@ -64,8 +64,8 @@ def make_mask(rows: RowKeys, columns: ColumnKeys) -> Mask:
     group = jnp.searchsorted(ordered, columns.item).astype(jnp.int32)
     at = jnp.searchsorted(ordered, rows.seen).astype(jnp.int32)
     last = ordered.size - 1
-    found = (ordered[jnp.minimum(at, last)] == rows.seen) & (rows.seen != 0)
-    seen = jnp.where(found, at, ordered.size)
+    present = (ordered[jnp.minimum(at, last)] == rows.seen) & (rows.seen != 0)
+    seen = jnp.where(present, at, ordered.size)
     return Mask(rows.keys, columns.keys, seen, group, columns.valid)
 
 

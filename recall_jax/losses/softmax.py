@@ -193,13 +193,13 @@ def _split_forward(query, column, rest, numerator, rests, weights, mask):
     query_gradient = query_gradient.reshape(-1, query.shape[-1])[: len(queries)]
     mine, weight = mesh.mine((normal, weights))
     value = jnp.sum((mine - numerator) * weight)
-    found = (
+    residuals = (
         mesh.scattered(query_gradient),
         column_gradient.T,
         jnp.exp(rest - mine) * weight,
         -weight,
     )
-    return value, found
+    return value, residuals
 
 
 _split_total.defvjp(_split_forward, _backward)

@@ -73,13 +73,13 @@ class EGES(nnx.Module):
     """
 
     def __init__(self, config: Config, *, side, tables, rngs: nnx.Rngs):
-        made = {
+        embeds = {
             table.name: layers.Embed(
                 table, scale=config.init_scale * (table.name != "weights"), rngs=rngs
             )
             for table in tables
         }
-        self.tables = nnx.Dict(made)
+        self.tables = nnx.Dict(embeds)
         self.side = tuple((column.name, column.vocabulary) for column in side)
         self.unknown = {table.name: table.rows - 1 for table in tables}
         self.weighs = config.kind == "eges"
@@ -93,13 +93,13 @@ class EGES(nnx.Module):
         return self.tables["context"](items["context"])
 
     def item_vector(self, items: Columns) -> Float[Array, "... d"]:
-        known = (items["item"] > 0) & (items["item"] < self.unknown["item"])
+        trained = (items["item"] > 0) & (items["item"] < self.unknown["item"])
         # Values that only new items have were never trained on.
         seen = {
             name: jnp.where(items[name] < self.unknown[table], items[name], 0)
             for name, table in self.side
         }
-        return self.finish(self._pool(items | seen, trained=known))
+        return self.finish(self._pool(items | seen, trained=trained))
 
     def user_vector(
         self, vectors: Float[Array, "b h d"], where: Bool[Array, "b h"]
@@ -113,12 +113,12 @@ class EGES(nnx.Module):
         vectors, where = [self.tables["item"](ids)], [trained]
         for name, table in self.side:
             value, vector = items[name], self.tables[table](items[name])
-            there = value > 0
+            present = value > 0
             if value.ndim > ids.ndim:
-                vector = layers.masked_mean(vector, there)
-                there = there.any(axis=-1)
+                vector = layers.masked_mean(vector, present)
+                present = present.any(axis=-1)
             vectors.append(vector)
-            where.append(there)
+            where.append(present)
         where = jnp.stack(where, axis=-1)
         logits = jnp.zeros(where.shape)
         if self.weighs:

@@ -62,9 +62,9 @@ class FM(nnx.Module):
 
     def __init__(self, config: Config, *, query, item, tables, rngs: nnx.Rngs):
         self.tables = layers.embeds(tables, scale=config.init_scale, rngs=rngs)
-        known = {"scale": config.init_scale, "rngs": rngs}
-        self.query_terms = Terms(query, tables, width=config.width, **known)
-        self.item_terms = Terms(item, tables, width=config.width + 1, **known)
+        arguments = {"scale": config.init_scale, "rngs": rngs}
+        self.query_terms = Terms(query, tables, width=config.width, **arguments)
+        self.item_terms = Terms(item, tables, width=config.width + 1, **arguments)
 
     def query(self, batch: Columns) -> Float[Array, "... d"]:
         total, _ = self.query_terms(batch, self.tables)

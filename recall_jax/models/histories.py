@@ -56,17 +56,17 @@ class GRU(nnx.Module):
         kernel = self.states.kernel[...]
 
         def step(h, at):
-            inputs, there = at
+            inputs, present = at
             keep, reset, new = jnp.split(inputs, 3, axis=-1)
             keep_h, reset_h, new_h = jnp.split(h @ kernel, 3, axis=-1)
             keep = jax.nn.sigmoid(keep + keep_h)
             new = jnp.tanh(new + jax.nn.sigmoid(reset + reset_h) * new_h)
-            return jnp.where(there, keep * h + (1 - keep) * new, h), None
+            return jnp.where(present, keep * h + (1 - keep) * new, h), None
 
         inputs = jnp.moveaxis(self.inputs(x), -2, 0)
-        there = jnp.moveaxis(where, -1, 0)[..., None]
+        mask = jnp.moveaxis(where, -1, 0)[..., None]
         start = jnp.zeros((*x.shape[:-2], x.shape[-1]), inputs.dtype)
-        return jax.lax.scan(step, start, (inputs, there))[0]
+        return jax.lax.scan(step, start, (inputs, mask))[0]
 
 
 class CNN(nnx.Module):

@@ -21,7 +21,7 @@ MOST_PAIRS = 50_000  # that are ranked; of more, a sample
 BLOCK = 2**24  # scores at a time
 
 
-class Asked(NamedTuple):
+class Clicks(NamedTuple):
     """Pairs of one session: an item met, and the one to find `ago` events later."""
 
     clicked: np.ndarray  # [n] int32 catalogue ids
@@ -65,22 +65,24 @@ def measure(vectors, data: Data, config: PairsConfig) -> dict[str, Any]:
     more than another item of the market, asked with the first. Of what there is none of,
     the figures are missing.
     """
-    found = sequences.sessions(data, config.sequences)
+    sessions = sequences.sessions(data, config.sequences)
     held = held_out(data)
-    booked = asked(found, data, wanted=held & found.converted, most=MOST_CLICKS)
-    after = asked(found, data, wanted=held, most=1)
+    booked = clicks_before(
+        sessions, data, wanted=held & sessions.converted, most=MOST_CLICKS
+    )
+    after = clicks_before(sessions, data, wanted=held, most=1)
     market = _markets(data, config.market) if config.market else None
     popular = (1.0 + data.popularity[1:, None]).astype(np.float32)
-    made = {
+    figures = {
         name: _measure(np.asarray(x), booked, after=after, market=market)
         for name, x in {"model": vectors, "popularity": popular}.items()
     }
-    if not found.ordered:
-        made["model"].pop("by_clicks")
-    made["popularity"].pop("by_clicks")
-    conversions = int(np.count_nonzero(held & found.converted))
-    told = {"conversions": conversions, "ordered": found.ordered}
-    return {**told, **made["model"], "popularity": made["popularity"]}
+    if not sessions.ordered:
+        figures["model"].pop("by_clicks")
+    figures["popularity"].pop("by_clicks")
+    conversions = int(np.count_nonzero(held & sessions.converted))
+    summary = {"conversions": conversions, "ordered": sessions.ordered}
+    return {**summary, **figures["model"], "popularity": figures["popularity"]}
 
 
 def _markets(data: Data, name: str) -> np.ndarray:
@@ -92,7 +94,7 @@ def _markets(data: Data, name: str) -> np.ndarray:
 
 
 def _measure(
-    vectors: np.ndarray, booked: Asked, *, after: Asked, market: np.ndarray | None
+    vectors: np.ndarray, booked: Clicks, *, after: Clicks, market: np.ndarray | None
 ) -> dict[str, Any]:
     everywhere = places(vectors, booked)
     inside = None if market is None else places(vectors, booked, market=market)
@@ -101,24 +103,26 @@ def _measure(
         for ago in np.unique(booked.ago).tolist()
     }
     every = np.ones(len(booked.ago), bool)
-    made = {"by_clicks": by_clicks, "all": _figures(everywhere, inside, some=every)}
+    figures = {"by_clicks": by_clicks, "all": _figures(everywhere, inside, some=every)}
     if market is not None:
-        made["ordering_in_market"] = _ordering(vectors, after, market=market)
-    return made
+        figures["ordering_in_market"] = _ordering(vectors, after, market=market)
+    return figures
 
 
 def _figures(everywhere: Places, inside: Places | None, *, some: np.ndarray) -> dict:
-    made = everywhere.of(some).figures() if some.any() else {}
+    figures = everywhere.of(some).figures() if some.any() else {}
     if inside is not None and (some & (inside.among > 1)).any():
-        there = inside.of(some & (inside.among > 1)).figures()
-        made |= {f"{name}_in_market": value for name, value in there.items()}
-    return made
+        market_figures = inside.of(some & (inside.among > 1)).figures()
+        figures |= {
+            f"{name}_in_market": value for name, value in market_figures.items()
+        }
+    return figures
 
 
-def _ordering(vectors: np.ndarray, after: Asked, *, market: np.ndarray) -> dict:
+def _ordering(vectors: np.ndarray, after: Clicks, *, market: np.ndarray) -> dict:
     same = market[after.clicked - 1] == market[after.wanted - 1]
-    found = places(vectors, Asked(*(x[same] for x in after)), market=market)
-    value = found.auc()[found.among > 1]
+    ranks = places(vectors, Clicks(*(x[same] for x in after)), market=market)
+    value = ranks.auc()[ranks.among > 1]
     return {"pairs": len(value), "auc": float(value.mean())} if len(value) else {}
 
 
@@ -128,39 +132,41 @@ def held_out(data: Data) -> np.ndarray:
     return np.arange(len(data.items)) >= data.train_stop[user]
 
 
-def asked(
-    found: sequences.Sessions, data: Data, *, wanted: np.ndarray, most: int
-) -> Asked:
+def clicks_before(
+    sessions: sequences.Sessions, data: Data, *, wanted: np.ndarray, most: int
+) -> Clicks:
     """Up to `most` events before each flat event of the mask `wanted`, in its session;
     without those of the same item."""
-    session, target = np.cumsum(found.begins), np.flatnonzero(wanted[found.at])
-    items, parts = data.items[found.at], []
+    session, target = np.cumsum(sessions.begins), np.flatnonzero(wanted[sessions.at])
+    items, parts = data.items[sessions.at], []
     for ago in range(1, most + 1):
-        there = target[target >= ago]
-        there = there[session[there] == session[there - ago]]
-        there = there[items[there] != items[there - ago]]
-        parts.append((items[there - ago], items[there], np.full(len(there), ago)))
-    made = Asked(*map(np.concatenate, zip(*parts)))
-    if len(made.ago) <= MOST_PAIRS:
-        return made
-    some = np.random.default_rng(0).choice(len(made.ago), MOST_PAIRS, replace=False)
-    return Asked(*(x[np.sort(some)] for x in made))
+        position = target[target >= ago]
+        position = position[session[position] == session[position - ago]]
+        position = position[items[position] != items[position - ago]]
+        parts.append(
+            (items[position - ago], items[position], np.full(len(position), ago))
+        )
+    pairs = Clicks(*map(np.concatenate, zip(*parts)))
+    if len(pairs.ago) <= MOST_PAIRS:
+        return pairs
+    some = np.random.default_rng(0).choice(len(pairs.ago), MOST_PAIRS, replace=False)
+    return Clicks(*(x[np.sort(some)] for x in pairs))
 
 
 def places(
-    vectors: np.ndarray, pairs: Asked, *, market: np.ndarray | None = None
+    vectors: np.ndarray, pairs: Clicks, *, market: np.ndarray | None = None
 ) -> Places:
     """By inner product with the clicked item's vector, among all items but that one; with
     `market` [V], among those of the wanted item's market."""
     size = max(1, BLOCK // len(vectors))
     parts = [
-        _places(vectors, Asked(*(x[at : at + size] for x in pairs)), market=market)
+        _places(vectors, Clicks(*(x[at : at + size] for x in pairs)), market=market)
         for at in range(0, max(len(pairs.ago), 1), size)
     ]
     return Places(*map(np.concatenate, zip(*parts)))
 
 
-def _places(vectors: np.ndarray, pairs: Asked, *, market: np.ndarray | None) -> Places:
+def _places(vectors: np.ndarray, pairs: Clicks, *, market: np.ndarray | None) -> Places:
     row, clicked, wanted = (
         np.arange(len(pairs.ago)),
         pairs.clicked - 1,

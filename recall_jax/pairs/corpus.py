@@ -73,18 +73,18 @@ class Block(NamedTuple):
 def make_corpus(data: Data, config: PairsConfig) -> Corpus:
     """Sequences of the training events, or the graph of them, ready for the device."""
     check(config)
-    made = (
+    item_sequences = (
         sequences.read_walks(pathlib.Path(config.path), data.vocabularies["item"])
         if config.corpus == "file"
         else sequences.make(data, config.sequences)
     )
-    if not made.ordered and _heeds_order(config):
+    if not item_sequences.ordered and _heeds_order(config):
         remedy = "graph=co_occurrence" if config.corpus == "walks" else "order=set"
         raise InputError(
             f"{data.source}: nothing tells the order within a sequence; set "
             f"--config.model.pairs.{remedy}"
         )
-    count = np.bincount(made.items, minlength=data.dataset.num_items + 1)[1:]
+    count = np.bincount(item_sequences.items, minlength=data.dataset.num_items + 1)[1:]
     source = PairData(
         data.dataset,
         sampling.popularity(count, alpha=config.alpha),
@@ -92,8 +92,8 @@ def make_corpus(data: Data, config: PairsConfig) -> Corpus:
         market=_markets(config, data, count),
     )
     if config.corpus == "walks":
-        return on_walks(config, source, made, data=data)
-    return on_sequences(config, source, made)
+        return on_walks(config, source, item_sequences, data=data)
+    return on_sequences(config, source, item_sequences)
 
 
 def check(config: PairsConfig) -> None:
@@ -164,12 +164,12 @@ def _markets(
 
 
 def on_sequences(
-    config: PairsConfig, source: PairData, made: sequences.Sequences
+    config: PairsConfig, source: PairData, item_sequences: sequences.Sequences
 ) -> Corpus:
     """Rows may begin anywhere in the first padding, so that over the epochs a token
     stands anywhere in its block."""
     head, tail = config.block + config.window, 2 * config.block + config.window
-    length = np.diff(made.offsets)
+    length = np.diff(item_sequences.offsets)
     segment = np.repeat(np.arange(len(length), dtype=np.int32), length)
     if config.order == "set":
         longest = int(length.max())
@@ -178,16 +178,16 @@ def on_sequences(
                 f"a sequence has {longest:,} items; 16,777,216 is the most"
             )
     source = source._replace(
-        tokens=jnp.asarray(np.pad(made.items, (head, tail))),
+        tokens=jnp.asarray(np.pad(item_sequences.items, (head, tail))),
         segment=jnp.asarray(np.pad(segment, (head, tail), constant_values=-1)),
-        start=jnp.asarray(made.offsets + head, jnp.int32),
-        booked=jnp.asarray(made.booked, jnp.int32),
+        start=jnp.asarray(item_sequences.offsets + head, jnp.int32),
+        booked=jnp.asarray(item_sequences.booked, jnp.int32),
     )
-    num_rows = -(-len(made.items) // config.block) + 1
-    booked = np.count_nonzero(made.booked)
-    told = f"{len(length):,} sequences of {len(made.items):,} items"
-    told += f", {booked:,} of them with a conversion" if booked else ""
-    return Corpus(source, num_rows, config.block, told)
+    num_rows = -(-len(item_sequences.items) // config.block) + 1
+    booked = np.count_nonzero(item_sequences.booked)
+    text = f"{len(length):,} sequences of {len(item_sequences.items):,} items"
+    text += f", {booked:,} of them with a conversion" if booked else ""
+    return Corpus(source, num_rows, config.block, text)
 
 
 class Links(NamedTuple):
@@ -199,17 +199,21 @@ class Links(NamedTuple):
 
 
 def on_walks(
-    config: PairsConfig, source: PairData, made: sequences.Sequences, *, data: Data
+    config: PairsConfig,
+    source: PairData,
+    item_sequences: sequences.Sequences,
+    *,
+    data: Data,
 ) -> Corpus:
     """Walks on the graph without the edges that are removed."""
-    graph, links = _make_graph(config, made, data=data)
+    graph, links = _make_graph(config, item_sequences, data=data)
     num_rows = data.dataset.known_items * config.walks_per_item
     kind = "directed" if config.graph == "transitions" else "undirected"
-    told = f"{kind} graph of {data.dataset.known_items:,} items"
-    told += f", {len(graph.target):,} edges"
-    told += f", {len(links.removed):,} pairs' removed" if links else ""
+    text = f"{kind} graph of {data.dataset.known_items:,} items"
+    text += f", {len(graph.target):,} edges"
+    text += f", {len(links.removed):,} pairs' removed" if links else ""
     source = source._replace(graph=jax.device_put(graph))
-    return Corpus(source, num_rows, config.walk_length, told)
+    return Corpus(source, num_rows, config.walk_length, text)
 
 
 def make_links(data: Data, config: PairsConfig) -> Links:
@@ -219,16 +223,20 @@ def make_links(data: Data, config: PairsConfig) -> Links:
             "nothing was removed; set model.pairs.removed_share, as to 0.33"
         )
     check(config)
-    made = sequences.make(data, config.sequences)
-    return _make_graph(config, made, data=data)[1]
+    item_sequences = sequences.make(data, config.sequences)
+    return _make_graph(config, item_sequences, data=data)[1]
 
 
 def _make_graph(
-    config: PairsConfig, made: sequences.Sequences, *, data: Data
+    config: PairsConfig, item_sequences: sequences.Sequences, *, data: Data
 ) -> tuple[graph_lib.Graph, Links | None]:
     """The graph to train on, and the links removed from it."""
     make = getattr(graph_lib, config.graph)
-    whole = make(made.items, made.offsets, num_nodes=data.dataset.num_items + 1)
+    whole = make(
+        item_sequences.items,
+        item_sequences.offsets,
+        num_nodes=data.dataset.num_items + 1,
+    )
     if not len(whole.target):
         raise InputError(
             f"{data.source}: no two items follow each other in a sequence, so there is "
@@ -294,11 +302,13 @@ def draw(
         block = block._replace(booked=booked)
     if source.market is None:
         return block
-    market, there = source.market.draw(
+    market, in_market = source.market.draw(
         keys[4], block.center.ravel(), num=config.num_market
     )
     shape = (*block.center.shape, config.num_market)
-    return block._replace(market=market.reshape(shape), in_market=there.reshape(shape))
+    return block._replace(
+        market=market.reshape(shape), in_market=in_market.reshape(shape)
+    )
 
 
 def num_groups(blocks: int, sharing: int) -> int:
@@ -325,12 +335,12 @@ def _tokens(config: PairsConfig, source: PairData, key: Key, *, at, segment):
 def _pairs(config: PairsConfig, source: PairData, keys, context, *, segment, center):
     """Which contexts are within the window of which centers. The window is counted over
     tokens that sub-sampling keeps, as far as they lie in the block."""
-    there = segment >= 0
+    is_kept = segment >= 0
     if source.keep is None:
         place = jnp.broadcast_to(jnp.arange(context.shape[1])[None], context.shape)
     else:
-        there &= jax.random.uniform(keys[0], context.shape) < source.keep[context]
-        place = jnp.cumsum(there, axis=1)
+        is_kept &= jax.random.uniform(keys[0], context.shape) < source.keep[context]
+        place = jnp.cumsum(is_kept, axis=1)
     mine = place[:, center]
     apart = jnp.abs(mine[:, :, None] - place[:, None, :])
     window = config.window
@@ -338,7 +348,7 @@ def _pairs(config: PairsConfig, source: PairData, keys, context, *, segment, cen
         window = jax.random.randint(keys[1], mine.shape, 1, window + 1)[:, :, None]
     pairs = (apart > 0) & (apart <= window)
     pairs &= segment[:, center, None] == segment[:, None, :]
-    pairs &= there[:, center, None] & there[:, None, :]
+    pairs &= is_kept[:, center, None] & is_kept[:, None, :]
     if config.order == "set":
         pairs &= context[:, center, None] != context[:, None, :]
     return pairs

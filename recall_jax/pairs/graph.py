@@ -131,8 +131,8 @@ def co_occurrence(
     size = np.minimum(np.diff(offsets), most)
     keys, count = np.zeros(0, np.int64), np.zeros(0, np.int64)
     for low, high in _blocks(np.append(0, np.cumsum(size * (size - 1) // 2))):
-        found, times = _count(_pairs(items, offsets[low:high], size[low:high]))
-        keys, count = _summed(np.append(keys, found), np.append(count, times))
+        block_keys, times = _count(_pairs(items, offsets[low:high], size[low:high]))
+        keys, count = _summed(np.append(keys, block_keys), np.append(count, times))
     keys = np.append(keys, _keys(keys & LOW, keys >> 32))
     order = np.argsort(keys)
     count = np.append(count, count)[order]
@@ -183,13 +183,15 @@ def random_non_edges(graph: Graph, num: int, seed: int) -> np.ndarray:
             f"{num:,} pairs without an edge asked for; {len(nodes):,} nodes leave {free:,}"
         )
     edges = np.append(edges, np.iinfo(np.int64).max)  # past every key
-    rng, found = np.random.default_rng(seed), np.zeros(0, np.int64)
-    while len(found) < num:
-        ends = nodes[rng.integers(0, len(nodes), (2 * (num - len(found)) + 1024, 2))]
+    rng, non_edges = np.random.default_rng(seed), np.zeros(0, np.int64)
+    while len(non_edges) < num:
+        ends = nodes[
+            rng.integers(0, len(nodes), (2 * (num - len(non_edges)) + 1024, 2))
+        ]
         keys, _ = _count(_pair_keys(*ends[ends[:, 0] != ends[:, 1]].T))
         is_edge = edges[np.searchsorted(edges, keys)] == keys
-        found, _ = _count(np.append(found, keys[~is_edge]))
-    return _ends(np.sort(rng.permutation(found)[:num]))
+        non_edges, _ = _count(np.append(non_edges, keys[~is_edge]))
+    return _ends(np.sort(rng.permutation(non_edges)[:num]))
 
 
 def _from_keys(keys: np.ndarray, weight: np.ndarray, *, num_nodes: int) -> Graph:
@@ -266,12 +268,12 @@ def _pairs(items: np.ndarray, first: np.ndarray, size: np.ndarray) -> np.ndarray
     once, _ = _count(_keys(session[item > 0], item[item > 0]))
     num = np.bincount(once >> 32, minlength=len(size))
     end, item = np.repeat(np.cumsum(num), num), once & LOW
-    found, at = [np.zeros(0, np.int64)], np.arange(len(item))
+    parts, at = [np.zeros(0, np.int64)], np.arange(len(item))
     for lag in itertools.count(1):  # as many as the longest session has items
         at = at[at + lag < end[at]]
         if not len(at):
-            return np.concatenate(found)
-        found.append(_keys(item[at], item[at + lag]))
+            return np.concatenate(parts)
+        parts.append(_keys(item[at], item[at + lag]))
 
 
 def _wanted(source: np.ndarray, target: np.ndarray, *, self_loops: Loop) -> np.ndarray:

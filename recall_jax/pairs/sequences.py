@@ -143,15 +143,15 @@ def _check_order(data: Data, config: SequencesConfig) -> None:
     )
 
 
-def _column(data: Data, name: str, *, asked: str, remedy: str) -> np.ndarray:
+def _column(data: Data, name: str, *, option: str, remedy: str) -> np.ndarray:
     """An event column; InputError if it is missing or holds several values."""
     column = data.events.get(name)
     if isinstance(column, np.ndarray):
         return column
-    there = [n for n, x in data.events.items() if isinstance(x, np.ndarray)]
+    names = [n for n, x in data.events.items() if isinstance(x, np.ndarray)]
     raise InputError(
-        f"sequences.{asked} needs an event column {name!r} of single values; "
-        f"{data.source} has {', '.join(there) or 'none'}. Name it with "
+        f"sequences.{option} needs an event column {name!r} of single values; "
+        f"{data.source} has {', '.join(names) or 'none'}. Name it with "
         f"--config.data.{name}, or {remedy}"
     )
 
@@ -160,8 +160,8 @@ def _converted(data: Data, config: SequencesConfig) -> np.ndarray:
     """Mask of all flat events; which actions there are is read from all of them."""
     if not config.conversions:
         return np.zeros(len(data.items), bool)
-    asked = f"conversions={config.conversions}"
-    action = _column(data, "action", asked=asked, remedy="leave conversions empty")
+    option = f"conversions={config.conversions}"
+    action = _column(data, "action", option=option, remedy="leave conversions empty")
     wanted: list[str | int] = list(config.conversions)
     if action.dtype.kind in "iu":
         codes = {name: code for code, name in enumerate(config.action_names)}
@@ -169,7 +169,7 @@ def _converted(data: Data, config: SequencesConfig) -> np.ndarray:
     try:
         return log.is_one_of(action, values=wanted)
     except InputError as error:
-        raise InputError(f"sequences.{asked}: {error}") from None
+        raise InputError(f"sequences.{option}: {error}") from None
 
 
 # Which events there are, and where sequences begin.
@@ -191,8 +191,8 @@ def _cleaned(
         starts, stops = starts[calm], stops[calm]
     at = ranges(starts, stops)
     if config.min_stay:
-        asked = f"min_stay={config.min_stay}"
-        dwell = _column(data, "dwell", asked=asked, remedy="set min_stay to 0")
+        option = f"min_stay={config.min_stay}"
+        dwell = _column(data, "dwell", option=option, remedy="set min_stay to 0")
         # A missing one is NaN, and smaller than nothing.
         at = at[converted[at] | ~(dwell[at] < config.min_stay)]
     if config.repeat_seconds:
@@ -235,7 +235,7 @@ def _changes(values: np.ndarray) -> np.ndarray:
 
 def _sessions(data: Data, user: np.ndarray, *, at: np.ndarray) -> np.ndarray:
     """Each event's session of its user, numbered by first appearance."""
-    column = _column(data, "session", asked="cut=session", remedy="set cut=gap")[at]
+    column = _column(data, "session", option="cut=session", remedy="set cut=gap")[at]
     if column.dtype.kind == "f":
         missing = np.isnan(column)
     else:

@@ -85,10 +85,10 @@ def columns_of(
         item, context = context, item
     targets = [context.ravel(), block.negative.ravel()]
     targets += [x.ravel() for x in (block.booked, block.market) if x is not None]
-    known = source.dataset.known_items + 1
+    unknown_id = source.dataset.known_items + 1
     columns = mesh.split(source.dataset.item(item))
     joined = mesh.join(targets, groups=mesh.num_devices())
-    columns["context"] = jnp.minimum(joined, known)
+    columns["context"] = jnp.minimum(joined, unknown_id)
     names = {name for table in graph.tables for name in table.reads}
     return {name: columns.get(name, columns["item"]) for name in names}
 
@@ -105,22 +105,22 @@ def total_loss(
     context_vector, negative, *more = mesh.cut(target, sizes, groups=mesh.num_devices())
     context_vector = context_vector.reshape(*context.shape, -1)
     negative = negative.reshape(*block.negative.shape, -1)
-    known = {"pairs": block.pairs, "num_negatives": config.num_negatives}
+    loss_inputs = {"pairs": block.pairs, "num_negatives": config.num_negatives}
     if cbow:
         count = jnp.sum(block.pairs.any(axis=-1), dtype=jnp.float32)
-        loss = skipgram.cbow_block_loss(item, context_vector, negative, **known)
+        loss = skipgram.cbow_block_loss(item, context_vector, negative, **loss_inputs)
         return loss, count
-    total = skipgram.block_loss(item, context_vector, negative, **known)
+    total = skipgram.block_loss(item, context_vector, negative, **loss_inputs)
     more = iter(more)
-    there = block.center > 0
+    is_token = block.center > 0
     if block.booked is not None:
         booked = next(more).reshape(item.shape)
-        where = there & (block.booked > 0) & (block.booked != block.center)
+        where = is_token & (block.booked > 0) & (block.booked != block.center)
         term = skipgram.global_context_loss(item, booked, where=where)
         total += config.global_context * term
     if block.market is not None:
         market = next(more).reshape(*block.market.shape, -1)
-        where = there[..., None] & block.in_market
+        where = is_token[..., None] & block.in_market
         where &= block.market != block.center[..., None]
         term = skipgram.same_market_loss(item, market, where=where)
         total += config.market_weight * term

@@ -86,18 +86,20 @@ def from_dict(content: Any) -> Any:
     if module.split(".")[0] != "recall_jax":
         raise InputError(f"a config names the type {module}:{name}, not of recall_jax")
     kind = getattr(importlib.import_module(module), name)
-    known = [field.name for field in dataclasses.fields(kind)]
+    field_names = [field.name for field in dataclasses.fields(kind)]
     for field in fields:
-        if field not in known:
-            raise InputError(f"{name} has no field {field!r}{nearest(field, known)}")
+        if field not in field_names:
+            raise InputError(
+                f"{name} has no field {field!r}{nearest(field, field_names)}"
+            )
     return kind(**{field: from_dict(value) for field, value in fields.items()})
 
 
-def nearest(name: str, known: list[str]) -> str:
+def nearest(name: str, names: list[str]) -> str:
     """What to offer after an unknown name."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     offer = f"did you mean {close[0]!r}? " if close else ""
-    return f"; {offer}there are: " + ", ".join(sorted(known))
+    return f"; {offer}there are: " + ", ".join(sorted(names))
 
 
 def find_field(config: Any, path: str) -> dataclasses.Field:
@@ -108,8 +110,8 @@ def find_field(config: Any, path: str) -> dataclasses.Field:
             raise InputError(f"--{walked} is a value, it has no field {name!r}")
         fields = {field.name: field for field in dataclasses.fields(config)}
         if name not in fields:
-            known = nearest(name, list(fields))
-            raise InputError(f"--{walked} has no field {name!r}{known}")
+            hint = nearest(name, list(fields))
+            raise InputError(f"--{walked} has no field {name!r}{hint}")
         walked, config = f"{walked}.{name}", getattr(config, name)
     if dataclasses.is_dataclass(config):
         raise InputError(f"--{walked} is a group of fields; name one of them")
@@ -154,12 +156,14 @@ def check(config: Experiment) -> None:
     """Raise InputError where a value is not of its field's type or out of its range."""
     _check_types(config, walked="config")
     values = _flat(config)
-    for told, holds, paths in RANGES:
+    for condition, holds, paths in RANGES:
         for path in paths.split():
             value = values.get(path, ())
             for entry in value if isinstance(value, tuple) else (value,):
                 if not holds(entry):
-                    raise InputError(f"--config.{path} is {value}; it must be {told}")
+                    raise InputError(
+                        f"--config.{path} is {value}; it must be {condition}"
+                    )
     for path in FILLED:
         if path in values and not values[path]:
             raise InputError(f"--config.{path} is empty; it needs at least one entry")
@@ -196,10 +200,10 @@ def _flat(config: Any, *, path: str = "") -> dict[str, Any]:
     """Every value by its path."""
     if not dataclasses.is_dataclass(config):
         return {path[1:]: config}
-    found = {}
+    values = {}
     for field in dataclasses.fields(config):
-        found |= _flat(getattr(config, field.name), path=f"{path}.{field.name}")
-    return found
+        values |= _flat(getattr(config, field.name), path=f"{path}.{field.name}")
+    return values
 
 
 def _check_types(config: Any, *, walked: str) -> None:

@@ -184,10 +184,10 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
             "python -m experiments.export --run=RUN --to=FOLDER"
         )
     manifest = read_json(path)
-    found = manifest.get("format") if isinstance(manifest, dict) else None
-    if found != FORMAT:
+    export_format = manifest.get("format") if isinstance(manifest, dict) else None
+    if export_format != FORMAT:
         raise InputError(
-            f"{folder} is an export of format {found}, and this version of recall_jax "
+            f"{folder} is an export of format {export_format}, and this version of recall_jax "
             f"reads format {FORMAT}; export the run again, or use the version that "
             "wrote it"
         )

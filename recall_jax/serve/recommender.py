@@ -118,7 +118,7 @@ class Recommender:
         feature that there is not; what else is unknown is left out, with a note.
         """
         notes: list[str] = []
-        _check(k, seen, known=SEEN)
+        _check(k, seen, choices=SEEN)
         seen = self.served.seen if seen == "auto" else seen
         given, telling = self._given(features or {}, notes)
         row = self._user(user, notes)
@@ -130,8 +130,8 @@ class Recommender:
             vector = self.served.encode(row, met, given)
             if not np.any(vector):
                 vector = None
-                told = "the model gives this history a vector of zeros"
-                notes.append(f"{told}: these are the most popular items")
+                cause = "the model gives this history a vector of zeros"
+                notes.append(f"{cause}: these are the most popular items")
         gone = np.unique(met) - 1 if seen == "removed" else np.zeros(0, np.int64)
         rows, scores = self._best(vector, k, gone=gone.astype(np.int32), notes=notes)
         read = min(len(met), self.served.history_length) if vector is not None else 0
@@ -159,8 +159,8 @@ class Recommender:
         if not k:
             return self._listed(np.zeros(0, int), np.zeros(0, np.float32))
         itself = search.Exclude(np.array([0, 1]), np.array([row], np.int32))
-        found = self._unit_index.search(self._unit[[row]], k, itself)
-        return self._listed(found.ids[0], found.scores[0])
+        answer = self._unit_index.search(self._unit[[row]], k, itself)
+        return self._listed(answer.ids[0], answer.scores[0])
 
     @functools.cached_property
     def _unit(self) -> np.ndarray:
@@ -193,7 +193,7 @@ class Recommender:
             own = self.served.history(row) if row else np.zeros(0, np.int32)
             return np.asarray(own, np.int32)
         ids = np.array([self._item_of.get(str(x), 0) for x in history], np.int32)
-        if strangers := [str(x) for x, known in zip(history, ids) if not known]:
+        if strangers := [str(x) for x, item_id in zip(history, ids) if not item_id]:
             more = f" and {len(strangers) - TOLD} more" if len(strangers) > TOLD else ""
             notes.append(
                 f"{len(strangers)} of {len(ids)} items of the history are unknown and "
@@ -202,8 +202,8 @@ class Recommender:
         if not len(ids):
             notes.append("the history is empty")
         elif ids.any() and not self.served.history_length:
-            told = "the model reads no history"
-            notes.append(told + "; what was met is only removed, or kept")
+            note = "the model reads no history"
+            notes.append(note + "; what was met is only removed, or kept")
         return ids[ids > 0]
 
     def _given(
@@ -216,17 +216,17 @@ class Recommender:
                 notes.append(f"the model does not read {name}; it changes nothing")
                 continue
             if name not in self.served.features:
-                there = [*self.served.features, *sorted(self.served.unread)]
+                names = [*self.served.features, *sorted(self.served.unread)]
                 raise InputError(
-                    f"users have no feature {name!r}" + _near(name, there, all_of=True)
+                    f"users have no feature {name!r}" + _near(name, names, all_of=True)
                 )
             feature = self.served.features[name]
             given[name], strangers = _as_given(name, value, feature)
             if strangers:
                 notes.append(_unknown_values(name, strangers, feature))
-            told = given[name] not in ([], "")
+            filled = given[name] not in ([], "")
             count = len(given[name]) if feature.kind == "categorical" else 1
-            telling |= told and len(strangers) < count
+            telling |= filled and len(strangers) < count
         return given, telling
 
     def _knows_nothing(self, row: int, met: np.ndarray, telling: bool) -> str | None:
@@ -254,9 +254,9 @@ class Recommender:
             rows = rows[~np.isin(rows, gone)][:k]
             return rows, count[rows]
         exclude = search.Exclude(np.array([0, len(gone)]), gone)
-        found = self._index.search(np.asarray(vector)[None, :], min(k, num), exclude)
-        there = found.ids[0] >= 0
-        return found.ids[0][there], found.scores[0][there]
+        answer = self._index.search(np.asarray(vector)[None, :], min(k, num), exclude)
+        valid = answer.ids[0] >= 0
+        return answer.ids[0][valid], answer.scores[0][valid]
 
     def _listed(self, rows: np.ndarray, scores: np.ndarray) -> Listed:
         titles = self.served.titles
@@ -264,11 +264,11 @@ class Recommender:
         return Listed(self.served.item_ids[rows], titles, scores)
 
 
-def _check(k: int, seen: str = "auto", *, known: Sequence[str] = SEEN) -> None:
+def _check(k: int, seen: str = "auto", *, choices: Sequence[str] = SEEN) -> None:
     if k < 1:
         raise InputError(f"k is {k}; it must be at least 1")
-    if seen not in known:
-        raise InputError(f"unknown seen {seen!r}; there are: {', '.join(known)}")
+    if seen not in choices:
+        raise InputError(f"unknown seen {seen!r}; there are: {', '.join(choices)}")
 
 
 def _numbered(ids: np.ndarray) -> dict[str, int]:
@@ -276,21 +276,23 @@ def _numbered(ids: np.ndarray) -> dict[str, int]:
     return {str(name): j for j, name in enumerate(ids.tolist(), 1)}
 
 
-def _near(name: Any, known, *, all_of: bool = False) -> str:
+def _near(name: Any, names, *, all_of: bool = False) -> str:
     """The nearest of the known names, or all of a few; for the end of an error."""
-    close = difflib.get_close_matches(str(name), list(known), n=3, cutoff=0.5)
-    told = f"; did you mean {' or '.join(close)}?" if close else ""
+    close = difflib.get_close_matches(str(name), list(names), n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(close)}?" if close else ""
     if all_of:
-        told += f"{' There' if close else '; there'} are: {', '.join(known) or 'none'}"
-    return told
+        hint += f"{' There' if close else '; there'} are: {', '.join(names) or 'none'}"
+    return hint
 
 
 def _unknown_values(name: str, values: list[Any], feature: Feature) -> str:
-    known = feature.vocabulary.ids[: feature.vocabulary.known]
-    there = ", ".join(map(str, known[:VALUES])) + ", ..." * (len(known) > VALUES)
+    known_values = feature.vocabulary.ids[: feature.vocabulary.known]
+    examples = ", ".join(map(str, known_values[:VALUES])) + ", ..." * (
+        len(known_values) > VALUES
+    )
     return (
         f"{name}: no user in training had {', '.join(map(repr, values))}, which the model "
-        f"takes for unknown; there are: {there}"
+        f"takes for unknown; there are: {examples}"
     )
 
 
@@ -309,11 +311,11 @@ def _as_given(name: str, value: Any, feature: Feature) -> tuple[Any, list[Any]]:
     values = [value] if np.ndim(value) == 0 else list(value)
     if len(values) > 1 and not feature.several:
         raise InputError(f"the feature {name} has one value, not {values!r}")
-    known = {
+    known_values = {
         str(x): x for x in feature.vocabulary.ids[: feature.vocabulary.known].tolist()
     }
-    strangers = [x for x in values if str(x) not in known]
-    return [known.get(str(x), x) for x in values], strangers
+    strangers = [x for x in values if str(x) not in known_values]
+    return [known_values.get(str(x), x) for x in values], strangers
 
 
 def load(folder: pathlib.Path | str) -> Recommender:

@@ -117,8 +117,8 @@ def write(
         source = np.full(stop - start, -1) if old is None else old.source[start:stop]
         kept, fresh = np.flatnonzero(source >= 0), np.flatnonzero(source < 0)
         if len(fresh):
-            made, scales = encode(compute(start + fresh), dtype=form.dtype)
-            stored[start + fresh] = made
+            encoded, scales = encode(compute(start + fresh), dtype=form.dtype)
+            stored[start + fresh] = encoded
             if scale is not None:
                 scale[start + fresh] = scales
         if len(kept):

@@ -73,8 +73,8 @@ def check(folder: pathlib.Path, config: Config) -> None:
     vectors.check_dtype(config.dtype)
     if config.batch_size < 1:
         raise InputError(f"--batch_size is {config.batch_size}; it must be at least 1")
-    there = folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
-    if there and not (folder / "manifest.json").is_file():
+    occupied = folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
+    if occupied and not (folder / "manifest.json").is_file():
         raise InputError(
             f"{folder} holds something that is no export, and would be replaced; name "
             "another folder"
@@ -165,12 +165,12 @@ def _compute(
         return program.call(weights, {name: columns[name] for name in names})
 
     def compute(*rows: np.ndarray) -> np.ndarray:
-        made, size = [], min(batch_size, len(rows[0]))
+        outputs, size = [], min(batch_size, len(rows[0]))
         for start in range(0, len(rows[0]), size):
             block = [row[start : start + size] for row in rows]
             block = [np.pad(row, (0, size - len(row))) for row in block]
-            made.append(encode(tower.weights, run.data.dataset, *block))
-        return np.concatenate(made)[: len(rows[0])]
+            outputs.append(encode(tower.weights, run.data.dataset, *block))
+        return np.concatenate(outputs)[: len(rows[0])]
 
     return compute
 
@@ -381,10 +381,10 @@ def _trained(run: LoadedRun, side: str, rows: tuple[np.ndarray, ...]) -> np.ndar
 
 
 def _compare(
-    found: np.ndarray, wanted: np.ndarray, *, what: str, dtype: str = "float32"
+    actual: np.ndarray, wanted: np.ndarray, *, what: str, dtype: str = "float32"
 ) -> None:
     allowed = TOLERANCE * np.maximum(np.abs(wanted), 1)
-    apart = np.abs(found - wanted)
+    apart = np.abs(actual - wanted)
     wrong = ~(apart <= allowed + vectors.tolerance(wanted, dtype=dtype))  # NaN too
     if wrong.any():
         raise InputError(

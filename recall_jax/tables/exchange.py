@@ -28,7 +28,7 @@ MOST_GROUPS = 1 << 14  # rounds told apart when their number is found
 FEWEST = 64  # rows between two devices
 
 
-class Asked(NamedTuple):
+class Request(NamedTuple):
     """What a batch looks up in a split table, [n] of all devices end to end."""
 
     ids: Int[Array, "n"]
@@ -52,18 +52,18 @@ def goes_whole(num_ids: int, *, num_rows: int) -> bool:
 
 def fetch(
     table: Float[Array, "64 rows d"], ids: Int[Array, "n"], *, capacity: int
-) -> tuple[Float[Array, "r d"], Int[Array, "n"], Asked]:
+) -> tuple[Float[Array, "r d"], Int[Array, "n"], Request]:
     """The rows that each device's `ids` touch, one device's below the other's, and the
     ids that point into them; row 0 of each is padding. Raises ValueError for a capacity
     below the shards of a device, with which no number of rounds would do."""
     if capacity < SHARDS // mesh.num_devices():
         raise ValueError(f"capacity {capacity} is below the shards of a device")
-    found = mesh.spread(
+    spread_fetch = mesh.spread(
         functools.partial(_fetch_local, capacity=capacity),
         in_specs=(SPLIT, SPLIT),
-        out_specs=(SPLIT, SPLIT, Asked(SPLIT, SPLIT, WHOLE)),
+        out_specs=(SPLIT, SPLIT, Request(SPLIT, SPLIT, WHOLE)),
     )
-    return found(table, ids)
+    return spread_fetch(table, ids)
 
 
 def push(
@@ -72,18 +72,18 @@ def push(
     *,
     state: RowState,
     slot: Int[Array, "64 rows"],
-    asked: Asked,
+    request: Request,
     rule: RowRule,
     hypers: Hypers,
     capacity: int,
 ) -> UpdatedTable:
-    """After a step on what was `asked`; `slot` is scratch, zero before and after."""
+    """After a step on what `request` looked up; `slot` is scratch, zero before and after."""
     pushed = mesh.spread(
         functools.partial(_push_local, rule=rule, capacity=capacity),
-        in_specs=(SPLIT, SPLIT, SPLIT, SPLIT, Asked(SPLIT, SPLIT, WHOLE), WHOLE),
+        in_specs=(SPLIT, SPLIT, SPLIT, SPLIT, Request(SPLIT, SPLIT, WHOLE), WHOLE),
         out_specs=UpdatedTable(SPLIT, SPLIT, SPLIT, WHOLE),
     )
-    return pushed(table, gradient, state, slot, asked, hypers)
+    return pushed(table, gradient, state, slot, request, hypers)
 
 
 def capacity_of(most: int) -> int:
@@ -121,9 +121,9 @@ def representatives(ids: Int[Array, "n"]) -> Int[Array, "n"]:
         bucket = bucket.astype(jnp.int32)
         written = jnp.zeros(1 << bits, jnp.int32)
         written = written.at[bucket].max(jnp.where(lost, position, 0))
-        found = written[bucket]
-        agree = lost & (ids[found - 1] == ids)
-        return jnp.where(agree, found, winner), factor + jnp.uint32(0x5851F42C)
+        occupant = written[bucket]
+        agree = lost & (ids[occupant - 1] == ids)
+        return jnp.where(agree, occupant, winner), factor + jnp.uint32(0x5851F42C)
 
     return jax.lax.while_loop(
         lambda carry: (carry[0] == 0).any(),
@@ -197,29 +197,29 @@ def _fetch_local(table, ids, *, capacity: int):
     if goes_whole(ids.size, num_rows=SHARDS * rows):
         gathered = mesh.everyone(table)
         none = jnp.zeros(ids.shape, bool)
-        asked = Asked(ids, none, jnp.int32(0))
-        return layout.flat(gathered), layout.place(ids, rows=rows), asked
+        request = Request(ids, none, jnp.int32(0))
+        return layout.flat(gathered), layout.place(ids, rows=rows), request
     winner = representatives(ids)
     first = (winner == jnp.arange(1, ids.size + 1)) & (ids > 0)
     rounds = _num_rounds(ids, first, capacity=capacity, rows=rows)
     mine = layout.flat(table)
 
-    def one_round(now, found):
+    def one_round(now, buffer):
         places = _places(ids, first, now=now, rounds=rounds, capacity=capacity)
         wanted = _swap(jnp.where(places > 0, ids[places - 1], 0))
         given = mine[_at(wanted, rows=rows)]
         got = _swap(given).reshape(-1, width)
         at = jnp.where(places > 0, places, ids.size + 1).ravel()
-        return found.at[at].set(got, mode="drop")
+        return buffer.at[at].set(got, mode="drop")
 
-    found = jnp.zeros((ids.size + 1, width), table.dtype)
-    found = jax.lax.fori_loop(0, rounds, one_round, found)
-    return found, jnp.where(ids > 0, winner, 0), Asked(ids, first, rounds)
+    touched_rows = jnp.zeros((ids.size + 1, width), table.dtype)
+    touched_rows = jax.lax.fori_loop(0, rounds, one_round, touched_rows)
+    return touched_rows, jnp.where(ids > 0, winner, 0), Request(ids, first, rounds)
 
 
-def _push_local(table, gradient, state, slot, asked, hypers, *, rule, capacity: int):
+def _push_local(table, gradient, state, slot, request, hypers, *, rule, capacity: int):
     rows = table.shape[1]
-    shape, ids = table.shape[:2], asked.ids
+    shape, ids = table.shape[:2], request.ids
 
     def unflat(leaf):
         return leaf.reshape(*shape, *leaf.shape[1:])
@@ -244,14 +244,14 @@ def _push_local(table, gradient, state, slot, asked, hypers, *, rule, capacity: 
 
         def one_round(now, carry):
             places = _places(
-                ids, asked.first, now=now, rounds=asked.rounds, capacity=capacity
+                ids, request.first, now=now, rounds=request.rounds, capacity=capacity
             )
             wanted = _swap(jnp.where(places > 0, ids[places - 1], 0)).ravel()
             came = _swap(gradient[places]).reshape(-1, gradient.shape[-1])
             return _apply(carry, wanted, came, rows=rows, rule=rule, hypers=hypers)
 
         carry = (table, state, slot, jnp.zeros((), table.dtype))
-        carry = jax.lax.fori_loop(0, asked.rounds, one_round, carry)
+        carry = jax.lax.fori_loop(0, request.rounds, one_round, carry)
         table, state, slot, square = carry
     table, state, slot = jax.tree.map(unflat, (table, state, slot))
     return UpdatedTable(table, state, slot, jax.lax.psum(square, AXIS))
@@ -261,16 +261,16 @@ def _apply(carry, ids, gradient, *, rows: int, rule: RowRule, hypers: Hypers):
     """An owner's rows after the gradients that came for `ids`, 0 where none did; those
     of the same row, from several devices, are summed first."""
     table, state, slot, square = carry
-    there = ids > 0
-    at = jnp.where(there, _at(ids, rows=rows), 0)
+    valid = ids > 0
+    at = jnp.where(valid, _at(ids, rows=rows), 0)
     position = jnp.arange(1, ids.size + 1, dtype=jnp.int32)
-    slot = slot.at[at].max(jnp.where(there, position, 0))
+    slot = slot.at[at].max(jnp.where(valid, position, 0))
     winner = slot[at]
     slot = slot.at[at].set(jnp.minimum(winner, 0))  # as in tables.compact
-    into = jnp.where(there, winner, 0)
+    into = jnp.where(valid, winner, 0)
     summed = jnp.zeros((ids.size + 1, table.shape[1]), table.dtype)
     summed = summed.at[into].add(gradient)
-    owns = there & (winner == position)
+    owns = valid & (winner == position)
     touched = Touched(jnp.where(owns, at, len(table) + position), None)
     table, state = rows_lib.update(
         table, summed, state=state, touched=touched, rule=rule, hypers=hypers

@@ -21,7 +21,7 @@ class LookedUp(NamedTuple):
 
     columns: Columns
     rows: dict[str, Float[Array, "r d"]]  # by table
-    touched: dict[str, rows_lib.Touched | exchange.Asked]
+    touched: dict[str, rows_lib.Touched | exchange.Request]
     slots: dict[str, Int[Array, "64 rows"]]
 
 
@@ -41,12 +41,12 @@ def look_up(
         read = {column: columns[column] for column in table.reads}
         ids = ids_of(columns, table=table)
         if mesh.num_devices() > 1:
-            found = exchange.fetch(stored[name], ids, capacity=capacity[name])
-            rows[name], ids, touched[name] = found
+            result = exchange.fetch(stored[name], ids, capacity=capacity[name])
+            rows[name], ids, touched[name] = result
             used[name] = slots[name]
         else:
-            found = _compact(stored[name], ids, slot=slots[name])
-            rows[name], ids, touched[name], used[name] = found
+            result = _compact(stored[name], ids, slot=slots[name])
+            rows[name], ids, touched[name], used[name] = result
         rewrite = functools.partial(rows_lib.rewrite, table=table)
         columns |= mesh.by_device(rewrite)(read, ids)
     return LookedUp(columns, rows, touched, used)
@@ -71,8 +71,8 @@ def rounds(looked: LookedUp) -> dict[str, Int[Array, ""]]:
     one device."""
     if mesh.num_devices() == 1:
         return {}
-    asked = [table.rounds for table in looked.touched.values()]
-    return {"exchange_rounds": functools.reduce(jnp.maximum, asked)}
+    counts = [table.rounds for table in looked.touched.values()]
+    return {"exchange_rounds": functools.reduce(jnp.maximum, counts)}
 
 
 def move(
@@ -81,29 +81,29 @@ def move(
     *,
     state: RowState,
     slot: Int[Array, "64 rows"],
-    touched: rows_lib.Touched | exchange.Asked,
+    touched: rows_lib.Touched | exchange.Request,
     rule: RowRule,
     hypers: Hypers,
     capacity: int,
 ) -> UpdatedTable:
     """A table after a step on what was looked up."""
-    known = {"rule": rule, "hypers": hypers}
+    arguments = {"rule": rule, "hypers": hypers}
     if mesh.num_devices() > 1:
         return exchange.push(
             stored,
             gradient,
             state=state,
             slot=slot,
-            asked=touched,
+            request=touched,
             capacity=capacity,
-            **known,
+            **arguments,
         )
     moved = rows_lib.update(
         layout.flat(stored),
         gradient,
         state=jax.tree.map(layout.flat, state),
         touched=touched,
-        **known,
+        **arguments,
     )
     table, state = jax.tree.map(
         lambda leaf: leaf.reshape(*stored.shape[:2], *leaf.shape[1:]), moved

@@ -109,16 +109,16 @@ def _restored(
 ) -> tuple[Any, dict] | None:
     parent = _parent(folder, kind)
     leaves = _described(_leaves(like))
-    found = processes.of_first(lambda: _newest_whole(parent, leaves))
-    if found is None:
+    newest = processes.of_first(lambda: _newest_whole(parent, leaves))
+    if newest is None:
         return None
-    name, record = found
+    name, record = newest
     packs = record["packed"]  # none of several processes: each leaf by itself
     state = _read_arrays(parent / name / "state", like, packs=packs, place=place)
     return state, record["progress"]
 
 
-def there(folder: Path, *, kind: str) -> bool:
+def exists(folder: Path, *, kind: str) -> bool:
     """Whether there are checkpoints, damaged ones among them."""
     return processes.of_first(lambda: bool(_newest_first(_parent(folder, kind))))
 
@@ -219,9 +219,9 @@ def _described(leaves: dict[str, Any]) -> dict[str, str]:
     return {name: f"{x.dtype}{list(x.shape)}" for name, x in leaves.items()}
 
 
-def _check_same_leaves(saved: dict, asked: dict, path: Path) -> None:
-    for name in [*asked, *saved]:
-        ours, theirs = asked.get(name, "absent"), saved.get(name, "absent")
+def _check_same_leaves(saved: dict, expected: dict, path: Path) -> None:
+    for name in [*expected, *saved]:
+        ours, theirs = expected.get(name, "absent"), saved.get(name, "absent")
         if ours != theirs:
             raise InputError(
                 f"{path} is a checkpoint of another config: {name} is {theirs} there and "
@@ -252,12 +252,12 @@ def _read_arrays(
     how = {name: _restore_args(x, ocp) for name, x in alone.items()}
     how |= {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in packs}
     args = ocp.args.PyTreeRestore(item=dict.fromkeys(how, 0), restore_args=how)
-    found = handler.restore(epath.Path(path), args=args)
+    arrays = handler.restore(epath.Path(path), args=args)
     shapes = {name: x.shape for name, x in leaves.items()}
-    found = unpack(Packed(found, packs), shapes)
-    for name in leaves.keys() - found.keys():
-        found[name] = np.zeros(leaves[name].shape, leaves[name].dtype)
-    placed = [place(found[name], _sharding(x)) for name, x in leaves.items()]
+    arrays = unpack(Packed(arrays, packs), shapes)
+    for name in leaves.keys() - arrays.keys():
+        arrays[name] = np.zeros(leaves[name].shape, leaves[name].dtype)
+    placed = [place(arrays[name], _sharding(x)) for name, x in leaves.items()]
     return jax.tree.unflatten(jax.tree.structure(like), placed)
 
 

@@ -105,10 +105,10 @@ def restore(folder: Path, like: TrainState, *, num: int) -> Stack | None:
         lambda leaf: jax.ShapeDtypeStruct((num, *leaf.shape), leaf.dtype),
         like._replace(slots={}),
     )
-    found = checkpoint.restore_on_host(folder, stacked, kind="latest")
-    if found is None:
+    newest = checkpoint.restore_on_host(folder, stacked, kind="latest")
+    if newest is None:
         return None
-    states, saved = found
+    states, saved = newest
     lanes = [
         Lane(**{**lane, "progress": Progress(**lane["progress"])})
         for lane in saved["lanes"]
@@ -192,14 +192,14 @@ def compiled(group: Program, stack: Stack, *, slots: Any) -> Run:
     examples = np.zeros((*shape, plan.scan, plan.size), np.int32)
     now, always = _with_examples(group, each, common, examples, training=())
     program = stack_lib.make_stacked_step(group.first.step, sources, layout)
-    made = program.lower(states, now, always).compile()
-    needed = stack_lib.needed_bytes(made)
+    executable = program.lower(states, now, always).compile()
+    needed = stack_lib.needed_bytes(executable)
     if needed and needed > group.limit and layout.num > 1:
         raise TooLarge(
             f"{layout.num} settings need {needed / 2**30:.2f} GiB of a device, and may "
             f"have {group.limit / 2**30:.2f}"
         )
-    return Run(states, made, each, common, time.perf_counter() - start)
+    return Run(states, executable, each, common, time.perf_counter() - start)
 
 
 def _with_examples(
@@ -247,14 +247,16 @@ def _refreshed(
     loop = group.first
     if not loop.refresh_every or step // loop.plan.scan % loop.refresh_every:
         return states
-    made = []
+    candidates = []
     for at in range(group.layout.num):
         start = time.perf_counter()
-        made.append(loop.refresh(stack_lib.lane(states, at, group.layout)).candidates)
+        candidates.append(
+            loop.refresh(stack_lib.lane(states, at, group.layout)).candidates
+        )
         if at in training:
             spent = time.perf_counter() - start
             lanes[at] = lanes[at].spent("refresh", spent)
-    renewed = stack_lib.place(stack_lib.stack(made), group.layout)
+    renewed = stack_lib.place(stack_lib.stack(candidates), group.layout)
     return states._replace(candidates=renewed)
 
 
@@ -264,9 +266,9 @@ def _checked(lane: Lane, metrics: dict[str, np.ndarray], *, step: int) -> Lane:
     bad = np.flatnonzero(~finite)
     if not len(bad):
         return lane
-    told = ", ".join(f"{name} {value[bad[0]]}" for name, value in metrics.items())
+    details = ", ".join(f"{name} {value[bad[0]]}" for name, value in metrics.items())
     return lane._replace(
-        steps=step, problem=f"training diverged at step {step + bad[0] + 1} ({told})"
+        steps=step, problem=f"training diverged at step {step + bad[0] + 1} ({details})"
     )
 
 
@@ -291,8 +293,8 @@ def _followed(
     try:
         measured = loop.validate(state)
     except FloatingPointError as problem:
-        told = f"training diverged by step {step}: {problem}"
-        return lane._replace(problem=told), values
+        message = f"training diverged by step {step}: {problem}"
+        return lane._replace(problem=message), values
     lane = lane.spent("evaluate", time.perf_counter() - start)
     progress = lane.progress.after(measured[loop.select_by], step=step)
     values |= {f"valid_{name}": value for name, value in measured.items()}
@@ -310,8 +312,8 @@ def _followed(
 def _save(group: Program, states: Any, lanes: list[Lane], *, step: int) -> None:
     """All lanes as one checkpoint, without the padding of the last device."""
     states = stack_lib.unpadded(states._replace(slots={}), group.layout)
-    told = [lane._asdict() | {"progress": lane.progress._asdict()} for lane in lanes]
-    record = {"step": step, "lanes": told}
+    entries = [lane._asdict() | {"progress": lane.progress._asdict()} for lane in lanes]
+    record = {"step": step, "lanes": entries}
     checkpoint.save(group.folder, states, kind="latest", step=step, progress=record)
 
 

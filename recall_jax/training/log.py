@@ -111,8 +111,8 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     | dssm  | 0.2900 |
     """
     cells = [[_cell(row.get(name)) for name in columns] for row in rows]
-    made = [_column(column) for column in zip(columns, *cells)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in zip(*made))
+    texts = [_column(column) for column in zip(columns, *cells)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in zip(*texts))
 
 
 def _column(cells: Sequence[str]) -> list[str]:

@@ -233,7 +233,7 @@ def _reports(loop: Loop, *, step: int) -> Iterator[tuple[Callable, Callable]]:
         yield advance, log.write
 
 
-def _silent(*told: Any, loss: Any = None) -> None:
+def _silent(*arguments: Any, loss: Any = None) -> None:
     pass
 
 
@@ -340,7 +340,7 @@ def _restore(
 ) -> tuple[TrainState, Progress, _Clock]:
     """What a checkpoint holds, in place of `state`, or `state` where there is none."""
     clock = _Clock()
-    if not checkpoint.there(loop.folder, kind=kind):
+    if not checkpoint.exists(loop.folder, kind=kind):
         return state, Progress(), clock
     like = _emptied(state._replace(slots={}))
     saved, progress = checkpoint.restore(loop.folder, like, kind=kind)

@@ -191,8 +191,8 @@ def _mapped(one: StackedStep) -> StackedStep:
 
 def needed_bytes(compiled: Any) -> int | None:
     """What a compiled program needs of one device; None where XLA does not say."""
-    told = compiled.memory_analysis()
-    if told is None:
+    memory = compiled.memory_analysis()
+    if memory is None:
         return None
-    arguments = told.argument_size_in_bytes + told.output_size_in_bytes
-    return arguments - told.alias_size_in_bytes + told.temp_size_in_bytes
+    arguments = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    return arguments - memory.alias_size_in_bytes + memory.temp_size_in_bytes

@@ -286,12 +286,12 @@ def apply_gradients(
         updates,
     )
     square = optax.tree.norm(dense_gradients, squared=True)
-    square += sum(found.square for found in moved.values())
+    square += sum(result.square for result in moved.values())
     state = state._replace(
         step=state.step + 1,
-        tables={name: found.table for name, found in moved.items()},
-        table_states={name: found.state for name, found in moved.items()},
-        slots={name: found.slot for name, found in moved.items()},
+        tables={name: result.table for name, result in moved.items()},
+        table_states={name: result.state for name, result in moved.items()},
+        slots={name: result.slot for name, result in moved.items()},
         dense=dense,
         loss=objective_lib.clamped(loss),
         dense_state=dense_state,

@@ -43,7 +43,7 @@ class Cut(NamedTuple):
         """Of a window."""
         return self.plan.steps_per_epoch // self.windows
 
-    def told(self, log: prepared.Log) -> str:
+    def description(self, log: prepared.Log) -> str:
         """For people."""
         room = self.slots * self.windows
         return (
@@ -308,12 +308,12 @@ def feed(
 
     def finish(number: int, part: Read) -> Portions:
         rng = np.random.default_rng((*seed, *divmod(number, cut.windows)))
-        made = lay_out(share.gather(part), cut, num_users=log.num_users, rng=rng)
+        window = lay_out(share.gather(part), cut, num_users=log.num_users, rng=rng)
         if share.processes > 1:
-            made = mesh.on_each(made)
+            window = mesh.on_each(window)
         order = rng.permutation(cut.slots).astype(np.int32)
         order = order.reshape(-1, cut.plan.scan, cut.plan.size)
-        return Portions(_with_events(base, jax.device_put(made, where)), order)
+        return Portions(_with_events(base, jax.device_put(window, where)), order)
 
     def windows(numbers: range) -> Iterator[Portions]:
         if share.processes == 1:
@@ -328,8 +328,8 @@ def feed(
         first, rest = divmod(step, cut.steps)
         numbers = range(first, cut.windows * cut.plan.epochs)
         skipped = rest // cut.plan.scan
-        with contextlib.closing(windows(numbers)) as made:
-            for source, order in made:
+        with contextlib.closing(windows(numbers)) as stream:
+            for source, order in stream:
                 yield from ((source, part) for part in order[skipped:])
                 skipped = 0
 

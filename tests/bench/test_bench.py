@@ -100,8 +100,8 @@ def test_skipgram_learns_its_sequences_and_is_timed_at_two_sizes():
     row = skipgram.compare(SKIPGRAM)
     assert row["tokens_per_second"] > 0 and row["speedup_over_gensim"] is None
     assert row["quality"] > 0.6, "0.5 is chance"
-    found = skipgram.growth(SKIPGRAM, (50, 500))
-    assert len(found) == 2 and min(found.values()) > 0
+    speeds = skipgram.growth(SKIPGRAM, (50, 500))
+    assert len(speeds) == 2 and min(speeds.values()) > 0
 
 
 def test_a_sweep_is_timed_against_its_settings_alone(tmp_path):
@@ -111,5 +111,5 @@ def test_a_sweep_is_timed_against_its_settings_alone(tmp_path):
         entry, ["loss.temperature=0.1,0.2"], samples=0, seed=0
     )
     cells = cells_lib.make_cells(settings, num_seeds=sweep.SEEDS, folder=tmp_path)
-    found = sweep.time_training(cells, rounds=1, mode="auto")
-    assert set(found) == {"together", "alone"} and min(found.values()) > 0
+    step_times = sweep.time_training(cells, rounds=1, mode="auto")
+    assert set(step_times) == {"together", "alone"} and min(step_times.values()) > 0

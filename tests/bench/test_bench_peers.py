@@ -169,8 +169,8 @@ def test_the_headline_is_over_the_fastest_form_at_a_million_rows():
 def test_a_library_is_at_the_recall_when_the_first_form_that_always_comes_is():
     def row(peer, form, seconds, **note):
         times = {"seconds": seconds, "seconds_high": seconds}
-        found = {"valid recall@20": 0.1, "test recall@20": 0.1}
-        return {"peer": peer, "form": form, **times, **found, **note}
+        metrics = {"valid recall@20": 0.1, "test recall@20": 0.1}
+        return {"peer": peer, "form": form, **times, **metrics, **note}
 
     raced = [
         row("recall_jax", "", 9.0),
@@ -255,9 +255,9 @@ def test_our_entrant_learns_its_pairs(log_q):
     assert losses[-1] < losses[0]
     user, item = trainer.vectors()
     assert user.shape == item.shape == (40, 8)
-    found = np.argsort(-user @ item.T, axis=1)[:, :3]
+    nearest = np.argsort(-user @ item.T, axis=1)[:, :3]
     wanted = (np.arange(1, 41)[:, None] + np.arange(3)) % 40
-    hits = [len(set(a) & set(b)) / 3 for a, b in zip(found, wanted, strict=True)]
+    hits = [len(set(a) & set(b)) / 3 for a, b in zip(nearest, wanted, strict=True)]
     assert np.mean(hits) > 0.6, "chance is 0.075"
 
 

@@ -16,8 +16,8 @@ PROGRAM = """
 
 
 def test_bytes_of_each_collective_are_those_of_a_ring():
-    found = scaling.moved_bytes(PROGRAM, devices=4)
-    assert found == {
+    traffic = scaling.moved_bytes(PROGRAM, devices=4)
+    assert traffic == {
         "all-gather": 3 * 8 * 64 * 4,
         "all-reduce": 2 * 3 * (16 * 4 + 4),
         "reduce-scatter": 4 * 3 * 2 * 64 * 4,
@@ -28,5 +28,5 @@ def test_bytes_of_each_collective_are_those_of_a_ring():
 @pytest.mark.slow
 def test_a_step_moves_little_more_than_it_must():
     with mesh.use(mesh_of(8)):
-        found = scaling.measure_bytes(50_000, met=50_000, batch=8192)
-    assert 1.0 <= found["over_bound"] < 1.5
+        traffic = scaling.measure_bytes(50_000, met=50_000, batch=8192)
+    assert 1.0 <= traffic["over_bound"] < 1.5

@@ -30,6 +30,6 @@ def test_it_compares_windows_with_memory_each_in_its_own_process(kept_programs):
         text=True,
         check=True,
     )
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["events"] == 20_000 and 15_000 < found["examples"] < 20_000
-    assert found["stream_over_resident"] > 0 and 0.1 < found["peak_resident_gb"] < 4
+    results = json.loads(done.stdout.splitlines()[-1])
+    assert results["events"] == 20_000 and 15_000 < results["examples"] < 20_000
+    assert results["stream_over_resident"] > 0 and 0.1 < results["peak_resident_gb"] < 4

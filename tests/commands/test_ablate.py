@@ -86,18 +86,18 @@ def rows_of(summary: dict, factor: str) -> dict[str, dict]:
 
 @pytest.mark.parametrize("name", study.names())
 def test_it_says_what_is_asked_and_has_few_settings_the_base_first(name):
-    asked = study.load(name)
+    ablation = study.load(name)
     docstring = (study.STUDIES / f"{name}.py").read_text().split('"""')[1]
     assert f"python -m experiments.ablate {name}" in docstring
-    assert asked.paper and asked.question.endswith("?") and asked.expected
-    assert asked.seeds >= 3 and asked.seconds > 0
-    made = study.blocks(asked, shared={})
-    entries = study.entries(made)
+    assert ablation.paper and ablation.question.endswith("?") and ablation.expected
+    assert ablation.seeds >= 3 and ablation.seconds > 0
+    blocks = study.blocks(ablation, shared={})
+    entries = study.entries(blocks)
     assert 2 < len(entries) <= MOST
-    assert made[0].settings == [made[0].base] and entries[0] == made[0].base.entry
-    labels = [[s.label for s in block.settings] for block in made]
+    assert blocks[0].settings == [blocks[0].base] and entries[0] == blocks[0].base.entry
+    labels = [[s.label for s in block.settings] for block in blocks]
     assert all(len(set(block)) == len(block) for block in labels)
-    factors = [block.factor for block in made]
+    factors = [block.factor for block in blocks]
     assert len(set(factors)) == len(factors)
 
 
@@ -139,8 +139,11 @@ def with_items(data, *, like):
 
 def test_studies_share_the_runs_that_they_have_in_common():
     bases = {name: study.load(name) for name in ("losses", "negatives", "protocols")}
-    made = [study.blocks(asked, shared={}) for asked in bases.values()]
-    assert len({cells_lib.folder_name(blocks[0].base.entry) for blocks in made}) == 1
+    block_lists = [study.blocks(ablation, shared={}) for ablation in bases.values()]
+    assert (
+        len({cells_lib.folder_name(blocks[0].base.entry) for blocks in block_lists})
+        == 1
+    )
 
 
 def test_an_unknown_study_gets_the_nearest_and_none_gets_the_list():
@@ -165,18 +168,18 @@ def test_one_config_is_one_run_however_it_is_said():
         "mf_ml1m:model.width=32:train.epochs=5:data.ties=file",
         "mf_ml1m:model.width=7:model.width=32:evaluate.indexes=[scann]",
     ]
-    made = {cells_lib.folder_name(study.canonical(read(text))) for text in said}
-    assert made == {"mf_ml1m,model.width=32"}
+    folder_names = {cells_lib.folder_name(study.canonical(read(text))) for text in said}
+    assert folder_names == {"mf_ml1m,model.width=32"}
     lists = "dssm_ml1m:model.hidden=[]:model.history=[mean]:negatives.mask=[item,user]"
     entry = study.canonical(read(lists))
     assert read(entry.label).config == entry.config == read(lists).config
 
 
 def test_a_setting_is_base_then_budget_then_its_own_then_what_holds_for_all(folder):
-    made = study.blocks(study.load("warm"), shared={})
-    config = made[1].settings[0].entry.config
+    blocks = study.blocks(study.load("warm"), shared={})
+    config = blocks[1].settings[0].entry.config
     assert config.train.epochs == 2 and config.loss.temperature == 0.2
-    assert made[2].settings[1].entry.config.loss.temperature == 0.3
+    assert blocks[2].settings[1].entry.config.loss.temperature == 0.3
     shared = {"loss.temperature": "0.4", "evaluate.metrics": "hr@10,ndcg@10"}
     for entry in study.entries(study.blocks(study.load("warm"), shared=shared)):
         assert entry.config.loss.temperature == 0.4
@@ -210,9 +213,9 @@ def test_differences_are_to_the_base_of_the_factor_by_seed(runs, folder, tmp_pat
     assert seen["removed"]["versus_first"] is None
     base = rows_of(summary, "")["base"]
     wanted = [0.1 + seed**2 / 100 + 0.001 for seed in range(3)]
-    found = base["metrics"]["ndcg@10"]
-    assert found["mean"] == pytest.approx(np.mean(wanted))
-    assert found["sd"] == pytest.approx(np.std(wanted, ddof=1))
+    metric = base["metrics"]["ndcg@10"]
+    assert metric["mean"] == pytest.approx(np.mean(wanted))
+    assert metric["sd"] == pytest.approx(np.std(wanted, ddof=1))
     for shown in (printed, text):
         assert "Is it warm? (Somebody 1999)" in shown and "It is." in shown
         assert "not yet measured" in shown
@@ -282,15 +285,15 @@ def test_the_whole_grid_has_every_combination_once(folder):
     (folder / "warm.py").write_text(wanted)
     base, combined = study.grid(study.load("warm"), shared={})
     assert base.settings == [base.base]
-    told = {
+    pairs = {
         (entry.config.loss.temperature, entry.config.evaluate.seen)
         for entry in (setting.entry for setting in combined.settings)
     }
     seen, heats = ("auto", "kept"), (0.1, 0.2, 0.3, 0.5)
     # Without the base; what a later factor sets, an earlier one does not.
-    assert told <= {(t, s) for t in heats for s in seen} - {(0.1, "auto")}
-    assert {(0.2, "auto"), (0.5, "auto"), (0.3, "kept"), (0.2, "kept")} <= told
-    assert len(combined.settings) == len(told)
+    assert pairs <= {(t, s) for t in heats for s in seen} - {(0.1, "auto")}
+    assert {(0.2, "auto"), (0.5, "auto"), (0.3, "kept"), (0.2, "kept")} <= pairs
+    assert len(combined.settings) == len(pairs)
     labels = [setting.label for setting in combined.settings]
     assert labels[0] == "temperature (base: 0.1): warm"
 
@@ -298,15 +301,15 @@ def test_the_whole_grid_has_every_combination_once(folder):
 def test_settings_of_another_config_stay_out_of_the_grid(folder):
     other = STUDY.replace('"loss.temperature=0.2"', '"dssm_ml1m:model.width=8"')
     (folder / "warm.py").write_text(other)
-    made = study.grid(study.load("warm"), shared={})
-    assert [b.factor for b in made] == ["", "every combination", made[2].factor]
-    (setting,) = made[2].settings
+    blocks = study.grid(study.load("warm"), shared={})
+    assert [b.factor for b in blocks] == ["", "every combination", blocks[2].factor]
+    (setting,) = blocks[2].settings
     assert setting.entry.name == "dssm_ml1m" and setting.entry.config.model.width == 8
     assert setting.entry.config.train.epochs == 2
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["warm", "--config.train.epochs=1"], "another study of it.* --runs=FOLDER"),
         (["warm", "--config=mf_ml1m"], "a study has its own"),
@@ -318,11 +321,11 @@ def test_settings_of_another_config_stay_out_of_the_grid(folder):
         (["warm", "--runs=x", "--config.model.width=0"], "width=0.* at least 1"),
     ],
 )
-def test_a_mistake_is_told_before_any_run(runs, folder, arguments, told):
+def test_a_mistake_is_told_before_any_run(runs, folder, arguments, message):
     status, printed, said = command(*arguments)
     assert (status, printed, runs) == (2, "", [])
     assert said.startswith("error: ") and said.count("\n") == 1
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         raise InputError(said)
 
 
@@ -370,10 +373,10 @@ def test_the_page_has_what_is_measured_found_and_changed(runs, folder, tmp_path,
     assert cells_of(warm, "warm")[-2] == "2" and "--workdir=" in warm
     changed = "The study's file has changed"
     assert changed not in warm
-    found = STUDY.replace("seconds=30,", 'seconds=30, found="Lukewarm.",')
-    (folder / "warm.py").write_text(found)
+    source = STUDY.replace("seconds=30,", 'seconds=30, finding="Lukewarm.",')
+    (folder / "warm.py").write_text(source)
     assert "*Found.* Lukewarm." in text() and changed not in text()
-    (folder / "warm.py").write_text(found.replace("epochs=2", "epochs=3"))
+    (folder / "warm.py").write_text(source.replace("epochs=2", "epochs=3"))
     assert changed in text()
 
 

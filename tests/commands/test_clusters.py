@@ -31,21 +31,23 @@ def lloyd(rows: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def test_planted_clusters_are_found_the_largest_first(monkeypatch):
     rows, label = blobs(num=700, k=6)
     monkeypatch.setattr(clusters, "BLOCK", 64)  # the last block has padding
-    found = clusters.k_means(rows, 6, seed=0)
-    of = np.asarray(found.of)
+    clustering = clusters.k_means(rows, 6, seed=0)
+    of = np.asarray(clustering.of)
     assert clusters.purity(of, label) == 1.0
     sizes = np.bincount(of, minlength=6)
     assert (np.diff(sizes) <= 0).all() and sizes.sum() == 700
-    away = np.square(rows - np.asarray(found.centres)[of]).sum(axis=1)
-    np.testing.assert_allclose(found.spread, away.mean(), rtol=1e-4)
+    away = np.square(rows - np.asarray(clustering.centres)[of]).sum(axis=1)
+    np.testing.assert_allclose(clustering.spread, away.mean(), rtol=1e-4)
 
 
 def test_nothing_moves_any_more_by_a_plain_loop():
     rows = np.random.default_rng(1).normal(size=(300, 3)).astype(np.float32)
-    found = clusters.k_means(rows, 5, seed=3)
-    centres, of = lloyd(rows.astype(np.float64), np.asarray(found.centres, np.float64))
-    np.testing.assert_allclose(found.centres, centres, atol=1e-3)
-    assert np.mean(np.asarray(found.of) == of) > 0.99
+    clustering = clusters.k_means(rows, 5, seed=3)
+    centres, of = lloyd(
+        rows.astype(np.float64), np.asarray(clustering.centres, np.float64)
+    )
+    np.testing.assert_allclose(clustering.centres, centres, atol=1e-3)
+    assert np.mean(np.asarray(clustering.of) == of) > 0.99
 
 
 def test_blocks_change_nothing(monkeypatch):
@@ -69,8 +71,8 @@ def test_each_centre_is_drawn_far_from_those_before():
     """k-means++ starts in every one of eight far groups, though one has most rows."""
     rows = np.concatenate([np.zeros((2000, 2)), [[1e3 * j, 5e3] for j in range(1, 8)]])
     rows = rows.astype(np.float32)
-    there = np.ones(len(rows), bool)
-    start = clusters._plus_plus(jnp.asarray(rows), there, jax.random.key(0), k=8)
+    mask = np.ones(len(rows), bool)
+    start = clusters._plus_plus(jnp.asarray(rows), mask, jax.random.key(0), k=8)
     assert len(np.unique(np.asarray(start), axis=0)) == 8
 
 
@@ -126,11 +128,11 @@ def test_agreement_by_hand():
 
 def test_shuffled_labels_have_less_and_their_most_is_no_less_than_their_mean():
     label = np.repeat(np.arange(10), 20).astype(str)
-    found = clusters.agreement(
+    agreement = clusters.agreement(
         clusters.normalized_mutual_information,
         np.repeat(np.arange(10), 20),
         label,
         seed=0,
     )
-    assert found.value == pytest.approx(1)
-    assert 0 < found.shuffled <= found.most < 0.4
+    assert agreement.value == pytest.approx(1)
+    assert 0 < agreement.shuffled <= agreement.most < 0.4

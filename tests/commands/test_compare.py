@@ -58,8 +58,8 @@ def test_rows_of_models_have_test_figures(tmp_path):
     cells = cells_of(tmp_path, BASE, [(0.7, 0.1), (0.8, 0.3)])
     assert rows_of(cells)["0.1"]["metrics"][BY]["mean"] == pytest.approx(0.2)
     assert series.mean(cells, "test", BY) == pytest.approx(0.2)
-    found = series.over_seconds(cells, BY)["a machine"]
-    assert [point.mean for point in found] == [0.1, 0.3]
+    points = series.over_seconds(cells, BY)["a machine"]
+    assert [point.mean for point in points] == [0.1, 0.3]
     values = {(row, metric): x for row, metric, x in tabulate.values(cells[0])}
     assert (values["valid", BY], values["test", BY]) == (0.7, 0.1)
 
@@ -77,8 +77,8 @@ def test_a_run_tells_its_validation_and_its_test_figures_apart(tmp_path):
 def test_figures_of_other_candidates_stand_apart(tmp_path):
     first = cells_of(tmp_path, BASE, [(0.1, 0.1)])
     other = cells_of(tmp_path, OTHER, [(0.2, 0.2)], candidates="100 drawn")
-    made = summaries.summarize([*first, *other])
-    assert [group["candidates"] for group in made] == [
+    groups = summaries.summarize([*first, *other])
+    assert [group["candidates"] for group in groups] == [
         "whole catalogue ranked",
         "100 drawn",
     ]

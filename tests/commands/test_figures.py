@@ -95,7 +95,7 @@ def random_vectors(data) -> encode.Vectors:
 def result_of(**values) -> Result:
     return Result(
         {name: np.array(value, np.float64) for name, value in values.items()},
-        found=None,
+        lists=None,
         seconds=1.0,
         ranks=None,
     )
@@ -103,10 +103,15 @@ def result_of(**values) -> Result:
 
 def test_what_an_index_costs_is_the_difference_of_the_same_users():
     exact = result_of(hr=[1, 0, 1, 0], mrr=[0, 0, 0, 0])
-    found = figures.versus(result_of(hr=[1, 0, 0, 0], mrr=[0, 0, 0, 1]), exact)
-    assert found["hr"]["absolute"] == -0.25 and found["hr"]["relative"] == -0.5
-    assert found["mrr"]["absolute"] == 0.25 and found["mrr"]["relative"] is None
-    low, high = found["hr"]["interval"]
+    differences = figures.versus(result_of(hr=[1, 0, 0, 0], mrr=[0, 0, 0, 1]), exact)
+    assert (
+        differences["hr"]["absolute"] == -0.25 and differences["hr"]["relative"] == -0.5
+    )
+    assert (
+        differences["mrr"]["absolute"] == 0.25
+        and differences["mrr"]["relative"] is None
+    )
+    low, high = differences["hr"]["interval"]
     assert low < -0.25 < high <= 0  # no user gains, whoever is drawn
 
 
@@ -127,21 +132,21 @@ def test_exact_stands_beside_every_index_and_none_twice(
     vectors = random_vectors(data)
     searched = figures.through_indexes(vectors, data=data, config=config)
     assert list(searched) == wanted
-    made = figures.as_indexes(searched)
+    rows = figures.as_indexes(searched)
     assert all(
-        ("versus_exact" in row) == (name != "exact") for name, row in made.items()
+        ("versus_exact" in row) == (name != "exact") for name, row in rows.items()
     )
-    for row in made.values():
+    for row in rows.values():
         assert row["queries_per_second"] * row["search_seconds"] == pytest.approx(30)
     if index == "scann":
-        gap = made["scann"]["versus_exact"]["recall@5"]["absolute"]
+        gap = rows["scann"]["versus_exact"]["recall@5"]["absolute"]
         both = (
-            made["scann"]["metrics"]["recall@5"],
-            made["exact"]["metrics"]["recall@5"],
+            rows["scann"]["metrics"]["recall@5"],
+            rows["exact"]["metrics"]["recall@5"],
         )
         assert gap == pytest.approx(both[0] - both[1]) and gap < 0
-    if "approx" in made:  # on a CPU it misses nothing
-        assert made["approx"]["metrics"] == made["exact"]["metrics"]
+    if "approx" in rows:  # on a CPU it misses nothing
+        assert rows["approx"]["metrics"] == rows["exact"]["metrics"]
 
 
 def test_a_row_beside_is_left_out_where_its_package_is_missing(
@@ -190,26 +195,26 @@ def test_the_test_row_goes_through_the_index_chosen_and_validation_does_not(
     }
     summary.show(results, tmp_path)
     printed = capsys.readouterr().out
-    for told in (
+    for phrase in (
         "untrained, test, through scann",
         "  the same through exact",
         "| scann, test |",
         f"{rows['indexes']['scann']['versus_exact']['recall@5']['absolute']:+.4f} (-",
     ):
-        assert told in printed
+        assert phrase in printed
     assert "through scann |" in printed and "the same through scann" not in printed
 
 
 def test_a_second_model_goes_through_the_same_index(data, monkeypatch):
-    asked = {}
+    arguments = {}
     monkeypatch.setattr(
-        measure, "measure_model", lambda *given, **named: asked.update(named)
+        measure, "measure_model", lambda *given, **named: arguments.update(named)
     )
     fitted = types.SimpleNamespace(
         state=types.SimpleNamespace(tables=0, dense=0, statistics=0)
     )
     run._measure_test(experiment(index="approx"), data, None, fitted)
-    assert asked["index"] == "approx" and asked["part"] is data.test
+    assert arguments["index"] == "approx" and arguments["part"] is data.test
 
 
 # Segments and lists.
@@ -277,7 +282,7 @@ def test_rows_of_segments_stand_beside_the_others(exact):
 
 def test_links_and_booked_items_are_metrics_of_a_table():
     booked = {"pairs": 7, "mrr": 0.2, "rank_in_market": 0.4, "pairs_in_market": 5}
-    found = {
+    results = {
         "link_auc": {"auc": 0.8, "edges": 3},
         "link_auc_popularity": {"auc": 0.7, "edges": 3},
         "conversions": {
@@ -286,7 +291,7 @@ def test_links_and_booked_items_are_metrics_of_a_table():
             "popularity": {"all": {"pairs": 7, "mrr": 0.1}},
         },
     }
-    assert results_lib.further(found) == {
+    assert results_lib.further(results) == {
         "test": {
             "link_auc": 0.8,
             "booked_mrr": 0.2,
@@ -327,12 +332,12 @@ def test_baselines_have_the_figures_of_the_test_part(exact):
 
 
 def test_baselines_are_kept_for_the_same_data_measured_alike(data):
-    config, made = experiment(), []
+    config, calls = experiment(), []
     other = dataclasses.replace(data, items=data.items[::-1].copy())
 
     def ask(config=config, data=data, of="rows"):
         return figures._once(
-            lambda: made.append(of) or len(made), config=config, data=data, of=of
+            lambda: calls.append(of) or len(calls), config=config, data=data, of=of
         )
 
     with figures.baselines_kept():

@@ -70,14 +70,14 @@ def map_count(values: list[str]) -> dict[str, int]:
 
 
 def test_the_nearest_to_a_centre_are_the_nearest_of_its_own_cluster(loaded):
-    made = map.make(loaded, map.values_of(loaded, None), num=3, seed=0)
-    for cluster, near in enumerate(made.near):
-        mine = made.rows[made.of == cluster]
+    item_map = map.make(loaded, map.values_of(loaded, None), num=3, seed=0)
+    for cluster, near in enumerate(item_map.near):
+        mine = item_map.rows[item_map.of == cluster]
         vectors = loaded.vectors[mine]
         away = np.linalg.norm(vectors - vectors.mean(axis=0), axis=1)
         assert set(near) <= set(mine)
-        told = away[[np.flatnonzero(mine == row)[0] for row in near]]
-        np.testing.assert_allclose(told, np.sort(away)[: len(near)], atol=1e-5)
+        distances = away[[np.flatnonzero(mine == row)[0] for row in near]]
+        np.testing.assert_allclose(distances, np.sort(away)[: len(near)], atol=1e-5)
 
 
 def test_a_seed_gives_the_same_files_again(workdir, tmp_path):
@@ -90,7 +90,9 @@ def test_a_seed_gives_the_same_files_again(workdir, tmp_path):
 
 def test_without_to_it_stands_in_the_runs_folder(workdir, monkeypatch):
     written = []
-    monkeypatch.setattr(map, "draw", lambda made, path, **named: written.append(path))
+    monkeypatch.setattr(
+        map, "draw", lambda item_map, path, **named: written.append(path)
+    )
     monkeypatch.setattr(map, "write", lambda *made: written.append(made[-1]))
     assert command(f"--run={workdir}")[0] == 0
     assert written == [workdir / "map.png"] * 2
@@ -99,8 +101,8 @@ def test_without_to_it_stands_in_the_runs_folder(workdir, monkeypatch):
 def test_an_item_without_a_title_is_told_by_its_id(loaded):
     titles = np.array(["", "x" * 500] * len(loaded.ids), object)[: len(loaded.ids)]
     some = loaded._replace(titles=titles)
-    made = map.make(some, map.values_of(some, None), num=3, seed=0)
-    for cluster, near in zip(map.describe(made, some), made.near):
+    item_map = map.make(some, map.values_of(some, None), num=3, seed=0)
+    for cluster, near in zip(map.describe(item_map, some), item_map.near):
         names = cluster["nearest to its centre"].split("; ")
         for row, name in zip(near, names, strict=True):
             assert name == (f"{'x' * 79}…" if titles[row] else some.ids[row])
@@ -122,22 +124,22 @@ def test_of_several_values_the_first_colours_and_none_is_told(loaded):
     assert values.name == "genres"
     for code, value in zip(some.data.item_codes, values.of):
         assert value == (str(bag.offsets[code]) if lengths[code] else "")
-    made = map.make(some, values, num=2, seed=0)
-    printed = map.told(made, some, map.describe(made, some), seed=0)
-    assert f"{(made.values.of == '').sum()} items without one" in printed
+    item_map = map.make(some, values, num=2, seed=0)
+    printed = map.as_text(item_map, some, map.describe(item_map, some), seed=0)
+    assert f"{(item_map.values.of == '').sum()} items without one" in printed
 
 
 def test_a_column_without_any_value_still_gives_a_map(loaded):
     empty = with_columns(loaded, kind=np.full(len(loaded.items), ""))
-    made = map.make(empty, map.values_of(empty, "kind"), num=2, seed=0)
-    printed = map.told(made, empty, map.describe(made, empty), seed=0)
+    item_map = map.make(empty, map.values_of(empty, "kind"), num=2, seed=0)
+    printed = map.as_text(item_map, empty, map.describe(item_map, empty), seed=0)
     assert "0 values" in printed and "NMI" not in printed
 
 
 def test_frequent_values_are_named_the_rest_is_grey(loaded, tmp_path):
     num = len(loaded.items)
     many = with_columns(loaded, kind=np.array([f"k${min(j, 15)}$" for j in range(num)]))
-    made = map.make(many, map.values_of(many, "kind"), num=2, seed=0)
+    item_map = map.make(many, map.values_of(many, "kind"), num=2, seed=0)
     from matplotlib import pyplot
 
     kept = []
@@ -148,12 +150,12 @@ def test_frequent_values_are_named_the_rest_is_grey(loaded, tmp_path):
         )
         close = staticmethod(lambda figure: None)
 
-    map.draw(made, tmp_path / "map.png", pyplot=Kept, title="run")
+    map.draw(item_map, tmp_path / "map.png", pyplot=Kept, title="run")
     labels = [text.get_text() for text in kept[0][1].get_legend().get_texts()]
     assert len(labels) == 1 + len(map.COLORS) and labels[0].startswith("other (")
-    assert labels[1] == rf"k\$15\$ ({(made.values.of == 'k$15$').sum()})"
+    assert labels[1] == rf"k\$15\$ ({(item_map.values.of == 'k$15$').sum()})"
     points = sum(len(x.get_offsets()) for x in kept[0][1].collections)
-    assert points == len(made.rows)
+    assert points == len(item_map.rows)
     pyplot.close(kept[0][0])
 
 

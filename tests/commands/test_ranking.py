@@ -34,8 +34,8 @@ def order(rows) -> list[str]:
 
 def test_validation_chooses_and_test_is_only_told(cells):
     """The best on test is the worst on validation, and the other way round."""
-    made = cells(a=[(0.1, 0.6)], b=[(0.3, 0.2)], c=[(0.2, 0.4)])
-    rows = ranking.ranked(made)
+    runs = cells(a=[(0.1, 0.6)], b=[(0.3, 0.2)], c=[(0.2, 0.4)])
+    rows = ranking.ranked(runs)
     assert order(rows) == ["b", "c", "a"]
     assert [row["valid"] for row in rows] == [0.3, 0.2, 0.1]
     assert [row["test"][BY] for row in rows] == [0.2, 0.4, 0.6]
@@ -43,11 +43,11 @@ def test_validation_chooses_and_test_is_only_told(cells):
 
 def test_select_by_chooses_and_no_other_metric(cells):
     """hr@10 of these is the other way round, on validation and on test."""
-    made = cells(a=[(0.1, 0.1)], b=[(0.3, 0.3)])
-    assert order(ranking.ranked(made)) == ["b", "a"]
-    for cell in made:
+    runs = cells(a=[(0.1, 0.1)], b=[(0.3, 0.3)])
+    assert order(ranking.ranked(runs)) == ["b", "a"]
+    for cell in runs:
         cell.config.evaluate.select_by = "hr@10"
-    assert order(ranking.ranked(made)) == ["a", "b"]
+    assert order(ranking.ranked(runs)) == ["a", "b"]
 
 
 def test_figures_are_means_and_deviations_over_finished_seeds(cells):
@@ -68,12 +68,12 @@ def test_one_seed_has_no_deviation(cells):
 
 
 def test_fewer_finished_seeds_come_after_worse_means(cells):
-    made = cells(
+    runs = cells(
         lost=[Diverged("no number")] * 2,
         one=[(0.9, 0.9), None],
         two=[(0.1, 0.1), (0.2, 0.2)],
     )
-    rows = ranking.ranked(made)
+    rows = ranking.ranked(runs)
     assert order(rows) == ["two", "one", "lost"]
     assert rows[-1]["valid"] is None and rows[-1]["test"] == {}
 
@@ -92,13 +92,13 @@ def shown(text: str) -> list[list[str]]:
 
 
 def test_the_table_says_which_figure_is_of_which_part(cells):
-    made = cells(
+    runs = cells(
         a=[(0.1, 0.6), (0.2, 0.5)],
         b=[(0.3, 0.2), (0.5, 0.3)],
         c=[(0.7, 0.1), Diverged("no number")],
         d=[None, None],
     )
-    text = ranking.as_text(made)
+    text = ranking.as_text(runs)
     heading, _, *rows = shown(text)
     assert heading == [
         FIELD,
@@ -114,22 +114,22 @@ def test_the_table_says_which_figure_is_of_which_part(cells):
     assert (
         f"best on validation: {label}, {BY} 0.4000; on test 0.2500. Validation chose it"
     ) in text
-    assert made[2].command in text and "learning_rate=b --seed=0" in made[2].command
+    assert runs[2].command in text and "learning_rate=b --seed=0" in runs[2].command
 
 
 def test_without_a_finished_run_nothing_is_best(cells, tmp_path):
-    made = cells(a=[None], b=[Diverged("no number")])
-    assert "best on validation" not in ranking.as_text(made)
-    ranking.write(made, tmp_path)
+    runs = cells(a=[None], b=[Diverged("no number")])
+    assert "best on validation" not in ranking.as_text(runs)
+    ranking.write(runs, tmp_path)
     assert json.loads((tmp_path / "sweep.json").read_text())["best"] is None
 
 
 def test_files_name_the_best_on_validation(cells, tmp_path):
-    made = cells(a=[(0.1, 0.6)], b=[(0.3, 0.2)])
-    ranking.write(made, tmp_path)
+    runs = cells(a=[(0.1, 0.6)], b=[(0.3, 0.2)])
+    ranking.write(runs, tmp_path)
     written = json.loads((tmp_path / "sweep.json").read_text())
     assert written["best"] == "dssm_synthetic:optim.learning_rate=b"
-    assert written["settings"] == ranking.ranked(made)
+    assert written["settings"] == ranking.ranked(runs)
     assert [group["compared_by"] for group in written["groups"]] == [BY]
     lines = (tmp_path / "sweep.csv").read_text().splitlines()
     assert f"dssm_synthetic,optim.learning_rate=b,0,valid,{BY},0.3" in lines

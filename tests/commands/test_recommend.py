@@ -28,16 +28,16 @@ QUICK = [f"{name}_synthetic" for name in ("youtubednn", "eges")]
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, kept_programs):
     """name -> (folder, loaded run, recommender), each trained once."""
-    made = {}
+    cache = {}
 
     def of(name: str):
-        if name not in made:
+        if name not in cache:
             folder = tmp_path_factory.mktemp(name)
             run.run(one_epoch(cli.load_config(name)), folder)
             loaded = similar.load(folder)
             recommender = recommender_lib.Recommender(restored.served(loaded, folder))
-            made[name] = folder, loaded, recommender
-        return made[name]
+            cache[name] = folder, loaded, recommender
+        return cache[name]
 
     return of
 
@@ -75,7 +75,7 @@ def test_a_history_up_to_the_test_gives_the_list_that_evaluation_ranks(name, tra
         encoder, params, data=data, part=data.test, batch_size=config.batch_size
     )
     aim = measure.targets(data, data.test, seen=measure.removes_seen(config, data))
-    found = search.Exact.build(loaded.served).search(queries, 8, aim.exclude)
+    result = search.Exact.build(loaded.served).search(queries, 8, aim.exclude)
     items, users = data.vocabularies["item"].ids, data.vocabularies["user"].ids
     for row in range(0, len(data.test), 11):
         user, stop = int(data.test.user[row]), int(data.test.start[row])
@@ -84,8 +84,8 @@ def test_a_history_up_to_the_test_gives_the_list_that_evaluation_ranks(name, tra
         words = words if "searched" in recommender.served.features else {}
         got = recommender.recommend(users[user - 1], met, words, k=8)
         assert got.by == "model"
-        np.testing.assert_array_equal(got.ids, items[found.ids[row]])
-        np.testing.assert_allclose(got.scores, found.scores[row], atol=1e-6)
+        np.testing.assert_array_equal(got.ids, items[result.ids[row]])
+        np.testing.assert_allclose(got.scores, result.scores[row], atol=1e-6)
         assert not set(got.ids) & set(met)
 
 
@@ -223,8 +223,8 @@ def test_the_command_takes_a_history_features_and_more_than_there_are(trained):
 
 def test_the_command_says_that_popular_items_are_all_it_has(trained):
     folder = trained("item2vec_synthetic")[0]
-    for asked in ("--user=nobody", "--history=nothing", "--history="):
-        status, printed, said = command(f"--run={folder}", asked, "--k=2")
+    for flag in ("--user=nobody", "--history=nothing", "--history="):
+        status, printed, said = command(f"--run={folder}", flag, "--k=2")
         assert status == 0, said
         assert "score      training events, the same for everybody" in printed
         assert "the model reads his history, and knows none of that here" in printed

@@ -105,10 +105,10 @@ def test_figures_stand_at_the_right_and_none_is_bold(written):
 def test_no_run_is_touched_and_the_same_report_comes_again(written):
     before = json.loads((written / "before.json").read_text())
     assert {str(p): p.read_text() for p in files(written / "runs")} == before
-    made = {p.name: p.read_bytes() for p in files(written / "out")}
+    contents = {p.name: p.read_bytes() for p in files(written / "out")}
     runs = written / "runs" / "sweep", f"{written}/runs/a*"
     assert command(*runs, f"--to={written}/out")[0] == 0
-    assert {p.name: p.read_bytes() for p in files(written / "out")} == made
+    assert {p.name: p.read_bytes() for p in files(written / "out")} == contents
 
 
 def test_tables_keep_protocols_apart(written):
@@ -118,15 +118,15 @@ def test_tables_keep_protocols_apart(written):
     assert "temporal, cut & dried" in second and "loss.temperature=0.1" not in second
     with (written / "out" / "table.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
-    found = {
+    values = {
         (line["protocol"], line["overrides"], line["seed"]): float(line["value"])
         for line in lines
         if line["row"] == "test" and line["metric"] == "hr@10"
     }
-    assert found["leave_one_out, ties in file order", "loss.temperature=0.1", "1"] == (
+    assert values["leave_one_out, ties in file order", "loss.temperature=0.1", "1"] == (
         pytest.approx(0.314)
     )
-    assert found["temporal, cut & dried", "", "0"] == 0.25 and len(found) == 7
+    assert values["temporal, cut & dried", "", "0"] == 0.25 and len(values) == 7
     assert {"hr@1", "ndcg@5"} <= {line["metric"] for line in lines}
 
 
@@ -134,18 +134,18 @@ def test_how_a_sweep_ended_a_run_stands_beside_it(tmp_path):
     made_up_runs.write(tmp_path / "runs" / "1", made_up_runs.experiment(seed=1))
     made_up_runs.begin(tmp_path / "runs" / "2", made_up_runs.experiment(seed=2))
     ended = {"stopped": "place 4 of 9 < 3", "diverged": "a loss of nan in epoch 2"}
-    for seed, (outcome, told) in enumerate(ended.items(), start=3):
+    for seed, (outcome, reason) in enumerate(ended.items(), start=3):
         config = made_up_runs.experiment(seed=seed, temperature_of_loss=seed / 10)
         folder = made_up_runs.begin(tmp_path / "runs" / str(seed), config)
-        made_up_runs.end(folder, outcome=outcome, told=told)
+        made_up_runs.end(folder, outcome=outcome, message=reason)
     status, _, said = command(tmp_path / "runs", f"--to={tmp_path}/out")
     assert status == 0, said
     page = Parsed((tmp_path / "out" / "index.html").read_text("utf-8"))
     assert "1 finished run, 1 diverged, 1 stopped and 1 unfinished, on one" in page.text
-    assert all(told in page.text for told in ended.values())
+    assert all(reason in page.text for reason in ended.values())
     assert page.text.count("why") == 1, "a column of the runs"
     table = (tmp_path / "out" / "table.md").read_text("utf-8")
-    assert all(f"{outcome}: {told}" in table for outcome, told in ended.items())
+    assert all(f"{outcome}: {reason}" in table for outcome, reason in ended.items())
 
 
 def test_seconds_that_are_a_share_say_so(tmp_path):
@@ -163,7 +163,7 @@ def test_seconds_that_are_a_share_say_so(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("runs", "told"),
+    ("runs", "message"),
     [
         ("empty", "holds no run"),
         ("nowhere", "there is no folder"),
@@ -171,11 +171,11 @@ def test_seconds_that_are_a_share_say_so(tmp_path):
         ("file", "is a file"),
     ],
 )
-def test_where_there_is_no_run_it_says_so(tmp_path, runs, told):
+def test_where_there_is_no_run_it_says_so(tmp_path, runs, message):
     (tmp_path / "empty" / "deeper").mkdir(parents=True)
     (tmp_path / "file").touch()
     status, _, said = command(tmp_path / runs, f"--to={tmp_path}/out")
-    assert status == 2 and said.startswith("error: ") and told in said
+    assert status == 2 and said.startswith("error: ") and message in said
     assert not (tmp_path / "out").exists()
 
 
@@ -223,8 +223,8 @@ def test_an_unknown_metric_is_refused(tmp_path):
 def test_another_metric_can_be_drawn(tmp_path):
     made_up_runs.write(tmp_path / "run", made_up_runs.experiment())
     (group,) = grouped(tmp_path)
-    made = charts.make(group, by="hr@10")
-    assert [one.title for one in made][1] == "All configs, hr@10 and recall@20"
+    all_charts = charts.make(group, by="hr@10")
+    assert [one.title for one in all_charts][1] == "All configs, hr@10 and recall@20"
 
 
 # In a browser.
@@ -242,10 +242,14 @@ def test_chromium_shows_it_without_an_error_or_a_request(written, tmp_path):
         wide = opened.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert shown and wide and seen["light"] != seen["dark"]
     events = [(event.get("method"), event.get("params")) for event in opened.events]
-    asked = [
+    urls = [
         said["request"]["url"] for m, said in events if m == "Network.requestWillBeSent"
     ]
-    assert len(asked) > 1 and asked[0].startswith("file:")
-    assert all(url.startswith("data:") for url in asked[1:])
-    told = "Log.entryAdded", "Runtime.exceptionThrown", "Runtime.consoleAPICalled"
-    assert not [said for method, said in events if method in told]
+    assert len(urls) > 1 and urls[0].startswith("file:")
+    assert all(url.startswith("data:") for url in urls[1:])
+    error_methods = (
+        "Log.entryAdded",
+        "Runtime.exceptionThrown",
+        "Runtime.consoleAPICalled",
+    )
+    assert not [said for method, said in events if method in error_methods]

@@ -100,8 +100,8 @@ def test_labels_of_plots_are_short_and_plain(tmp_path):
     for field, value in changes.items():
         made_up_runs.write(tmp_path / field, made_up_runs.experiment(**{field: value}))
     (group,) = grouped(tmp_path)
-    found = [group.label(variant.entry) for variant in group.variants]
-    assert found == ["id_width=16, width=64", "id_width=64, width=32"]
+    plot_labels = [group.label(variant.entry) for variant in group.variants]
+    assert plot_labels == ["id_width=16, width=64", "id_width=64, width=32"]
     group.variants[0].entry.own["loss.width"] = "1"  # ends as another field does
     assert group.label(group.variants[1].entry) == "id_width=64, model.width=32"
 
@@ -239,7 +239,7 @@ def test_each_device_has_axes_of_its_own(tmp_path):
         made_up_runs.write(tmp_path / device, config, results={"device": device})
     (group,) = grouped(tmp_path)
     drawn = chart(group, "time").draw.args[0]
-    assert [(told, len(lines)) for told, lines in drawn] == [
+    assert [(title, len(lines)) for title, lines in drawn] == [
         ("on a cpu", 1),
         ("on a gpu", 1),
     ]
@@ -285,11 +285,11 @@ def test_a_sweep_has_panels_of_what_it_was_measured_by(tmp_path, measured, drawn
         config = made_up_runs.experiment("other", temperature_of_loss=value)
         made_up_runs.write(folder, config, measured=measured)
     (group,) = grouped(tmp_path / "sweep", tmp_path / "other")
-    made = {one.name: one for one in charts.make(group, by="hr@10")}
-    assert len(made["sweep-dssm_synthetic-loss.temperature"].draw.args[0]) == 2
-    found = made.get("sweep-other-loss.temperature")
-    assert drawn == (found and [panel.y for panel in found.draw.args[0]])
-    assert all(one.draw(drawing.LIGHT).axes for one in made.values())
+    by_name = {one.name: one for one in charts.make(group, by="hr@10")}
+    assert len(by_name["sweep-dssm_synthetic-loss.temperature"].draw.args[0]) == 2
+    other_chart = by_name.get("sweep-other-loss.temperature")
+    assert drawn == (other_chart and [panel.y for panel in other_chart.draw.args[0]])
+    assert all(one.draw(drawing.LIGHT).axes for one in by_name.values())
 
 
 def test_a_metric_that_one_config_alone_has_can_be_drawn(tmp_path):
@@ -306,7 +306,7 @@ def test_a_sweep_says_in_its_learning_curves_how_it_ended_runs(tmp_path):
         config = made_up_runs.experiment(temperature_of_loss=0.1 + place)
         folder = made_up_runs.begin(tmp_path / str(place), config)
         if outcome:
-            made_up_runs.end(folder, outcome=outcome, told="why")
+            made_up_runs.end(folder, outcome=outcome, message="why")
     (group,) = grouped(tmp_path)
     (_, traces), _ = chart(group, "learning").draw.args[0]
     assert [trace.label.partition(" ")[2] for trace in traces] == [

@@ -117,10 +117,10 @@ def parameters(workdir, *, kinds=("latest", "best")) -> dict[str, np.ndarray]:
             item=dict.fromkeys(names, 0), restore_args=dict.fromkeys(names, plain)
         )
         handler = ocp.PyTreeCheckpointHandler(use_compression=False)
-        found = ocp.Checkpointer(handler).restore(newest / "state", args=wanted)
+        contents = ocp.Checkpointer(handler).restore(newest / "state", args=wanted)
         step = newest.name.split("-")[-1]
-        found = checkpoint.unpack(checkpoint.Packed(found, packs), shapes)
-        arrays |= {f"{kind} {step} {name}": value for name, value in found.items()}
+        contents = checkpoint.unpack(checkpoint.Packed(contents, packs), shapes)
+        arrays |= {f"{kind} {step} {name}": value for name, value in contents.items()}
     return arrays
 
 
@@ -289,8 +289,8 @@ def test_ties_both_trains_a_second_model(both, log_csv, tmp_path):
     ours, theirs = parameters(second), parameters(tmp_path / "shuffled")
     for name, array in ours.items():
         np.testing.assert_array_equal(array, theirs[name])
-    told = json.loads((second / "config.json").read_text())
-    assert told["data"]["ties"] == "shuffled"
+    config = json.loads((second / "config.json").read_text())
+    assert config["data"]["ties"] == "shuffled"
     vocabularies = second / "vocabularies.json", tmp_path / "shuffled/vocabularies.json"
     assert vocabularies[0].read_text() == vocabularies[1].read_text()
     assert "trained and tested, ties shuffled" in both.printed

@@ -279,8 +279,10 @@ def test_a_refit_of_another_kind_is_refused(whole, tmp_path):
 @pytest.mark.parametrize("protocol", ["leave_one_out", "temporal"])
 def test_a_refit_is_of_given_parts_alone(whole, tmp_path, protocol):
     config = dataclasses.replace(whole.config, data=synthetic.Config(protocol=protocol))
-    told = f"refit=all is for data.protocol=given .*under {protocol} set train.refit=no"
-    refused(config, tmp_path, told)
+    message = (
+        f"refit=all is for data.protocol=given .*under {protocol} set train.refit=no"
+    )
+    refused(config, tmp_path, message)
 
 
 def test_without_a_validation_part_nothing_can_be_chosen(whole, tmp_path):

@@ -125,20 +125,20 @@ def assert_close(one: dict, other: dict) -> None:
     """The same results but for times, devices and the last digits."""
     assert one.keys() == other.keys()
     for name in one.keys() - {*TIMES, "device", "indexes"}:
-        assert_equal(one[name], other[name], told=name)
+        assert_equal(one[name], other[name], name=name)
     for name, row in one["indexes"].items():
-        assert_equal(row["metrics"], other["indexes"][name]["metrics"], told=name)
+        assert_equal(row["metrics"], other["indexes"][name]["metrics"], name=name)
 
 
-def assert_equal(one, other, *, told: str) -> None:
+def assert_equal(one, other, *, name: str) -> None:
     """Trees of numbers and strings, numbers to the last digits."""
     leaves, structure = jax.tree.flatten(one)
     others, same = jax.tree.flatten(other)
-    assert structure == same, told
+    assert structure == same, name
     for ours, theirs in zip(leaves, others):
         if isinstance(ours, float):
             theirs = pytest.approx(theirs, rel=1e-5, abs=1e-9)
-        assert ours == theirs, told
+        assert ours == theirs, name
 
 
 def test_eight_devices_leave_what_one_leaves(one, tmp_path):
@@ -164,17 +164,19 @@ def test_parameters_are_counted_without_what_fills_up_tables(one):
 
 
 @pytest.mark.parametrize(
-    ("devices", "told"),
+    ("devices", "message"),
     [
         (9, "--devices=9, but there are 8 x cpu; give 1 to 8, or 0 for all"),
         (-1, "--devices=-1, but there are 8 x cpu"),
         (3, "3 devices cannot share tables .* with --devices=N"),
     ],
 )
-def test_devices_that_there_are_not_are_told_before_any_work(tmp_path, devices, told):
+def test_devices_that_there_are_not_are_told_before_any_work(
+    tmp_path, devices, message
+):
     arguments = *SYNTHETIC, f"--devices={devices}", f"--workdir={tmp_path / 'run'}"
     status, _, said = command(*arguments)
-    assert status == 2 and re.search(told, said), said
+    assert status == 2 and re.search(message, said), said
     assert not (tmp_path / "run").exists()
 
 
@@ -220,18 +222,18 @@ def test_a_resumed_run_holds_one_state(one, monkeypatch):
     nothing is made."""
     config = cli.load_config(str(one.workdir / "config.json"))
     data = training.lay_out(config, config.data.load())
-    made, shapes_alone, gone = [], [], []
+    states, shapes_alone, gone = [], [], []
     read, go_on = checkpoint._read_arrays, loop_lib.fit
 
     def reading(path, like, **how):
-        leaves = jax.tree.leaves(made[-1]._replace(slots={})) if made else []
+        leaves = jax.tree.leaves(states[-1]._replace(slots={})) if states else []
         gone.append(all(leaf.is_deleted() for leaf in leaves))
         kinds = {type(leaf) for leaf in jax.tree.leaves(like)}
         shapes_alone.append(kinds == {jax.ShapeDtypeStruct})
         return read(path, like, **how)
 
     def fitting(loop, state):
-        made.append(state)
+        states.append(state)
         return go_on(loop, state)
 
     monkeypatch.setattr(checkpoint, "_read_arrays", reading)

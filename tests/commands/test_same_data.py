@@ -67,9 +67,9 @@ def files(folder: pathlib.Path) -> dict:
 @pytest.mark.parametrize("kind", ["memory", "streamed", "both ties"])
 def test_a_finished_run_is_refused_once_its_log_has_grown(tmp_path, kind, capsys):
     config = config_of(log_of(tmp_path, users=6), kind=kind)
-    asked = finished(config, tmp_path / "run")
+    finished_run = finished(config, tmp_path / "run")
     before = files(tmp_path)
-    same_data.check([asked])
+    same_data.check([finished_run])
     assert files(tmp_path) == before
     assert "not compared" not in capsys.readouterr().out
     log_of(tmp_path, users=7)
@@ -85,31 +85,31 @@ def test_a_finished_run_is_refused_once_its_log_has_grown(tmp_path, kind, capsys
 )
 def test_the_second_model_of_a_run_is_compared_too(tmp_path, kind, folder):
     config = config_of(log_of(tmp_path, users=6), kind=kind)
-    asked = finished(config, tmp_path / "run")
-    same_data.check([asked])
+    finished_run = finished(config, tmp_path / "run")
+    same_data.check([finished_run])
     path = tmp_path / "run" / folder / "data.json"
     run_files.write_json(path, run_files.read_json(path) | {"sha256": "another"})
     with pytest.raises(InputError, match=f"run/{folder} {OTHER}"):
-        same_data.check([asked])
+        same_data.check([finished_run])
 
 
 @pytest.mark.parametrize("kind", ["memory", "streamed"])
 def test_a_log_that_is_gone_is_said(tmp_path, kind, capsys):
     config = config_of(log_of(tmp_path, users=6), kind=kind)
-    asked = finished(config, tmp_path / "run")
+    finished_run = finished(config, tmp_path / "run")
     (tmp_path / "events.parquet").unlink()
-    same_data.check([asked])
+    same_data.check([finished_run])
     said = capsys.readouterr().out
     assert "not compared with the data of today: " in said and "there is no log" in said
 
 
 def test_a_streamed_log_that_is_not_prepared_is_not_prepared_to_tell(tmp_path, capsys):
     config = config_of(log_of(tmp_path, users=6), kind="streamed")
-    asked = finished(config, tmp_path / "run")
+    finished_run = finished(config, tmp_path / "run")
     shutil.rmtree(tmp_path / "events.parquet.prepared")
     before = files(tmp_path)
     capsys.readouterr()
-    same_data.check([asked])
+    same_data.check([finished_run])
     assert "events.parquet is not prepared" in capsys.readouterr().out
     assert files(tmp_path) == before
 

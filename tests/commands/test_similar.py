@@ -57,7 +57,7 @@ def test_the_nearest_by_cosine_come_first_and_never_the_item_itself(workdir, loa
 def test_titles_are_those_of_the_logs_own_items(loaded):
     log = loaded.config.data.load()
     titles = dict(zip(log.items.id.astype(str), log.items.text["title"]))
-    assert all(titles[name] == told for name, told in zip(loaded.ids, loaded.titles))
+    assert all(titles[name] == title for name, title in zip(loaded.ids, loaded.titles))
 
 
 def test_more_than_there_are_shows_all_others(loaded):
@@ -87,10 +87,10 @@ def test_an_item_is_named_by_id_by_title_or_by_a_part_that_one_title_has(text, r
 
 def test_an_item_is_told_by_id_and_by_a_title_of_one_line():
     titles = np.array(["", "x" * 500, "one\nline"], object)
-    told = [
+    names = [
         similar._named(row, ids=np.array([*"abc"]), titles=titles) for row in range(3)
     ]
-    assert told == ["a", f"b, {'x' * 79}…", "c, one line"]
+    assert names == ["a", f"b, {'x' * 79}…", "c, one line"]
 
 
 def test_an_only_item_is_said_to_have_none_like_it():
@@ -110,9 +110,9 @@ def test_a_part_of_several_titles_is_refused_with_up_to_ten_of_them():
     with pytest.raises(InputError, match="is 2 items, .* 12, Heat wave; 14, The Wave"):
         similar.find("wave", ids=IDS, titles=TITLES)
     many = np.array([f"part {j}" for j in range(30)])
-    with pytest.raises(InputError, match="is 30 items") as told:
+    with pytest.raises(InputError, match="is 30 items") as error:
         similar.find("part", ids=np.arange(30).astype(str), titles=many)
-    assert str(told.value).count(", part ") == similar.SHOWN
+    assert str(error.value).count(", part ") == similar.SHOWN
 
 
 def test_changed_data_are_refused(workdir, monkeypatch):
@@ -136,9 +136,10 @@ def test_the_data_are_those_that_the_runs_first_model_trained_on(ties):
     assert alone.fingerprint() == prepared.data.fingerprint()
     first = {"both": "file"}.get(ties, ties)
     other = "file" if ties == "shuffled" else "shuffled"
-    for data, told in ((prepared.data, first), (prepared.other_ties, other)):
+    for data, tie_order in ((prepared.data, first), (prepared.other_ties, other)):
         assert (
-            f"ties {'in file order' if told == 'file' else 'shuffled'}" in data.protocol
+            f"ties {'in file order' if tie_order == 'file' else 'shuffled'}"
+            in data.protocol
         )
 
 

@@ -42,8 +42,8 @@ def finish(*arguments, runs) -> str:
 
 def rows(runs) -> dict[str, dict]:
     """The settings of sweep.json by their label without the config's name."""
-    found = json.loads((runs / "sweep.json").read_text())["settings"]
-    return {row["setting"].partition(":")[2]: row for row in found}
+    settings = json.loads((runs / "sweep.json").read_text())["settings"]
+    return {row["setting"].partition(":")[2]: row for row in settings}
 
 
 def figures(runs) -> list[tuple]:
@@ -97,26 +97,32 @@ def test_every_run_is_as_its_lone_command_leaves_it(whole, tmp_path):
         assert one.keys() == other.keys()
         np.testing.assert_allclose(list(one.values()), list(other.values()), rtol=1e-3)
     entries = {path.name for path in (tmp_path / "checkpoints" / "best").iterdir()}
-    found = {path.name for path in (folder / "checkpoints" / "best").iterdir()}
-    assert {n.split("-")[-1] for n in entries} == {n.split("-")[-1] for n in found}
+    sweep_entries = {path.name for path in (folder / "checkpoints" / "best").iterdir()}
+    assert {n.split("-")[-1] for n in entries} == {
+        n.split("-")[-1] for n in sweep_entries
+    }
 
 
 def test_the_table_ranks_by_what_its_runs_reached_on_validation(whole):
-    found = json.loads((whole / "sweep.json").read_text())
+    summary = json.loads((whole / "sweep.json").read_text())
     reached = {}
     for folder in folders(whole):
         config = json.loads((folder / "config.json").read_text())
         results = json.loads((folder / "results.json").read_text())
         value = results["valid"][config["evaluate"]["select_by"]]
         reached.setdefault(f"{config['loss']['temperature']:g}", []).append(value)
-    told = {row["setting"].partition("=")[2]: row for row in found["settings"]}
-    assert told.keys() == reached.keys()
+    settings = {row["setting"].partition("=")[2]: row for row in summary["settings"]}
+    assert settings.keys() == reached.keys()
     for name, values in reached.items():
-        assert told[name]["valid"] == pytest.approx(np.mean(values))
+        assert settings[name]["valid"] == pytest.approx(np.mean(values))
     best = max(reached, key=lambda name: np.mean(reached[name]))
-    assert found["best"] == found["settings"][0]["setting"] == told[best]["setting"]
+    assert (
+        summary["best"]
+        == summary["settings"][0]["setting"]
+        == settings[best]["setting"]
+    )
     text = (whole / "sweep.md").read_text()
-    assert f"best on validation: {found['best']}" in text and "popularity" in text
+    assert f"best on validation: {summary['best']}" in text and "popularity" in text
     assert not (whole / "groups").exists()
 
 
@@ -127,8 +133,11 @@ def test_the_best_is_chosen_on_validation_and_not_on_test(tmp_path):
     metric = cells[0].config.evaluate.select_by
     valid, test = [0.1, 0.3, 0.6, 0.2, 0.3, 0.4], [0.9, 0.9, 0.1, 0.1, 0.5, 0.5]
     for cell, on_valid, on_test in zip(cells, valid, test, strict=True):
-        made = made_up_runs.results_of(cell.config, level=0.3, protocol="p")
-        cell.results = made | {"valid": {metric: on_valid}, "test": {metric: on_test}}
+        results = made_up_runs.results_of(cell.config, level=0.3, protocol="p")
+        cell.results = results | {
+            "valid": {metric: on_valid},
+            "test": {metric: on_test},
+        }
     rows = ranking.ranked(cells)
     assert [row["own"]["optim.learning_rate"] for row in rows] == ["0.2", "0.3", "0.1"]
     assert [row["valid"] for row in rows] == pytest.approx([0.4, 0.35, 0.2])
@@ -149,11 +158,11 @@ def test_another_sweep_in_its_folder_is_refused(whole):
 
 @pytest.mark.slow
 def test_groups_compile_once_each(tmp_path, monkeypatch):
-    made, make = [], stack.make_stacked_step
+    builds, make = [], stack.make_stacked_step
 
     def noted(step, sources, layout):
         program = make(step, sources, layout)
-        made.append((program, layout.num))
+        builds.append((program, layout.num))
         return program
 
     monkeypatch.setattr(stack, "make_stacked_step", noted)
@@ -163,7 +172,7 @@ def test_groups_compile_once_each(tmp_path, monkeypatch):
         "--config.train.epochs=1",
         runs=tmp_path,
     )
-    assert [num for _, num in made] == [2, 2]
+    assert [num for _, num in builds] == [2, 2]
     assert "best on validation" in printed and len(folders(tmp_path)) == 4
 
 

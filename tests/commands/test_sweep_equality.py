@@ -95,15 +95,15 @@ def alone(step, states, hypers, sources, examples):
 def all_together(step, states, hypers, sources, examples, *, mode, devices, parts=1):
     """The end of each, the examples in `parts` dispatches, and how often it compiled."""
     layout = stack.make_layout(len(states), mode=mode, devices=devices)
-    made = stack.make_sources(sources)
+    lane_sources = stack.make_sources(sources)
     each = {
         "hypers": stack.stack(hypers),
-        "own": made.own,
+        "own": lane_sources.own,
         "active": np.ones(len(states), bool),
     }
-    common = {"shared": stack.share(made.shared, layout)}
+    common = {"shared": stack.share(lane_sources.shared, layout)}
     stacked = stack.place(stack.stack(states), layout)
-    program = stack.make_stacked_step(step, made, layout)
+    program = stack.make_stacked_step(step, lane_sources, layout)
     each = stack.place(each, layout)
     portions = [
         stack.place(np.stack(part), layout)

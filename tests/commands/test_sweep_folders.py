@@ -27,13 +27,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:Sharding info not provided")
 
 
 def test_another_plan_is_refused_once_a_run_has_begun(tmp_path):
-    asked, other = {"seeds": 1}, {"seeds": 2}
-    plan.note(tmp_path, asked)
+    first_plan, other = {"seeds": 1}, {"seeds": 2}
+    plan.note(tmp_path, first_plan)
     plan.refuse_another(tmp_path, other)
     workdir = tmp_path / "a" / "seed-0"
     workdir.mkdir(parents=True)
     run_files.write_json(workdir / "config.json", {})
-    plan.refuse_another(tmp_path, asked)
+    plan.refuse_another(tmp_path, first_plan)
     with pytest.raises(InputError, match="seeds: 1 there, 2 asked"):
         plan.refuse_another(tmp_path, other)
 
@@ -56,13 +56,15 @@ def test_runs_that_are_not_finished_are_held_and_others_read(tmp_path):
 
 
 def test_many_runs_may_open_many_files(tmp_path, monkeypatch):
-    cells, asked = make_cells(tmp_path), []
-    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: asked.append(limits))
+    cells, new_limits = make_cells(tmp_path), []
+    monkeypatch.setattr(
+        resource, "setrlimit", lambda _, limits: new_limits.append(limits)
+    )
     for soft, hard in ((10, 1000), (10, resource.RLIM_INFINITY), (1000, 1000)):
         monkeypatch.setattr(resource, "getrlimit", lambda _, now=(soft, hard): now)
         with programs.locked(cells):
             pass
-    assert asked == [(272, 1000), (272, resource.RLIM_INFINITY)]
+    assert new_limits == [(272, 1000), (272, resource.RLIM_INFINITY)]
     monkeypatch.setattr(resource, "getrlimit", lambda _: (10, 20))
     with pytest.raises(InputError, match="ulimit"):
         programs.locked(cells).__enter__()
@@ -139,9 +141,9 @@ def test_runs_of_one_seed_read_their_rows_in_one_order(tmp_path):
 
 def test_lanes_are_selected_with_their_states():
     lanes = tuple(lanes_lib.Lane({}, steps=number) for number in range(3))
-    found = lanes_lib.Stack({"a": np.arange(3)}, lanes, step=4).select([2, 0])
-    assert found.states["a"].tolist() == [2, 0] and found.step == 4
-    assert [lane.steps for lane in found.lanes] == [2, 0]
+    stack = lanes_lib.Stack({"a": np.arange(3)}, lanes, step=4).select([2, 0])
+    assert stack.states["a"].tolist() == [2, 0] and stack.step == 4
+    assert [lane.steps for lane in stack.lanes] == [2, 0]
 
 
 def test_each_lane_keeps_the_best_of_its_own_by_select_by(tmp_path):
@@ -190,9 +192,9 @@ def test_each_lane_keeps_the_best_of_its_own_by_select_by(tmp_path):
         like = lanes_lib.outline(
             state(0)._replace(slots={}, dense={"bias": jnp.arange(3)})
         )
-        found = checkpoint.restore_on_host(loop.folder, like, kind="best")
-        assert found is not None, "in its own folder"
-        kept, _ = found
+        restored = checkpoint.restore_on_host(loop.folder, like, kind="best")
+        assert restored is not None, "in its own folder"
+        kept, _ = restored
         assert kept.step == number and lane.progress.best_step == steps * (
             1 + (number == 12)
         )
@@ -204,13 +206,13 @@ def test_a_checkpoint_without_padding_is_of_the_host(tmp_path):
     assert layout.lanes == 12
     stack = lanes_lib.begin([state(number) for number in range(11)])
     placed = stack_lib.place(stack.states, layout)
-    made = stack_lib.unpadded(placed, layout)
-    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(made))
-    checkpoint.save(tmp_path, made, kind="latest", step=1, progress={})
-    found, _ = checkpoint.restore_on_host(
-        tmp_path, lanes_lib.outline(made), kind="latest"
+    states = stack_lib.unpadded(placed, layout)
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(states))
+    checkpoint.save(tmp_path, states, kind="latest", step=1, progress={})
+    restored, _ = checkpoint.restore_on_host(
+        tmp_path, lanes_lib.outline(states), kind="latest"
     )
-    jax.tree.map(np.testing.assert_array_equal, found, stack.states)
+    jax.tree.map(np.testing.assert_array_equal, restored, stack.states)
 
 
 def test_what_runs_out_of_memory_is_too_large_unless_it_is_alone():
@@ -236,8 +238,10 @@ def test_first_states_lie_on_the_host_one_of_each_kind(
     own = dict(flag.removeprefix("--config.").split("=", 1) for flag in flags)
     entry = cli.Entry("dssm_synthetic", {}, {}, cli.load_config("dssm_synthetic"))
     entry = cli.with_own(entry, own | {"loss.temperature_kind": kind})
-    made = grid.make_settings(entry, ["loss.temperature=0.05,0.2"], samples=0, seed=0)
-    cells, built = cells_lib.make_cells(made, num_seeds=2, folder=tmp_path), []
+    settings = grid.make_settings(
+        entry, ["loss.temperature=0.05,0.2"], samples=0, seed=0
+    )
+    cells, built = cells_lib.make_cells(settings, num_seeds=2, folder=tmp_path), []
     shared, init = programs.share(cells[0].config), step_lib.init_state
 
     def noted(*given, **named):  # as often as a program is traced that makes a state
@@ -245,11 +249,11 @@ def test_first_states_lie_on_the_host_one_of_each_kind(
         return init(*given, **named)
 
     monkeypatch.setattr(step_lib, "init_state", noted)
-    _, loops, found = programs.make_loops(cells, shared)
+    _, loops, first_states = programs.make_loops(cells, shared)
     # The loop of all has one of its own.
     assert len(built) == compiled + 1, "one for the seeds of a kind"
-    assert len({id(each) for each in found}) == states
-    for leaf in jax.tree.leaves(found):
+    assert len({id(each) for each in first_states}) == states
+    for leaf in jax.tree.leaves(first_states):
         assert isinstance(leaf, np.ndarray)
     temperatures = [float(loop.hypers["temperature"]) for loop in loops]
     np.testing.assert_allclose(temperatures, [0.05, 0.05, 0.2, 0.2], rtol=1e-6)

@@ -49,14 +49,14 @@ def test_a_config_may_name_its_sweep(tmp_path):
     )
     assert cli.load_sweep(str(path)) == ["loss.temperature=0.1,0.2"]
     assert cli.load_sweep("dssm_synthetic") == []
-    for line, told in (
+    for line, message in (
         ("return 'loss.temperature=0.1,0.2'", "it must give a list of strings"),
         ("return None", "gives None"),
         ("return [1, 2]", "it must give a list of strings"),
         ("return 1 / 0", "failed: ZeroDivisionError"),
     ):
         path.write_text(f"def get_sweep():\n    {line}\n")
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=message):
             cli.load_sweep(str(path))
 
 
@@ -65,17 +65,19 @@ def test_the_sweeps_of_shipped_configs_are_plain_grids(tmp_path):
     assert named["dssm_ml1m"]
     for name, overs in named.items():
         if overs:
-            made = grid.make_settings(entry(name), overs, samples=0, seed=0)
-            plan.check(made, memory_gb=0.0)
-            assert len(made) == len(
-                cells_lib.make_cells(made, num_seeds=1, folder=tmp_path)
+            grid_settings = grid.make_settings(entry(name), overs, samples=0, seed=0)
+            plan.check(grid_settings, memory_gb=0.0)
+            assert len(grid_settings) == len(
+                cells_lib.make_cells(grid_settings, num_seeds=1, folder=tmp_path)
             )
 
 
 def test_traced_fields_share_a_group_and_others_do_not(tmp_path):
     overs = ["negatives.alpha=0,1", "optim.tables=sgd,lazy_adam"]
-    made = grid.make_settings(entry("mf_ml1m_popularity"), overs, samples=0, seed=0)
-    cells = cells_lib.make_cells(made, num_seeds=2, folder=tmp_path)
+    grid_settings = grid.make_settings(
+        entry("mf_ml1m_popularity"), overs, samples=0, seed=0
+    )
+    cells = cells_lib.make_cells(grid_settings, num_seeds=2, folder=tmp_path)
     groups = plan.make_groups(cells)
     assert [len(group) for group in groups] == [4, 4]
     for group in groups:
@@ -86,15 +88,17 @@ def test_traced_fields_share_a_group_and_others_do_not(tmp_path):
     "over_", ["data.ties=file,shuffled", "evaluate.seen=kept,removed"]
 )
 def test_settings_of_other_targets_are_not_ranked(over_):
-    made = grid.make_settings(entry(), [over_], samples=0, seed=0)
+    grid_settings = grid.make_settings(entry(), [over_], samples=0, seed=0)
     with pytest.raises(InputError, match="it changes what is measured"):
-        plan.check(made, memory_gb=0.0)
+        plan.check(grid_settings, memory_gb=0.0)
 
 
 def test_data_are_shared_by_runs_that_differ_in_training_alone(tmp_path):
     def data_of(field, value):
-        made = grid.make_settings(entry(), [f"{field}={value}"], samples=0, seed=0)
-        (cell,) = cells_lib.make_cells(made, num_seeds=1, folder=tmp_path)
+        grid_settings = grid.make_settings(
+            entry(), [f"{field}={value}"], samples=0, seed=0
+        )
+        (cell,) = cells_lib.make_cells(grid_settings, num_seeds=1, folder=tmp_path)
         return plan.data_of(cell.config)
 
     plain = plan.data_of(entry().config)

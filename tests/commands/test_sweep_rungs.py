@@ -38,8 +38,8 @@ def outcomes(cells) -> list[str]:
 
 
 def test_examples_of_rungs():
-    found = doctest.testmod(rungs)
-    assert found.attempted and not found.failed
+    results = doctest.testmod(rungs)
+    assert results.attempted and not results.failed
 
 
 @given(
@@ -49,11 +49,11 @@ def test_examples_of_rungs():
     st.integers(1, 12),
 )
 def test_every_rung_ends_with_a_validation(halving, num, epochs, every):
-    made = rungs.rungs(halving, num=num, epochs=epochs, every=every)
-    assert made[-1] == epochs and made == sorted(set(made))
-    assert all(mark % every == 0 and mark > 0 for mark in made[:-1])
+    marks = rungs.rungs(halving, num=num, epochs=epochs, every=every)
+    assert marks[-1] == epochs and marks == sorted(set(marks))
+    assert all(mark % every == 0 and mark > 0 for mark in marks[:-1])
     if not halving:
-        assert made == [epochs]
+        assert marks == [epochs]
 
 
 def test_marks_follow_the_validations_of_the_config(tmp_path):
@@ -101,9 +101,9 @@ class Trainer:
         if len(going) > self.most:
             raise sweep.lanes.TooLarge("large")
         self.calls.append((rung, [programs.name(cell) for cell in going]))
-        if found := [cell for cell in going if cell.entry.label in self.failing]:
+        if failures := [cell for cell in going if cell.entry.label in self.failing]:
             programs.note_problem(going, InputError("no luck"))
-            assert len(found) == len(going), "these fail apart"
+            assert len(failures) == len(going), "these fail apart"
             return {}
         reached = {}
         for cell in going:
@@ -138,9 +138,9 @@ def test_a_rung_compares_the_best_that_each_run_had_on_validation(
     monkeypatch.setattr(sweep, "_held", lambda *_: None)
     monkeypatch.setattr(programs, "train_portion", lambda *_, **__: trained)
     options = types.SimpleNamespace(mode="auto", memory_gb=1.0)
-    found = sweep._train(cells, tmp_path / "groups", {}, options, rung=0, until=2)
+    values = sweep._train(cells, tmp_path / "groups", {}, options, rung=0, until=2)
     first, second, *_ = labels(cells)
-    assert found == {first: [0.4, 0.5], second: [0.3]}
+    assert values == {first: [0.4, 0.5], second: [0.3]}
     assert outcomes(cells) == [*["missing"] * 3, "diverged"]
 
 
@@ -165,7 +165,7 @@ def test_training_state_is_kept_while_a_failed_run_is_left(tmp_path, monkeypatch
     sweep.run_all(cells, tmp_path, Options)
     assert sorted(outcomes(cells)) == [*["missing"] * 2, *["stopped"] * 6]
     for cell in filter(programs.goes_on, cells):
-        programs.note_end(cell, outcome="diverged", told="")
+        programs.note_end(cell, outcome="diverged", reason="")
     sweep.run_all(make_cells(tmp_path), tmp_path, Options)
     assert not (tmp_path / "groups").exists()
 

@@ -44,8 +44,8 @@ def cells_of(text: str, label: str) -> list[str]:
     """The cells of a printed row."""
     table = [line for line in text.splitlines() if line.startswith("|")]
     lines = [line[1:-1].split("|") for line in table]
-    (found,) = [line for line in lines if line[0].strip() == label]
-    return [cell.strip() for cell in found]
+    (row,) = [line for line in lines if line[0].strip() == label]
+    return [cell.strip() for cell in row]
 
 
 # Runs that only seem to train.
@@ -93,10 +93,10 @@ def results_of(config) -> dict:
 def runs(monkeypatch) -> list[tuple[str, int]]:
     """Replaces the training; the runs asked for, in order. A temperature above 8 makes
     one diverge, above 9 be refused, of 7 be interrupted."""
-    asked = []
+    calls = []
 
     def fake(config, workdir):
-        asked.append((workdir.parent.name, config.seed))
+        calls.append((workdir.parent.name, config.seed))
         workdir.mkdir(parents=True, exist_ok=True)
         run_files.write_json(workdir / "config.json", config_lib.as_dict(config))
         source = {"source": f"data {getattr(config.data, 'seed', '')}", "events": 7000}
@@ -111,7 +111,7 @@ def runs(monkeypatch) -> list[tuple[str, int]]:
 
     monkeypatch.setattr(run, "run", fake)
     monkeypatch.setattr(same_data, "check", lambda runs: None)  # there are no data
-    return asked
+    return calls
 
 
 def test_rows_of_new_items_stand_in_every_form_of_the_table(
@@ -217,10 +217,10 @@ def test_the_difference_to_the_first_is_paired_by_seed(runs, tmp_path, monkeypat
     gaps, plain = [0.1, 0.2, 0.6], results_of
 
     def results(config):
-        made, gap = plain(config), gaps[config.seed]
+        record, gap = plain(config), gaps[config.seed]
         if config.loss.temperature == 0.5:  # 0.1 for the first
-            made["test"]["ndcg@10"] = 0.101 + config.seed**2 / 100 + gap
-        return made
+            record["test"]["ndcg@10"] = 0.101 + config.seed**2 / 100 + gap
+        return record
 
     monkeypatch.setattr(sys.modules[__name__], "results_of", results)
     command(

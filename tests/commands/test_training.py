@@ -50,9 +50,9 @@ def test_the_checkpoint_is_chosen_on_validation_with_all_items_ranked(tmp_path):
         ),
     )
     encoder, loop, state = training.make_loop(config, data, tmp_path)
-    found = {}
+    means = {}
     for name, part in (("valid", data.valid), ("test", data.test)):
-        found[name] = measure.measure_model(
+        means[name] = measure.measure_model(
             encoder,
             step.params_of(state),
             data=data,
@@ -60,7 +60,7 @@ def test_the_checkpoint_is_chosen_on_validation_with_all_items_ranked(tmp_path):
             config=measure.over_all(config.evaluate),
             index="exact",
         ).means()
-    assert loop.validate(state) == found["valid"] != found["test"]
+    assert loop.validate(state) == means["valid"] != means["test"]
     assert loop.select_by == "ndcg@3"
 
 
@@ -84,5 +84,5 @@ def test_the_other_data_have_ties_broken_the_other_way(ties, first, second):
         cli.load_config("dssm_synthetic"), data=Source(ties=ties)
     )
     prepared = training.prepare(config)
-    told = [data.protocol.partition(" (")[0] for data in prepared]
-    assert told == [f"leave_one_out, ties {how}" for how in (first, second)]
+    protocols = [data.protocol.partition(" (")[0] for data in prepared]
+    assert protocols == [f"leave_one_out, ties {how}" for how in (first, second)]

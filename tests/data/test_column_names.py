@@ -65,8 +65,8 @@ def test_columns_of_any_name_are_exported(run, tmp_path):
     new = loaded.new_columns("item", [{"": "a", "price/unit": 0.5, "Case": 1.0}])
     assert loaded.item(new).shape[0] == 1
     recommender = recommender_lib.load(tmp_path / "export")
-    asked = recommender.recommend(user="u3", features={"u/v": "p"}, k=3)
-    assert asked.by == "model" and len(asked.ids) == 3
+    answer = recommender.recommend(user="u3", features={"u/v": "p"}, k=3)
+    assert answer.by == "model" and len(answer.ids) == 3
     again = writer.write(run, tmp_path / "export", config=writer.Config(batch_size=16))
     assert again.written["items"].reused == len(loaded.item_ids)
 

@@ -45,13 +45,13 @@ def test_catalogue_ids_fall_with_training_frequency_and_strangers_share_a_row():
     data = make_data(users=40, items=60, events=200)
     popularity = data.popularity[1:]
     assert (np.diff(popularity) <= 0).all()
-    known = data.dataset.known_items
-    assert known < data.dataset.num_items, "the log should hold untrained items"
-    assert popularity[known - 1] > 0 and (popularity[known:] == 0).all()
+    known_items = data.dataset.known_items
+    assert known_items < data.dataset.num_items, "the log should hold untrained items"
+    assert popularity[known_items - 1] > 0 and (popularity[known_items:] == 0).all()
     columns = data.dataset.item(jnp.arange(data.dataset.num_items + 1))
     assert columns["item"][0] == 0
-    np.testing.assert_array_equal(columns["item"][known + 1 :], known + 1)
-    assert data.vocabularies["item"].rows == known + 2
+    np.testing.assert_array_equal(columns["item"][known_items + 1 :], known_items + 1)
+    assert data.vocabularies["item"].rows == known_items + 2
 
 
 def test_popularity_counts_training_events_only():
@@ -85,10 +85,10 @@ def test_a_value_without_training_events_reads_the_unknown_row():
         history_length=0,
         min_history=0,
     )
-    known = data.dataset.known_items
+    known_items = data.dataset.known_items
     column = np.asarray(data.dataset.item_columns["own"])
-    assert (column[known + 1 :] == data.vocabularies["own"].known + 1).all()
-    assert len(set(column[1 : known + 1])) == known
+    assert (column[known_items + 1 :] == data.vocabularies["own"].known + 1).all()
+    assert len(set(column[1 : known_items + 1])) == known_items
 
 
 def test_a_missing_value_of_a_bag_is_padding():
@@ -223,5 +223,5 @@ def test_what_is_missing_of_a_dense_feature_stands_at_the_mean():
     column = np.asarray(data.dataset.item_columns["price"])[1:]
     gone = np.isin(data.item_codes, missing)
     assert (column[gone] == 0).all()
-    there = np.average(column[~gone], weights=data.popularity[1:][~gone])
-    assert abs(there) < 1e-5
+    mean = np.average(column[~gone], weights=data.popularity[1:][~gone])
+    assert abs(mean) < 1e-5

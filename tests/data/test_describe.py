@@ -105,9 +105,9 @@ def test_features_are_told_by_kind_values_and_what_is_missing():
         "same": np.array(["x", "x", "x", "x"]),
     }
     text = {"title": np.array(["one", "", "three", "four"], object)}
-    made = Entities(np.arange(4), columns, text)
-    there = np.array([True, True, True, False])  # the last has no event
-    lines = describe.features(made, there, side="item")
+    entities = Entities(np.arange(4), columns, text)
+    present = np.array([True, True, True, False])  # the last has no event
+    lines = describe.features(entities, present, side="item")
     start = "feature    "
     same = "note       'color' is the same in each item; leave it out with "
     assert lines[:4] == [
@@ -121,8 +121,8 @@ def test_features_are_told_by_kind_values_and_what_is_missing():
 
 
 def test_a_category_that_is_another_in_each_row_is_noted():
-    made = Entities(np.arange(30), {"sku": np.array([f"s{j}" for j in range(30)])})
-    *_, note = describe.features(made, np.ones(30, bool), side="item")
+    entities = Entities(np.arange(30), {"sku": np.array([f"s{j}" for j in range(30)])})
+    *_, note = describe.features(entities, np.ones(30, bool), side="item")
     assert "'sku' is another in each item" in note and "data.item_columns" in note
 
 

@@ -29,17 +29,17 @@ def read(folder, rows, **options):
     names = ["user", "item", "time", "action"][: len(rows[0])]
     path = folder / "log.parquet"
     pl.DataFrame(rows, schema=names, orient="row").write_parquet(path)
-    known = {name: name for name in names if name in ("time", "action")}
-    config = logs.Config(str(path), **known, **options)
+    columns = {name: name for name in names if name in ("time", "action")}
+    config = logs.Config(str(path), **columns, **options)
     split = split_lib.by_protocol(config.load(), config=config)
-    streamed = stream.Config(str(path), **known, **options)
+    streamed = stream.Config(str(path), **columns, **options)
     return (
         prepare.in_memory(split, history_length=5, min_history=1),
         prepared.open_data(streamed, history_length=5, min_history=1),
     )
 
 
-def told(data) -> str:
+def report_line(data) -> str:
     (line,) = [x for x in data.report if x.startswith("equal rows")]
     return line
 
@@ -55,7 +55,7 @@ def both(folder, rows, **options):
     np.testing.assert_array_equal(memory.offsets, streamed.offsets)
     np.testing.assert_array_equal(memory.popularity, streamed.popularity)
     assert memory.repeats == streamed.repeats
-    assert told(memory) == told(streamed)
+    assert report_line(memory) == report_line(streamed)
     return memory
 
 
@@ -66,11 +66,11 @@ def test_copies_are_dropped_where_nobody_meets_an_item_again(tmp_path, copies):
     np.testing.assert_array_equal(data.items, plain.items)
     assert removes(data) and data.repeats == 0
     rows = 400 + copies
-    assert told(data).startswith(
+    assert report_line(data).startswith(
         f"equal rows {copies} of {rows} in user, item and time"
     )
-    assert f": {copies} dropped (data.duplicates=auto" in told(data)
-    assert told(plain) == "equal rows none of 400 in user, item and time"
+    assert f": {copies} dropped (data.duplicates=auto" in report_line(data)
+    assert report_line(plain) == "equal rows none of 400 in user, item and time"
 
 
 def test_they_can_be_kept_and_then_seen_items_stay(tmp_path):
@@ -88,7 +88,9 @@ def test_where_second_visits_are_common_copies_stay_unless_asked(tmp_path):
     rows = [*events(), *again, *events()[:4]]
     data = both(tmp_path, rows)
     assert len(data.items) == 444 and data.repeats == 44
-    assert ": kept (data.duplicates=auto; 9.0% of all repeat an item" in told(data)
+    assert ": kept (data.duplicates=auto; 9.0% of all repeat an item" in report_line(
+        data
+    )
     assert any("set --config.data.duplicates=dropped" in x for x in data.report)
     dropped = both(tmp_path, rows, duplicates="dropped")
     assert len(dropped.items) == 440 and dropped.repeats == 40
@@ -105,7 +107,7 @@ def test_an_action_tells_two_events_apart(tmp_path):
     rows = [(*event, "click") for event in events()]
     rows += [(*event, "buy") for event in events()[:3]]
     data = both(tmp_path, [*rows, rows[0]], duplicates="dropped")
-    assert len(data.items) == 403 and "equal rows 1 of 404" in told(data)
+    assert len(data.items) == 403 and "equal rows 1 of 404" in report_line(data)
 
 
 def test_a_clock_of_milliseconds_tells_copies_from_visits(tmp_path):
@@ -115,14 +117,16 @@ def test_a_clock_of_milliseconds_tells_copies_from_visits(tmp_path):
     plain = both(tmp_path, rows, time_format="ms")
     data = both(tmp_path, [*rows, *rows[::20]], time_format="ms")
     np.testing.assert_array_equal(data.items, plain.items)
-    assert "equal rows 20 of 420 in user, item and time: 20 dropped" in told(data)
+    assert "equal rows 20 of 420 in user, item and time: 20 dropped" in report_line(
+        data
+    )
 
 
 def test_without_times_or_with_one_for_all_many_copies_stay(tmp_path):
     rows = [row[:2] for row in events()]
     data = both(tmp_path, [*rows, *rows[:100]])
     assert len(data.items) == 500
-    assert "no times tell copies from second visits" in told(data)
+    assert "no times tell copies from second visits" in report_line(data)
     few = both(tmp_path, [*rows, *rows[:3]])
     assert len(few.items) == 400
     same = [(user, item, AT) for user, item in rows]
@@ -150,5 +154,5 @@ def test_a_copy_is_a_row_that_came_before(rows):
     assert duplicates.is_copy(columns).tolist() == expected
     pairs = [row[:2] for row in rows]
     shifted = [column + 3 for column in columns[:2]]
-    found = duplicates.repeats(*shifted, num_items=7)
-    assert found == len(pairs) - len(set(pairs))
+    num_repeats = duplicates.repeats(*shifted, num_items=7)
+    assert num_repeats == len(pairs) - len(set(pairs))

@@ -224,20 +224,20 @@ def test_rows_hold_examples_end_to_end_and_the_item_before_each():
 
 def test_words_of_a_text_are_tokens_each():
     rng = np.random.default_rng(0)
-    asked = np.array(["", "Red shoes", "red BOOTS"])[rng.integers(0, 3, 400)]
-    data = prepare(dataclasses.replace(make_log(), events={"q": asked}), tokens="q")
+    queries = np.array(["", "Red shoes", "red BOOTS"])[rng.integers(0, 3, 400)]
+    data = prepare(dataclasses.replace(make_log(), events={"q": queries}), tokens="q")
     assert set(data.vocabularies["searched"].ids) == {"red", "shoes", "boots"}
 
 
 @pytest.mark.parametrize(
-    ("column", "told"),
+    ("column", "message"),
     [
         (np.full(400, ""), "is empty"),
         (np.ones(400, np.float32), "numbers with fractions"),
     ],
 )
-def test_a_column_without_words_is_told(column, told):
-    with pytest.raises(InputError, match=told):
+def test_a_column_without_words_is_told(column, message):
+    with pytest.raises(InputError, match=message):
         prepare(dataclasses.replace(make_log(), events={"q": column}), tokens="q")
 
 

@@ -57,11 +57,11 @@ def passed_over(log, split) -> list[tuple[int, int, int]]:
     train = [
         np.arange(start, valid) for start, valid in zip(split.start[:-1], split.valid)
     ]
-    known = set(split.log.item[np.concatenate(train)].tolist())
+    trained_items = set(split.log.item[np.concatenate(train)].tolist())
     kept = []
     for user, item, time in zip(log.shown.user, log.shown.item, log.shown.time):
         mine = train[user]
-        if not len(mine) or item not in known:
+        if not len(mine) or item not in trained_items:
             continue
         later = time < split.log.time[mine].max()
         if later and item not in split.log.item[mine]:
@@ -130,9 +130,9 @@ def test_each_users_are_those_of_the_definition(protocol, seed):
     offsets = np.asarray(data.dataset.shown_offsets)
     assert len(offsets) == len(data.offsets) and offsets[1] == 0
     user = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    found = zip(*(x.tolist() for x in codes(data, user, data.dataset.shown_items)))
+    pairs = zip(*(x.tolist() for x in codes(data, user, data.dataset.shown_items)))
     kept = passed_over(log, split_of(log, protocol))
-    assert Counter(found) == Counter((user, item) for user, item, _ in kept)
+    assert Counter(pairs) == Counter((user, item) for user, item, _ in kept)
     assert 20 < len(kept) < len(log.shown) / 2
 
 
@@ -160,12 +160,12 @@ def test_draws_are_each_users_own_all_of_them_and_flagged_where_there_are_none()
     items, some = draw(jax.random.key(0), users, num=2000)
     assert items.shape == some.shape == (len(users), 2000)
     without = 0
-    for user, row, there in zip(data.user_codes, items, np.asarray(some)):
+    for user, row, flags in zip(data.user_codes, items, np.asarray(some)):
         if user not in own:
-            assert not there.any()
+            assert not flags.any()
             without += 1
             continue
-        assert there.all()
+        assert flags.all()
         count = Counter(data.item_codes[np.asarray(row) - 1].tolist())
         assert count.keys() == own[user].keys()
         for item, n in own[user].items():  # in proportion: draws are independent
@@ -208,8 +208,8 @@ def test_examples_carry_labels_and_exposures_are_examples_of_label_0(protocol, s
     history = np.asarray(batch.query["history"])
     past = [data.item_codes[row[row > 0] - 1].tolist() for row in history]
     label = np.asarray(batch.label).tolist()
-    found = [(*row, *items) for *row, items in zip(user, item, label, past)]
-    assert Counter(found) == Counter(wanted)
+    examples = [(*row, *items) for *row, items in zip(user, item, label, past)]
+    assert Counter(examples) == Counter(wanted)
     assert data.num_examples == len(wanted)
     assert {0.0, 1.0, 4.0} <= set(label)
     np.testing.assert_array_equal(batch.weight, 1)
@@ -239,7 +239,7 @@ def test_without_a_label_examples_are_positives_of_label_1():
 
 
 @pytest.mark.parametrize(
-    ("events", "label", "told"),
+    ("events", "label", "message"),
     [
         ({"grade": np.ones(150)}, "stars", "'stars' is no column .* there are: grade"),
         ({}, "stars", "'stars' is no column .* a random log; there are: none"),
@@ -249,8 +249,8 @@ def test_without_a_label_examples_are_positives_of_label_1():
     ],
     ids=["unknown", "no columns", "strings", "nan", "infinite"],
 )
-def test_a_label_that_is_none_is_refused(events, label, told):
-    with pytest.raises(InputError, match=told):
+def test_a_label_that_is_none_is_refused(events, label, message):
+    with pytest.raises(InputError, match=message):
         prepare(log_with_exposures(**events), label=label)
 
 

@@ -72,11 +72,11 @@ def rows_of(data, part=None) -> dict[int, list[tuple[int, list[int]]]]:
         assert (part.stop == part.start + 1).all()
     # Not through `query`, which has one id for all items without training events.
     past = np.asarray(data.dataset.past(user, position, length=HISTORY))
-    found = {}
+    examples = {}
     for u, i, ids in zip(users[user - 1].tolist(), item, past):
         history = [rows[u, items[j - 1]] for j in ids[::-1] if j]
-        found.setdefault(u, []).append((rows[u, items[i - 1]], history))
-    return found
+        examples.setdefault(u, []).append((rows[u, items[i - 1]], history))
+    return examples
 
 
 def before(row: int) -> list[int]:
@@ -93,13 +93,13 @@ def test_examples_are_the_200_next_to_the_test_less_the_farthest(folder, share):
     a share of validation, whatever it is, the row before the last is no example."""
     firsts = {2: 2, 3: 2, 4: 2, 5: 3, 6: 40}  # user 1 has nine rows
     sizes = {2: 7, 3: 8, 4: 199, 5: 199, 6: 199}
-    found = rows_of(prepare(config_of(folder, valid_share=share)))
-    assert found.keys() == firsts.keys()
-    for user, examples in found.items():
+    by_user = rows_of(prepare(config_of(folder, valid_share=share)))
+    assert by_user.keys() == firsts.keys()
+    for user, examples in by_user.items():
         stop = ROWS[user] - 1 - (share > 0)
         assert examples == [(row, before(row)) for row in range(firsts[user], stop)]
         assert len(examples) == sizes[user] - (share > 0)
-    assert found[6][0] == (40, list(range(39, -1, -1)))  # rows before the window too
+    assert by_user[6][0] == (40, list(range(39, -1, -1)))  # rows before the window too
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1])
@@ -109,10 +109,10 @@ def test_the_last_row_tests_and_the_one_before_it_validates_or_trains(folder, sh
     assert rows_of(data, data.test) == {u: [(n, before(n))] for u, n in last.items()}
     validates = {u: [(n - 1, before(n - 1))] for u, n in last.items()} if share else {}
     assert rows_of(data, data.valid) == validates
-    told = "the row before it validates" if share else "the rest trains"
+    clause = "the row before it validates" if share else "the rest trains"
     assert data.protocol == (
         "file_order, rows as they stand in the file, a user's last row tests (an "
-        f"artificial order: compares tables, not models); {told}"
+        f"artificial order: compares tables, not models); {clause}"
     )
 
 
@@ -159,12 +159,12 @@ def test_every_item_of_a_user_who_stays_is_ranked_and_nothing_is_removed(folder)
     measure.check(settings, data)
     assert not data.repeats and not measure.removes_seen(settings, data)
     search = baselines.popularity(data, data.test)
-    found = measure.measure_search(
+    ranking = measure.measure_search(
         search, data=data, part=data.test, config=settings
-    ).found
-    assert (np.sort(found.ids[:, :-1]) == np.arange(size)).all()
-    asked = dataclasses.replace(settings, seen="removed")
-    assert measure.removes_seen(asked, data)
+    ).lists
+    assert (np.sort(ranking.ids[:, :-1]) == np.arange(size)).all()
+    other_settings = dataclasses.replace(settings, seen="removed")
+    assert measure.removes_seen(other_settings, data)
 
 
 def test_the_constant_list_is_of_the_rows_before_the_last():
@@ -181,10 +181,10 @@ def test_the_constant_list_is_of_the_rows_before_the_last():
         log_lib.Entities(np.arange(10)),
     )
     data = prepare_log(log)
-    found = baselines.penultimate(data, data.test)(10, None)
-    names = data.vocabularies["item"].ids[found.ids]
+    ranking = baselines.penultimate(data, data.test)(10, None)
+    names = data.vocabularies["item"].ids[ranking.ids]
     assert (names == names[0]).all() and names[0, :3].tolist() == [8, 9, 5]
-    ranks = found.scores[0].tolist()  # popularity is 4 at the most, so weight 5
+    ranks = ranking.scores[0].tolist()  # popularity is 4 at the most, so weight 5
     assert ranks == [10, 5, 4, 3, 3, 3, 3, 3, 3, 2]
 
 
@@ -230,7 +230,7 @@ def test_a_run_has_its_rows_once_more_with_the_refit(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"min_user_events": 5}, "not of protocol file_order.*set them to 0"),
         ({"min_item_events": 5}, "not of protocol file_order.*set them to 0"),
@@ -240,9 +240,9 @@ def test_a_run_has_its_rows_once_more_with_the_refit(folder, tmp_path):
         ({"valid_share": -0.1}, "data.valid_share is -0.1; it must be at least 0"),
     ],
 )
-def test_what_the_protocol_does_not_have_is_refused(folder, changes, told):
+def test_what_the_protocol_does_not_have_is_refused(folder, changes, message):
     config = config_of(folder, **changes)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         split_lib.by_protocol(config.load(), config=config)
 
 

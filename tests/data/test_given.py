@@ -62,13 +62,13 @@ def check_parts(log, *, valid_share: float, seed: int) -> None:
     and validation is as large as asked: no event is lost, moved or doubled."""
     split = split_lib.given(log, valid_share=valid_share, seed=seed)
     assert len(split.log) == len(log) and not split.ordered
-    found = parts_of(split)
+    parts = parts_of(split)
     for user in range(len(log.users)):
         mine = [
             sorted(log.item[(log.user == user) & (log.events["part"] == part)].tolist())
             for part in (0, 1)
         ]
-        train, valid, test = found[user]
+        train, valid, test = parts[user]
         assert sorted(train + valid) == mine[0]
         assert sorted(test) == mine[1]
         wanted = round(valid_share * len(mine[0]))
@@ -123,11 +123,11 @@ def test_the_test_part_is_the_published_one_whatever_the_seed_and_share(tmp_path
             split = split_lib.by_protocol(config.load(), config=config)
             data = prepare_lib.in_memory(split, history_length=0, min_history=0)
             users, items = (data.vocabularies[n].ids for n in ("user", "item"))
-            found = {
+            test_items = {
                 int(users[user - 1]): set(items[data.items[start:stop] - 1].tolist())
                 for user, start, stop in zip(*data.test)
             }
-            assert found == published
+            assert test_items == published
             validated.add(str(parts_of(split)))
     assert len(validated) > 6  # data.valid_seed and data.valid_share reach the split
 
@@ -190,24 +190,24 @@ def pairs_of(data) -> dict[str, set]:
     users, items = (data.vocabularies[name].ids for name in ("user", "item"))
     batch = data.dataset.batch(np.arange(data.num_examples))
     user, item = np.asarray(batch.user), np.asarray(batch.item)
-    found = {"train": set(zip(users[user - 1], items[item - 1]))}
+    pairs = {"train": set(zip(users[user - 1], items[item - 1]))}
     for name in ("valid", "test"):
-        found[name] = {
+        pairs[name] = {
             (users[user - 1], items[item - 1])
             for user, start, stop in zip(*getattr(data, name))
             for item in data.items[start:stop]
         }
-    return found
+    return pairs
 
 
 def test_parts_share_no_pair_and_miss_none():
     log = random_log()
-    found = pairs_of(prepare(log))
+    parts = pairs_of(prepare(log))
     pairs = set(zip(log.users.id[log.user], log.items.id[log.item]))
-    assert sum(map(len, found.values())) == len(pairs) == len(log)
-    assert set.union(*found.values()) == pairs
+    assert sum(map(len, parts.values())) == len(pairs) == len(log)
+    assert set.union(*parts.values()) == pairs
     test = log.events["part"] == 1
-    assert found["test"] == set(
+    assert parts["test"] == set(
         zip(log.users.id[log.user[test]], log.items.id[log.item[test]])
     )
 
@@ -228,7 +228,7 @@ def test_popularity_and_order_count_training_only():
 def test_lists_never_hold_what_was_seen_and_the_tests_history_has_validation_too():
     log = random_log()
     data = prepare(log, valid_share=0.4)
-    found = pairs_of(data)
+    pairs = pairs_of(data)
     users, items = (data.vocabularies[n].ids for n in ("user", "item"))
     config = measure.EvaluateConfig(metrics=("recall@30",), select_by="recall@30")
     rng, size = np.random.default_rng(0), data.dataset.num_items
@@ -241,9 +241,9 @@ def test_lists_never_hold_what_was_seen_and_the_tests_history_has_validation_too
         ]
         for search in searches:
             result = measure.measure_search(search, data=data, part=part, config=config)
-            for user, row in zip(part.user, result.found.ids):
+            for user, row in zip(part.user, result.lists.ids):
                 name = users[user - 1]
-                met = {item for kind in seen for u, item in found[kind] if u == name}
+                met = {item for kind in seen for u, item in pairs[kind] if u == name}
                 listed = {items[j] for j in row if j >= 0}
                 # k is the whole catalogue: all that is not removed is there.
                 assert listed == set(items) - met

@@ -59,30 +59,33 @@ def on_disk(config: stream.Config, *, min_history: int = 1) -> prepared.Data:
     return prepared.open_data(config, history_length=5, min_history=min_history)
 
 
-def assert_same_log(found: prepared.Data, wanted: prepared.Data):
+def assert_same_log(actual: prepared.Data, wanted: prepared.Data):
     same = np.testing.assert_array_equal
     for name in ("items", "offsets", "train_stop", "popularity"):
-        same(getattr(found, name), getattr(wanted, name), err_msg=name)
+        same(getattr(actual, name), getattr(wanted, name), err_msg=name)
     for name, vocabulary in wanted.vocabularies.items():
-        assert found.vocabularies[name].known == vocabulary.known
-        assert found.vocabularies[name].ids.tolist() == vocabulary.ids.tolist(), name
+        assert actual.vocabularies[name].known == vocabulary.known
+        assert actual.vocabularies[name].ids.tolist() == vocabulary.ids.tolist(), name
     for part in ("valid", "test"):
-        for one, other in zip(getattr(found, part), getattr(wanted, part)):
+        for one, other in zip(getattr(actual, part), getattr(wanted, part)):
             same(one, other)
     for name in ("item_count", "num_items", "known_items", "known_users"):
-        same(getattr(found.dataset, name), getattr(wanted.dataset, name), err_msg=name)
+        same(getattr(actual.dataset, name), getattr(wanted.dataset, name), err_msg=name)
     for side in ("user_columns", "item_columns"):
-        one, other = (getattr(data.dataset, side) for data in (found, wanted))
+        one, other = (getattr(data.dataset, side) for data in (actual, wanted))
         assert one.keys() == other.keys()
         for name in other:
             same(one[name], other[name])
     if wanted.dataset.weights is not None:
-        same(found.log.weights, wanted.dataset.weights)
-    assert (found.repeats, found.num_examples) == (wanted.repeats, wanted.num_examples)
-    assert found.protocol.startswith(wanted.protocol)
+        same(actual.log.weights, wanted.dataset.weights)
+    assert (actual.repeats, actual.num_examples) == (
+        wanted.repeats,
+        wanted.num_examples,
+    )
+    assert actual.protocol.startswith(wanted.protocol)
     streamed = {column for column in wanted.schema.query if column.kind != "age"}
-    assert set(found.schema.query) == streamed
-    assert found.schema.item == wanted.schema.item
+    assert set(actual.schema.query) == streamed
+    assert actual.schema.item == wanted.schema.item
 
 
 EVENTS = st.lists(
@@ -157,9 +160,9 @@ def test_copies_are_dropped_on_disk_as_in_memory(tmp_path, monkeypatch, choice, 
             rows[name].append(value)
     path = write_shards(tmp_path / "log", rows, shards=3)
     config = stream.Config(path=path, **COLUMNS, action="kind", duplicates=choice)
-    found, wanted = on_disk(config), in_memory(config)
-    assert len(wanted.items) == len(found.items) == left
-    assert_same_log(found, wanted)
+    actual, wanted = on_disk(config), in_memory(config)
+    assert len(wanted.items) == len(actual.items) == left
+    assert_same_log(actual, wanted)
 
 
 def test_filters_weights_and_features_are_as_in_memory(tmp_path, monkeypatch):
@@ -187,12 +190,12 @@ def test_filters_weights_and_features_are_as_in_memory(tmp_path, monkeypatch):
         text=("name",),
         text_buckets=50,
     )
-    found, wanted = on_disk(config), in_memory(config)
-    assert_same_log(found, wanted)
-    assert set(found.dataset.item_columns) == {"tags", "price", "name"}
-    read = prepared.entities(config, found)
+    actual, wanted = on_disk(config), in_memory(config)
+    assert_same_log(actual, wanted)
+    assert set(actual.dataset.item_columns) == {"tags", "price", "name"}
+    read = prepared.entities(config, actual)
     assert read.items.text["name"].tolist()[:3] == [
-        wanted_name(config, raw) for raw in found.vocabularies["item"].ids[:3]
+        wanted_name(config, raw) for raw in actual.vocabularies["item"].ids[:3]
     ]
 
 
@@ -247,9 +250,9 @@ def test_shards_that_change_while_they_are_read_are_refused(tmp_path, monkeypatc
     config, write = stream.Config(path=path, **COLUMNS), partition.write
 
     def while_another_writes(*arguments, **named):
-        told = write(*arguments, **named)
+        result = write(*arguments, **named)
         os.utime(f"{path}/part-0.parquet", ns=(5, 5))
-        return told
+        return result
 
     monkeypatch.setattr(partition, "write", while_another_writes)
     with pytest.raises(InputError, match="changed while it was read"):
@@ -273,8 +276,8 @@ REFUSALS = {
 
 @pytest.mark.parametrize("field", list(REFUSALS))
 def test_what_is_not_streamed_is_told_before_anything_is_read(field):
-    value, told = REFUSALS[field]
-    with pytest.raises(InputError, match=told):
+    value, message = REFUSALS[field]
+    with pytest.raises(InputError, match=message):
         on_disk(stream.Config(path="/nowhere", **{field: value}))
 
 

@@ -139,7 +139,7 @@ def test_temporal_cuts_everybody_at_the_same_two_moments():
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"protocol": "leave_two_out"}, "leave_one_out, temporal"),
         ({"ties": "random"}, "shuffled"),
@@ -147,8 +147,8 @@ def test_temporal_cuts_everybody_at_the_same_two_moments():
         ({"protocol": "temporal", "test_share": 1.5}, "test_share 1.5"),
     ],
 )
-def test_a_wrong_split_is_named(changes, told):
-    with pytest.raises(InputError, match=told):
+def test_a_wrong_split_is_named(changes, message):
+    with pytest.raises(InputError, match=message):
         split_lib.by_protocol(
             make_log(), config=dataclasses.replace(Config(), **changes)
         )

@@ -38,8 +38,8 @@ def test_any_vocabulary_survives_its_file(data, kind, name):
     assert loaded.ids.tolist() == ids.tolist()
     assert loaded.ids.dtype.kind == ids.dtype.kind
     assert kind == "str" or loaded.ids.dtype == ids.dtype
-    found = loaded.encode(ids.tolist())
-    assert found.tolist() == list(range(1, len(ids) + 1))
+    codes = loaded.encode(ids.tolist())
+    assert codes.tolist() == list(range(1, len(ids) + 1))
 
 
 def test_strings_of_python_come_back_as_strings(tmp_path):
@@ -81,9 +81,9 @@ SMALL, FAR = (3, 8), (2**63 + 1, 2**64 - 1, 2**63)
 @pytest.mark.parametrize("order", ["small first", "far first"])
 def test_unsigned_ids_beyond_int64_are_streamed(tmp_path, order):
     parts = [users(*SMALL, kind=pl.Int64), users(*FAR, kind=pl.UInt64)]
-    found = streamed(tmp_path, *parts[:: -1 if order == "far first" else 1])
-    assert found.ids.dtype == np.uint64
-    assert set(found.ids.tolist()) == {*SMALL, *FAR}
+    vocabulary = streamed(tmp_path, *parts[:: -1 if order == "far first" else 1])
+    assert vocabulary.ids.dtype == np.uint64
+    assert set(vocabulary.ids.tolist()) == {*SMALL, *FAR}
 
 
 def test_one_users_events_in_shards_of_several_types_are_one_users(tmp_path):

@@ -98,19 +98,19 @@ def test_ids_are_those_of_a_plain_loop_in_the_order_of_the_text():
 
 def test_two_trigrams_in_one_bucket_share_its_row():
     every = [f"{a}{b}{c}" for a in "abcd" for b in "efgh" for c in "ijkl"]
-    found: dict[int, str] = {}
+    trigrams: dict[int, str] = {}
     for trigram in every:
         at = columns.bucket(trigram, buckets=7)
         assert 1 <= at <= 7
-        found[at] = trigram
-    assert len(found) == 7
+        trigrams[at] = trigram
+    assert len(trigrams) == 7
     assert len({columns.bucket(trigram, buckets=2**31) for trigram in every}) == 64
     assert {j for row in rows_of(["one title"], buckets=1) for j in row} == {1}
 
 
 def test_buckets_are_the_same_in_every_process():
     code = "from recall_jax.data import text; print(text.bucket('#go', buckets=9999))"
-    told = [
+    outputs = [
         subprocess.run(
             [sys.executable, "-c", code],
             env={"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(sys.path)},
@@ -120,7 +120,7 @@ def test_buckets_are_the_same_in_every_process():
         ).stdout
         for seed in ("1", "2")
     ]
-    assert told[0] == told[1] == f"{columns.bucket('#go', buckets=9999)}\n"
+    assert outputs[0] == outputs[1] == f"{columns.bucket('#go', buckets=9999)}\n"
 
 
 def test_a_title_stands_at_its_item_padded_on_the_right():

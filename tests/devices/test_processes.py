@@ -129,7 +129,7 @@ with processes.together(lambda p: str(p) if isinstance(p, InputError) else None)
 
 
 @pytest.mark.parametrize(
-    ("how", "statuses", "told"),
+    ("how", "statuses", "message"),
     [
         ("first", (2, 2), "error: a folder of another run"),
         ("second", (2, 2), "error: process 1: a full disk"),
@@ -139,11 +139,11 @@ with processes.together(lambda p: str(p) if isinstance(p, InputError) else None)
         slow("terminated", (2, -signal.SIGTERM), "error: the connection to another"),
     ],
 )
-def test_what_ends_one_ends_the_other_with_one_message(how, statuses, told):
+def test_what_ends_one_ends_the_other_with_one_message(how, statuses, message):
     first, second = several.ended(several.start_pair(FAILING, how), seconds=30)
     assert (first.status, second.status) == statuses, (first.errors, second.errors)
     assert "ready" in first.output and first.errors.count("error:") == 1
-    assert told in first.errors and "Traceback" not in first.errors
+    assert message in first.errors and "Traceback" not in first.errors
     assert "error:" not in second.errors
     assert ("Traceback" in second.errors) == (how == "mistake")
 

@@ -33,7 +33,7 @@ def test_baselines_equal_loops(name, monkeypatch):
     data = make_data()
     search = getattr(baselines, name)(data, data.test)
     aim = measure.targets(data, data.test, seen=True)
-    found = search(5, aim.exclude)
+    ranking = search(5, aim.exclude)
     popularity, pairs = data.popularity[1:], count_pairs(data)
     for j in range(len(data.test)):
         scores = popularity.astype(float)
@@ -41,7 +41,7 @@ def test_baselines_equal_loops(name, monkeypatch):
             last = data.items[data.test.start[j] - 1] - 1
             scores = scores + 10_000 * pairs[last]
         wanted = by_hand(data, data.test, j, scores)
-        got = [i for i in found.ids[j].tolist() if i >= 0]
+        got = [i for i in ranking.ids[j].tolist() if i >= 0]
         # Which of equals stands at the cut-off is open, and no metric depends on it.
         assert scores[got].tolist() == scores[wanted].tolist()
         assert len(set(got)) == len(wanted)
@@ -69,21 +69,21 @@ def test_scores_below_zero_rank_as_any_others_and_only_excluded_ones_go(dtype):
     rng = np.random.default_rng(0)
     scores = rng.permuted(np.tile(np.arange(-25, -5), (len(data.test), 1)), axis=1)
     aim = measure.targets(data, data.test, seen=True)
-    found = search_of(data, scores.astype(dtype), k=20, exclude=aim.exclude)
+    ranking = search_of(data, scores.astype(dtype), k=20, exclude=aim.exclude)
     for j in range(len(data.test)):
         past = data.items[data.offsets[data.test.user[j]] : data.test.start[j]] - 1
         wanted = [i for i in np.argsort(-scores[j]) if i not in past]
         gone = 20 - len(wanted)
-        assert found.ids[j].tolist() == [*wanted, *[-1] * gone]
+        assert ranking.ids[j].tolist() == [*wanted, *[-1] * gone]
         listed = scores[j, wanted].tolist()
-        assert found.scores[j].tolist() == [*listed, *[-np.inf] * gone]
+        assert ranking.scores[j].tolist() == [*listed, *[-np.inf] * gone]
 
 
 def test_integers_that_no_float_tells_apart_keep_their_order():
     data = make_data()
     scores = np.full((len(data.test), 20), 2**60) - np.arange(20)[::-1]
-    found = search_of(data, scores, k=4, exclude=None)
-    assert (found.ids == [19, 18, 17, 16]).all()
+    ranking = search_of(data, scores, k=4, exclude=None)
+    assert (ranking.ids == [19, 18, 17, 16]).all()
 
 
 def test_a_score_that_is_not_a_number_is_an_error():

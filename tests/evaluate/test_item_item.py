@@ -107,14 +107,16 @@ def test_a_score_is_the_sum_over_the_distinct_items_before_the_targets(
         baselines.knn_weights(counts, num_neighbours=3),
     ):
         search = baselines.make_item_search(weights, data, part)
-        found = search(num_items, None)
+        ranking = search(num_items, None)
         dense = weights if isinstance(weights, np.ndarray) else weights.toarray()
         for j, (user, start) in enumerate(zip(part.user, part.start, strict=True)):
             past = set(data.items[data.offsets[user] : start].tolist())
             wanted = sum(dense[item - 1].astype(np.float64) for item in past)
-            np.testing.assert_allclose(found.scores[j], wanted[found.ids[j]], atol=1e-5)
-            assert sorted(found.ids[j]) == list(range(num_items))
-            assert (np.diff(found.scores[j]) <= 0).all()
+            np.testing.assert_allclose(
+                ranking.scores[j], wanted[ranking.ids[j]], atol=1e-5
+            )
+            assert sorted(ranking.ids[j]) == list(range(num_items))
+            assert (np.diff(ranking.scores[j]) <= 0).all()
 
 
 @KINDS

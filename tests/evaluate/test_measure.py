@@ -63,10 +63,10 @@ def test_a_model_that_scores_everything_alike_gets_nothing():
     alike = measure(data, ones, ones[: len(data.test)], config=config)
     assert alike.means() == {"hr@25": 0.0}
     popularity = baselines.popularity(data, data.test)
-    known = measure_lib.measure_search(
+    result = measure_lib.measure_search(
         popularity, data=data, part=data.test, config=config
     )
-    assert known.means()["hr@25"] > 0
+    assert result.means()["hr@25"] > 0
 
 
 def test_scores_that_are_not_numbers_are_an_error(data):
@@ -121,11 +121,11 @@ def test_a_target_met_twice_counts_once(data):
     items = data.items.copy()
     items[start : start + 5] = [3, 7, 3, 7, 3]
     part = prepared.Part(user, np.array([start]), np.array([start + 5]))
-    found = measure_lib.targets(
+    targets = measure_lib.targets(
         dataclasses.replace(data, items=items), part, seen=False
     )
-    assert found.positions.tolist() == [[6, -1, 2, -1, -1]]
-    assert found.count.tolist() == [2]
+    assert targets.positions.tolist() == [[6, -1, 2, -1, -1]]
+    assert targets.count.tolist() == [2]
 
 
 def test_what_repeats_is_not_removed():
@@ -194,7 +194,7 @@ def test_a_history_from_the_future_is_a_leak(data):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"metrics": ("hr@500",), "select_by": "hr@500"}, "k=500.*only 20 items"),
         ({"metrics": ("hitrate@5",)}, "evaluate.metrics: unknown metric"),
@@ -203,8 +203,8 @@ def test_a_history_from_the_future_is_a_leak(data):
         ({"indexes": ("faiss",)}, "scann"),
     ],
 )
-def test_what_would_fail_after_training_fails_before(data, changes, told):
-    with pytest.raises(InputError, match=told):
+def test_what_would_fail_after_training_fails_before(data, changes, message):
+    with pytest.raises(InputError, match=message):
         measure_lib.check(dataclasses.replace(CONFIG, **changes), data)
 
 

@@ -32,8 +32,8 @@ def prepare(config=CONFIG):
 def test_hidden_items_keep_the_last_event_of_a_user_and_nothing_else():
     split, data = prepare()
     plain = split_lib.by_protocol(make_log(), config=log_lib.Config())
-    there = np.flatnonzero(data.items > data.dataset.known_items)
-    assert len(there) and np.isin(there, data.test.start).all()
+    positions = np.flatnonzero(data.items > data.dataset.known_items)
+    assert len(positions) and np.isin(positions, data.test.start).all()
     trained = set(data.item_codes[: data.dataset.known_items].tolist())
     # Every other event stays, in its order.
     for user in range(len(split.start) - 1):
@@ -86,15 +86,15 @@ def test_chance_is_what_random_orders_have_on_average():
             lambda rows: rng.random((len(rows), data.dataset.num_items)),
             part=data.test,
         )
-        found = measure.measure_search(order, data=data, part=data.test, config=config)
-        for name, value in found.values.items():
+        result = measure.measure_search(order, data=data, part=data.test, config=config)
+        for name, value in result.values.items():
             total[name] = total[name] + value / 300
     for name, value in wanted.items():
         assert value.mean() == pytest.approx(total[name].mean(), rel=0.06), name
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"hidden_share": 1.0}, "data.hidden_share is 1.0"),
         ({"protocol": "file_order"}, "not under file_order"),
@@ -103,8 +103,8 @@ def test_chance_is_what_random_orders_have_on_average():
         ({"protocol": "temporal"}, "under protocol leave_one_out, not under temporal"),
     ],
 )
-def test_what_cannot_be_hidden_is_told(changes, told):
-    with pytest.raises(InputError, match=told):
+def test_what_cannot_be_hidden_is_told(changes, message):
+    with pytest.raises(InputError, match=message):
         prepare(dataclasses.replace(CONFIG, **changes))
 
 

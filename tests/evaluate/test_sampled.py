@@ -31,8 +31,8 @@ def lists_of(only: search_lib.Exclude, *, num_items: int) -> list[set[int]]:
 
 
 def draw(*, positions, popularity, seen=None, kind="sampled_uniform", num=5, seed=0):
-    known = {"popularity": popularity, "seen": seen}
-    only = sampled.only_drawn(positions, kind=kind, num=num, seed=seed, **known)
+    arguments = {"popularity": popularity, "seen": seen}
+    only = sampled.only_drawn(positions, kind=kind, num=num, seed=seed, **arguments)
     return lists_of(only, num_items=len(popularity))
 
 
@@ -135,16 +135,16 @@ def test_a_sampled_rank_is_its_share_of_the_true_one_on_average():
     target = measure_lib.targets(data, data.test, seen=False).positions[:, 0]
     own = scores[np.arange(len(target)), target]
     rank = (scores > own[:, None]).sum(axis=1)
-    found = []
+    ranks = []
     for seed in range(200):
         drawn = dataclasses.replace(config, candidates_seed=seed)
         result = measure_lib.measure_search(
             search, data=data, part=data.test, config=drawn
         )
-        found.append(np.where(result.ranks[:, 0] < 99, result.ranks[:, 0], num))
+        ranks.append(np.where(result.ranks[:, 0] < 99, result.ranks[:, 0], num))
     wanted = num * rank / (num_items - 1)
-    np.testing.assert_allclose(np.mean(found, axis=0), wanted, atol=0.5)
-    assert abs(np.mean(found) - wanted.mean()) < 0.05
+    np.testing.assert_allclose(np.mean(ranks, axis=0), wanted, atol=0.5)
+    assert abs(np.mean(ranks) - wanted.mean()) < 0.05
 
 
 def test_all_the_items_drawn_are_the_whole_catalogue(data):
@@ -169,15 +169,15 @@ def test_chance_is_of_the_drawn_items(data):
 
 def test_what_is_ranked_is_told_and_never_by_default():
     assert measure_lib.ranked(EvaluateConfig()) == "whole catalogue ranked"
-    told = measure_lib.ranked(CONFIG)
-    assert "SAMPLED" in told and "5 other items drawn uniformly" in told
+    description = measure_lib.ranked(CONFIG)
+    assert "SAMPLED" in description and "5 other items drawn uniformly" in description
     assert (
         measure_lib.over_all(CONFIG).candidates == EvaluateConfig().candidates == "all"
     )
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"candidates": "sampled"}, "all, sampled_uniform, sampled_popularity"),
         ({"num_candidates": 2}, r"k=3.*evaluate\.num_candidates"),
@@ -185,9 +185,9 @@ def test_what_is_ranked_is_told_and_never_by_default():
         ({"index": "approx"}, r"--config\.evaluate\.index=exact"),
     ],
 )
-def test_what_means_nothing_is_refused_before_training(data, changes, told):
+def test_what_means_nothing_is_refused_before_training(data, changes, message):
     measure_lib.check(CONFIG, data)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         measure_lib.check(dataclasses.replace(CONFIG, **changes), data)
 
 

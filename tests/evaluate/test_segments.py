@@ -17,21 +17,21 @@ from recall_jax.evaluate import baselines, measure, metrics, segments
 NAMES = ("hr@3", "recall@3", "ndcg@3", "precision@2")
 
 
-def members(made) -> dict[str, list[int]]:
+def members(grouping) -> dict[str, list[int]]:
     """Queries by segment."""
-    return {s.name: np.flatnonzero(s.targets.any(axis=1)).tolist() for s in made}
+    return {s.name: np.flatnonzero(s.targets.any(axis=1)).tolist() for s in grouping}
 
 
 def test_thirds_of_the_users_by_history_keep_equals_together():
     lengths = np.array([7, 3, 9, 3, 5, 3, 20, 3, 5])
-    made = segments.by_activity(np.zeros((9, 1), np.int32), lengths=lengths)
+    grouping = segments.by_activity(np.zeros((9, 1), np.int32), lengths=lengths)
     # Sorted 3 3 3 | 3 5 5 | 7 9 20: the fourth 3 stays with its like.
-    assert members(made) == {
+    assert members(grouping) == {
         "light": [1, 3, 5, 7],
         "medium": [4, 8],
         "heavy": [0, 2, 6],
     }
-    assert [segment.told for segment in made] == [
+    assert [segment.description for segment in grouping] == [
         "history of 3 events",
         "history of 5 events",
         "history of 7 to 20 events",
@@ -39,35 +39,35 @@ def test_thirds_of_the_users_by_history_keep_equals_together():
 
 
 def test_what_three_do_not_divide_makes_the_lower_thirds_larger():
-    made = segments.by_activity(np.zeros((4, 1), np.int32), lengths=np.arange(1, 5))
-    assert members(made) == {"light": [0, 1], "medium": [2], "heavy": [3]}
+    grouping = segments.by_activity(np.zeros((4, 1), np.int32), lengths=np.arange(1, 5))
+    assert members(grouping) == {"light": [0, 1], "medium": [2], "heavy": [3]}
 
 
 def test_the_history_of_a_test_query_has_validation_too():
     data = make_data()
     lengths = np.diff(data.offsets)[data.test.user] - 1
     light, *_, heavy = segments.of_part(data, data.test)["activity"]
-    assert light.told.startswith(f"history of {lengths.min()} to ")
-    assert heavy.told.endswith(f" to {lengths.max()} events")
+    assert light.description.startswith(f"history of {lengths.min()} to ")
+    assert heavy.description.endswith(f" to {lengths.max()} events")
 
 
 def test_users_of_one_length_are_one_segment():
-    made = segments.by_activity(np.zeros((4, 1), np.int32), lengths=np.full(4, 6))
-    assert members(made) == {"light": [0, 1, 2, 3]}
+    grouping = segments.by_activity(np.zeros((4, 1), np.int32), lengths=np.full(4, 6))
+    assert members(grouping) == {"light": [0, 1, 2, 3]}
 
 
 def test_head_torso_and_tail_hold_a_third_of_the_events_each():
     popularity = np.array([5, 4, 3, 2, 2, 1, 1, 0, 0])  # 18: a third is 6, two 12
     targets = np.arange(9, dtype=np.int32)[:, None]
-    made = segments.by_popularity(targets, popularity=popularity)
+    grouping = segments.by_popularity(targets, popularity=popularity)
     # 5 is less than 6, so the second item is needed; 5 + 4 + 3 is 12.
-    assert members(made) == {
+    assert members(grouping) == {
         "head": [0, 1],
         "torso": [2],
         "tail": [3, 4, 5, 6],
         "new": [7, 8],
     }
-    assert [segment.told for segment in made] == [
+    assert [segment.description for segment in grouping] == [
         "2 items with 4 to 5 training events",
         "1 item with 3 training events",
         "4 items with 1 to 2 training events",
@@ -78,8 +78,8 @@ def test_head_torso_and_tail_hold_a_third_of_the_events_each():
 def test_a_segment_without_a_target_is_left_out():
     """Here one item holds the events of head and torso, and nobody looks for the tail."""
     popularity = np.array([8, 1, 1, 0])
-    made = segments.by_popularity(np.zeros((2, 1), np.int32), popularity=popularity)
-    assert members(made) == {"head": [0, 1]}
+    grouping = segments.by_popularity(np.zeros((2, 1), np.int32), popularity=popularity)
+    assert members(grouping) == {"head": [0, 1]}
 
 
 @given(
@@ -96,10 +96,10 @@ def test_every_target_is_in_one_segment_of_each_grouping(popularity, chosen, len
     )
     by_popularity = segments.by_popularity(positions, popularity=popularity)
     by_activity = segments.by_activity(positions, lengths=of_users)
-    for made in (by_popularity, by_activity):
-        counted = np.sum([segment.targets for segment in made], axis=0)
+    for grouping in (by_popularity, by_activity):
+        counted = np.sum([segment.targets for segment in grouping], axis=0)
         np.testing.assert_array_equal(counted, positions >= 0)
-        assert all(segment.targets.any() for segment in made)
+        assert all(segment.targets.any() for segment in grouping)
     bounds = [of_users[s.targets.any(axis=1)] for s in by_activity]
     assert all(one.max() < two.min() for one, two in itertools.pairwise(bounds))
     # Shares of the events, by hand: the fewest items that hold a third, two thirds.
@@ -117,11 +117,11 @@ def test_of_many_targets_only_those_in_the_segment_count():
     ranks = np.array([[0, 2, metrics.MISS], [1, metrics.MISS, 5]], np.int32)
     inside = np.array([[False, True, True], [False, False, False]])
     segment = segments.Segment("tail", "", inside)
-    found = segments.values(segment, ranks, NAMES)
+    values = segments.values(segment, ranks, NAMES)
     # One query is left, of two relevant items, one of them found at rank 2.
     ideal = 1 + 1 / np.log2(3)
     by_hand = {"hr@3": 1, "recall@3": 0.5, "ndcg@3": 0.5 / ideal, "precision@2": 0}
-    assert found == {name: pytest.approx([value]) for name, value in by_hand.items()}
+    assert values == {name: pytest.approx([value]) for name, value in by_hand.items()}
 
 
 def test_segments_of_a_part_are_its_own_queries_measured_apart(data):
@@ -131,9 +131,9 @@ def test_segments_of_a_part_are_its_own_queries_measured_apart(data):
     result = measure.measure_search(search, data=data, part=data.test, config=config)
     groups = segments.of_part(data, data.test)
     history = data.test.start - data.offsets[data.test.user]
-    for made in groups.values():
+    for grouping in groups.values():
         seen = []
-        for segment in made:
+        for segment in grouping:
             rows = segment.targets.any(axis=1)
             got = segments.values(segment, result.ranks, NAMES)
             for name in NAMES:
@@ -154,7 +154,7 @@ def test_items_without_training_events_are_new():
     split = split_lib.by_protocol(log, config=config)
     data = prepare.in_memory(split, history_length=4, min_history=1)
     new = segments.of_part(data, data.test)["popularity"][-1]
-    assert (new.name, new.told) == ("new", "5 items without training events")
+    assert (new.name, new.description) == ("new", "5 items without training events")
     target = data.items[data.test.start]
     np.testing.assert_array_equal(new.targets[:, 0], data.popularity[target] == 0)
     assert 0 < new.targets.sum() < len(data.test)
@@ -168,5 +168,5 @@ def test_padding_is_no_target():
     wide = prepared.Part(valid.user, valid.start, stop)  # one target, or two
     aim = measure.targets(data, wide, seen=False)
     assert (aim.positions < 0).any()
-    for made in segments.of_part(data, wide).values():
-        assert sum(segment.targets.sum() for segment in made) == aim.count.sum()
+    for grouping in segments.of_part(data, wide).values():
+        assert sum(segment.targets.sum() for segment in grouping) == aim.count.sum()

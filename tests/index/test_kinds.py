@@ -33,11 +33,11 @@ def test_loaded_indexes_answer_as_they_did(tmp_path, kind):
             loaded = kinds.load(tmp_path / "index")
             assert type(loaded) is kinds.INDEXES[kind]
             assert loaded.similarity == similarity
-            for asked in ((5, None), (40, excluding([1], [], [2, 3], [], [0]))):
+            for arguments in ((5, None), (40, excluding([1], [], [2, 3], [], [0]))):
                 jax.tree.map(
                     np.testing.assert_array_equal,
-                    loaded.search(queries, *asked, np.arange(30)),
-                    built.search(queries, *asked, np.arange(30)),
+                    loaded.search(queries, *arguments, np.arange(30)),
+                    built.search(queries, *arguments, np.arange(30)),
                 )
             if ids is None:
                 assert loaded.ids is None
@@ -140,8 +140,8 @@ def test_a_save_cut_off_leaves_the_index_that_was_there(tmp_path, monkeypatch):
         patch.setattr(files, "write_atomically", cut_off)
         with pytest.raises(OSError, match="No space"):
             search.Exact.build(-vectors).save(tmp_path)
-    found = kinds.load(tmp_path).search(queries, 3)
-    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+    result = kinds.load(tmp_path).search(queries, 3)
+    jax.tree.map(np.testing.assert_array_equal, result, wanted)
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -155,22 +155,22 @@ def test_cosine_is_the_inner_product_of_normalised_vectors(build):
     cosine /= np.linalg.norm(queries, axis=1)[:, None]
     cosine /= np.linalg.norm(vectors, axis=1)
     vectors, queries = np.float32(vectors), np.float32(queries)
-    found = build(vectors, similarity="cosine").search(queries, 50)
-    np.testing.assert_array_equal(found.ids, np.argsort(-cosine, axis=1))
-    np.testing.assert_allclose(found.scores, -np.sort(-cosine, axis=1), atol=1e-6)
+    result = build(vectors, similarity="cosine").search(queries, 50)
+    np.testing.assert_array_equal(result.ids, np.argsort(-cosine, axis=1))
+    np.testing.assert_allclose(result.scores, -np.sort(-cosine, axis=1), atol=1e-6)
     euclidean = np.linalg.norm(
         queries[:, None] - vectors / np.linalg.norm(vectors, axis=1)[:, None], axis=2
     )
-    np.testing.assert_array_equal(found.ids, np.argsort(euclidean, axis=1))
+    np.testing.assert_array_equal(result.ids, np.argsort(euclidean, axis=1))
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
 def test_cosine_of_zero_is_zero_and_lengths_do_not_overflow(kind, scale):
     vectors = np.float32([[0, 0], [3, 4], [-3, -4]]) * np.float32(scale)
     index = kinds.INDEXES[kind].build(vectors, similarity="cosine")
-    found = index.search(np.float32([[6, 8], [0, 0]]) * np.float32(scale), 3)
-    np.testing.assert_array_equal(found.ids, [[1, 0, 2], [0, 1, 2]])
-    np.testing.assert_allclose(found.scores, [[1, 0, -1], [0, 0, 0]], atol=1e-6)
+    result = index.search(np.float32([[6, 8], [0, 0]]) * np.float32(scale), 3)
+    np.testing.assert_array_equal(result.ids, [[1, 0, 2], [0, 1, 2]])
+    np.testing.assert_allclose(result.scores, [[1, 0, -1], [0, 0, 0]], atol=1e-6)
 
 
 def test_ids_name_what_was_found_and_are_found_again(kind):
@@ -179,8 +179,8 @@ def test_ids_name_what_was_found_and_are_found_again(kind):
     index = kinds.INDEXES[kind].build(vectors, ids=ids)
     allowed = search.rows_of(np.array(["item 3", "item 17"]), ids)
     np.testing.assert_array_equal(ids[allowed], ["item 3", "item 17"])
-    found = index.search(queries, 5, excluding([allowed[0]], [], [], [], []), allowed)
-    names = search.named(found, index.ids)
+    result = index.search(queries, 5, excluding([allowed[0]], [], [], [], []), allowed)
+    names = search.named(result, index.ids)
     assert names[0].tolist() == ["item 17"]
     assert all(set(row) == {"item 3", "item 17"} for row in names[1:])
     with pytest.raises(InputError, match="1 of 2 ids .* the first 'item 40'"):

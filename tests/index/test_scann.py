@@ -32,9 +32,9 @@ def test_scann_tree_finds_most_and_all_when_all_is_searched():
     )
     some = all_of_it._replace(leaves_to_search=15, reorder=100)
     index = scann_lib.Scann.build(np.float32(vectors), settings=some)
-    found = index.search(np.float32(queries), 10, exclude)
+    result = index.search(np.float32(queries), 10, exclude)
     wanted, _ = by_argsort(vectors, queries, 10, exclude)
-    hits = np.mean([np.isin(a, b).mean() for a, b in zip(found.ids, wanted)])
+    hits = np.mean([np.isin(a, b).mean() for a, b in zip(result.ids, wanted)])
     assert hits > 0.5  # about 0.8, and never quite the same tree
 
 
@@ -45,10 +45,12 @@ def test_scann_tree_asks_for_more_until_the_answer_is_long_enough():
     vectors = np.float32(integers(1000, 4))
     index = scann_lib.Scann.build(vectors, settings=few)
     exclude = excluding([*range(300)] * 3, range(990), range(1000), [])
-    found = index.search(np.float32(integers(4, 4, seed=1)), 300, exclude)
-    np.testing.assert_array_equal((found.ids >= 0).sum(axis=1), [300, 10, 0, 300])
-    assert found.ids[0].min() >= 300 and set(found.ids[1][:10]) == set(range(990, 1000))
-    for row in found.ids:
+    result = index.search(np.float32(integers(4, 4, seed=1)), 300, exclude)
+    np.testing.assert_array_equal((result.ids >= 0).sum(axis=1), [300, 10, 0, 300])
+    assert result.ids[0].min() >= 300 and set(result.ids[1][:10]) == set(
+        range(990, 1000)
+    )
+    for row in result.ids:
         assert len(set(row[row >= 0])) == (row >= 0).sum()
 
 
@@ -74,9 +76,9 @@ def test_scann_searches_more_leaves_where_the_data_asks_for_them(monkeypatch):
     rule = scann_lib.scann_settings(3000)
     assert index.settings.leaves_to_search > 2 * rule.leaves_to_search
     queries = np.random.default_rng(1).normal(size=(50, 16)).astype(np.float32)
-    found = index.search(queries, 10)
+    result = index.search(queries, 10)
     best, _ = by_argsort(vectors, queries, 10)
-    hits = np.mean([np.isin(a, b).mean() for a, b in zip(found.ids, best)])
+    hits = np.mean([np.isin(a, b).mean() for a, b in zip(result.ids, best)])
     assert hits > 0.85  # the target is 0.95, on average over trees
 
 

@@ -41,10 +41,10 @@ class SmallTiles(topk.Tiles):
 class Tiled(search_lib.Exact):
     """The exact index as it treats a large catalogue."""
 
-    def search(self, *asked):
+    def search(self, *arguments):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(search_lib, "TILES", SmallTiles(queries=4, rows=6, group=3))
-            return super().search(*asked)
+            return super().search(*arguments)
 
 
 BUILDERS = {
@@ -83,19 +83,19 @@ def check(build, vectors, queries, k, exclude=None, allowed=None):
     """`vectors` and `queries` hold small integers, so that scores are the same numbers
     however they are summed, and ties are ties."""
     vectors, queries = np.float32(vectors), np.float32(queries)
-    found = build(vectors).search(queries, k, exclude, allowed)
+    result = build(vectors).search(queries, k, exclude, allowed)
     ids, scores = by_argsort(vectors, queries, k, exclude, allowed)
-    assert (found.ids.dtype, found.scores.dtype) == (np.int32, np.float32)
-    assert found.ids.shape == found.scores.shape == (len(queries), k)
-    np.testing.assert_array_equal(found.scores, scores)
+    assert (result.ids.dtype, result.scores.dtype) == (np.int32, np.float32)
+    assert result.ids.shape == result.scores.shape == (len(queries), k)
+    np.testing.assert_array_equal(result.scores, scores)
     # Of rows tied with the last any may be returned, though Exact prefers the lower.
     sure = (scores > scores[:, -1:]) | (ids == -1) | (build in PREFER_LOWER)
-    np.testing.assert_array_equal(found.ids[sure], ids[sure])
-    real = found.ids >= 0
-    own = np.einsum("qd,qkd->qk", queries, vectors[found.ids])
-    np.testing.assert_array_equal(found.scores[real], own[real])
-    tied = real[:, 1:] & (found.scores[:, 1:] == found.scores[:, :-1])
-    assert (found.ids[:, 1:] > found.ids[:, :-1])[tied].all()
+    np.testing.assert_array_equal(result.ids[sure], ids[sure])
+    real = result.ids >= 0
+    own = np.einsum("qd,qkd->qk", queries, vectors[result.ids])
+    np.testing.assert_array_equal(result.scores[real], own[real])
+    tied = real[:, 1:] & (result.scores[:, 1:] == result.scores[:, :-1])
+    assert (result.ids[:, 1:] > result.ids[:, :-1])[tied].all()
 
 
 def integers(*shape, seed=0, largest=50):
@@ -146,8 +146,8 @@ def test_exclusions_of_very_different_length(build):
 
 def test_everything_excluded_gives_nothing(build):
     exclude = excluding(range(12), range(12))
-    found = build(np.float32(integers(12, 3))).search(np.ones((2, 3)), 4, exclude)
-    assert (found.ids == -1).all() and (found.scores == -np.inf).all()
+    result = build(np.float32(integers(12, 3))).search(np.ones((2, 3)), 4, exclude)
+    assert (result.ids == -1).all() and (result.scores == -np.inf).all()
 
 
 def test_all_but_one_excluded_gives_that_one(build):
@@ -215,17 +215,17 @@ def test_orders_by_inner_product_cosine_and_distance_agree_once_normalised(build
     lengths = np.linalg.norm(queries, axis=1, keepdims=True)
     unit = np.linalg.norm(queries[:, None] / lengths[:, None] - vectors, axis=2)
     cosine = queries @ vectors.T / lengths
-    found = build(np.float32(vectors)).search(np.float32(queries), 50).ids
+    ids = build(np.float32(vectors)).search(np.float32(queries), 50).ids
     for order in (-cosine, distance, unit):
-        np.testing.assert_array_equal(found, np.argsort(order, axis=1))
+        np.testing.assert_array_equal(ids, np.argsort(order, axis=1))
 
 
 def test_takes_arrays_of_the_device_and_lower_precision(build):
     vectors = jnp.asarray(integers(20, 4), jnp.bfloat16)
     queries = jnp.asarray(integers(3, 4, seed=1), jnp.bfloat16)
-    found = build(vectors).search(queries, 5)
+    result = build(vectors).search(queries, 5)
     wanted = by_argsort(np.float32(vectors), np.float32(queries), 5)
-    np.testing.assert_array_equal(found.scores, wanted[1])
+    np.testing.assert_array_equal(result.scores, wanted[1])
 
 
 def test_nan_is_an_error_and_says_how_many(build):
@@ -338,7 +338,7 @@ def test_other_scorers_take_the_same_path():
     def score(queries, table):
         return queries["weight"][:, None] * table[queries["last"]]
 
-    found = search_lib.blocked_top_k(
+    result = search_lib.blocked_top_k(
         score,
         queries,
         operands=jnp.asarray(table),
@@ -348,15 +348,15 @@ def test_other_scorers_take_the_same_path():
     )
     masked = np.float32(queries["weight"][:, None] * table[:15])
     masked[np.arange(15), np.arange(15)] = -np.inf
-    np.testing.assert_array_equal(found.scores, -np.sort(-masked, axis=1)[:, :4])
+    np.testing.assert_array_equal(result.scores, -np.sort(-masked, axis=1)[:, :4])
 
 
 def test_scores_have_full_float32_precision():
     rng = np.random.default_rng(4)
     vectors, queries = rng.normal(size=(300, 64)), rng.normal(size=(20, 64))
     vectors, queries = np.float32(vectors), np.float32(queries)
-    found = search_lib.Exact.build(vectors).search(queries, 300)
+    result = search_lib.Exact.build(vectors).search(queries, 300)
     _, scores = by_argsort(vectors, queries, 300)
-    np.testing.assert_allclose(found.scores, scores, atol=2e-5)
+    np.testing.assert_allclose(result.scores, scores, atol=2e-5)
     program = jax.jit(topk.inner_product).lower(queries, vectors).as_text()
     assert "HIGHEST" in program

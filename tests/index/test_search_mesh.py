@@ -99,9 +99,9 @@ def test_every_similarity_answers_as_on_one_device(build):
             rows = rows_lib.split(vectors)  # as encoders leave them
             for given_ in (vectors, rows):
                 index = build(given_, similarity=similarity)
-                found = index.search(queries, 20)
-                np.testing.assert_array_equal(found.ids, one.ids)
-                np.testing.assert_allclose(found.scores, one.scores, rtol=1e-5)
+                result = index.search(queries, 20)
+                np.testing.assert_array_equal(result.ids, one.ids)
+                np.testing.assert_allclose(result.scores, one.scores, rtol=1e-5)
 
 
 def test_an_index_searches_where_its_vectors_are(build):
@@ -110,9 +110,9 @@ def test_an_index_searches_where_its_vectors_are(build):
         spread = build(vectors)
     one = build(vectors)
     with mesh.use(mesh_of(4)):
-        found = spread.search(queries, 21), one.search(queries, 21)
-    assert found[0].ids.max() == 20
-    jax.tree.map(np.testing.assert_array_equal, *found)
+        results = spread.search(queries, 21), one.search(queries, 21)
+    assert results[0].ids.max() == 20
+    jax.tree.map(np.testing.assert_array_equal, *results)
 
 
 def test_it_is_saved_as_on_one_device(tmp_path, build):
@@ -122,9 +122,9 @@ def test_it_is_saved_as_on_one_device(tmp_path, build):
         build(vectors).save(tmp_path / "eight")
         loaded = kinds.load(tmp_path / "one")
         assert loaded.vectors.mesh is not None
-        found = loaded.search(queries, 5)
+        result = loaded.search(queries, 5)
     again = kinds.load(tmp_path / "eight").search(queries, 5)
-    jax.tree.map(np.testing.assert_array_equal, found, again)
+    jax.tree.map(np.testing.assert_array_equal, result, again)
 
 
 def test_what_is_no_number_is_an_error_wherever_it_is(build):

@@ -103,11 +103,11 @@ def mean_gradient(
 
     def loss(params, example, key):
         batch = source.dataset.batch(example)
-        known = {"source": source, "state": state}
-        sample, _ = goal.draw(batch, key, query=None, **known)
+        step_inputs = {"source": source, "state": state}
+        sample, _ = goal.draw(batch, key, query=None, **step_inputs)
         query, item = params["query"][batch.user], params["item"][sample.ids]
         total, _ = goal.total(
-            query, item, sample=sample, batch=batch, hypers=hypers, **known
+            query, item, sample=sample, batch=batch, hypers=hypers, **step_inputs
         )
         return total / batch_size
 

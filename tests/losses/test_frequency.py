@@ -39,8 +39,8 @@ def log_q_of(state, ids=IDS, *, batch_size: int = BATCH):
     return state.log_q(ids, batch_size=batch_size)
 
 
-def log_q(state, ids=IDS, **known) -> np.ndarray:
-    return np.asarray(log_q_of(state, ids, **known), np.float64)
+def log_q(state, ids=IDS, **options) -> np.ndarray:
+    return np.asarray(log_q_of(state, ids, **options), np.float64)
 
 
 @pytest.fixture(scope="module")
@@ -318,8 +318,10 @@ def test_drawing_counts_the_batch_and_columns_take_its_log_q(name, zipf):
 
     @jax.jit
     def draw(state, batch):
-        known = {"source": source, "state": state}
-        return candidates.draw(config, batch, jax.random.key(0), query=None, **known)
+        step_inputs = {"source": source, "state": state}
+        return candidates.draw(
+            config, batch, jax.random.key(0), query=None, **step_inputs
+        )
 
     for ids in zipf[:3]:
         item, ones = jnp.asarray(ids), jnp.ones(BATCH)
@@ -327,6 +329,6 @@ def test_drawing_counts_the_batch_and_columns_take_its_log_q(name, zipf):
         _, state = draw(state, batch)
     wanted = follow(MAKE[name](num_hashes=2, width=256), zipf[:3], rate=0.2)
     jax.tree.map(np.testing.assert_array_equal, state.estimator, wanted)
-    known = {"batch": batch, "source": source, "state": state}
-    got = candidates.column_log_q(config, IDS, **known)
+    step_inputs = {"batch": batch, "source": source, "state": state}
+    got = candidates.column_log_q(config, IDS, **step_inputs)
     np.testing.assert_allclose(got, log_q(wanted), rtol=1e-5)

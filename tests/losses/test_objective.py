@@ -101,14 +101,17 @@ def test_uniform_candidates_of_ones_own_are_all_known_items_alike(shop):
     ids = np.concatenate(
         [np.asarray(drawn(shop, config, key=key)[0].own).ravel() for key in range(8)]
     )
-    known = shop.dataset.known_items
-    count = np.bincount(ids, minlength=known + 1)
-    assert len(count) == known + 1 and not count[0]
-    expected = len(ids) / known
-    assert np.sum((count[1:] - expected) ** 2 / expected) < known + 6 * known**0.5
+    known_items = shop.dataset.known_items
+    count = np.bincount(ids, minlength=known_items + 1)
+    assert len(count) == known_items + 1 and not count[0]
+    expected = len(ids) / known_items
+    assert (
+        np.sum((count[1:] - expected) ** 2 / expected)
+        < known_items + 6 * known_items**0.5
+    )
     source = negatives.make_source(shop, config)
     np.testing.assert_allclose(
-        source.own.log_q[1 : known + 1], -np.log(known), rtol=1e-5
+        source.own.log_q[1 : known_items + 1], -np.log(known_items), rtol=1e-5
     )
 
 
@@ -288,7 +291,7 @@ def test_a_step_on_eight_devices_is_that_of_one(shop, name):
 
 
 @pytest.mark.parametrize(
-    ("loss", "config", "told"),
+    ("loss", "config", "message"),
     [
         ({}, {"kind": "x"}, "unknown negatives.kind 'x'; there are: in_batch"),
         ({}, {"mask": ("item", "x")}, "unknown negatives.mask 'x'"),
@@ -327,13 +330,13 @@ def test_a_step_on_eight_devices_is_that_of_one(shop, name):
         ({}, {"kind": "none", **FIXED}, "leaves loss.name=softmax only labels"),
     ],
 )
-def test_what_means_nothing_is_refused_with_a_remedy(loss, config, told):
-    with pytest.raises(InputError, match=told):
+def test_what_means_nothing_is_refused_with_a_remedy(loss, config, message):
+    with pytest.raises(InputError, match=message):
         objective.make_objective(LossConfig(**loss), NegativesConfig(**config))
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "message"),
     [
         ({"own": "semi_hard", "ranks": (2, 1000)}, "ranks reach to 1000, but only"),
         ({"own": "exposed"}, "has none"),
@@ -342,8 +345,8 @@ def test_what_means_nothing_is_refused_with_a_remedy(loss, config, told):
         ({"own": "market", "market": "x"}, 'no item column "x"'),
     ],
 )
-def test_what_the_data_lacks_is_named(config, told):
-    with pytest.raises(InputError, match=told):
+def test_what_the_data_lacks_is_named(config, message):
+    with pytest.raises(InputError, match=message):
         negatives.make_source(make_data(), NegativesConfig(**config))
 
 

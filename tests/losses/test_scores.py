@@ -144,10 +144,10 @@ def test_the_three_corrections_by_hand():
     }
     zeros = jnp.zeros((3, 2))
     for name, form in forms.items():
-        known = {"correction": form, **HYPERS}
+        arguments = {"correction": form, **HYPERS}
         got = (
-            scores.positive_logits(zeros[:2], zeros[:2], **known),
-            scores.column_logits(zeros[:2], zeros, **known),
+            scores.positive_logits(zeros[:2], zeros[:2], **arguments),
+            scores.column_logits(zeros[:2], zeros, **arguments),
         )
         for one, other in zip(got, by_hand[name], strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)

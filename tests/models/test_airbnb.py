@@ -89,10 +89,10 @@ def filled(data, **changes):
     vectors = np.eye(len(ITEMS), dtype=np.float32)[[axis[item] for item in ids]]
     vectors[data.popularity[1:] == 0] = 0.5
     config = airbnb.Config(**{"normalize": "none", **COLD, **changes})
-    made = np.asarray(config.complete(jnp.asarray(vectors), data))
+    all_vectors = np.asarray(config.complete(jnp.asarray(vectors), data))
     trained = data.popularity[1:] > 0
-    np.testing.assert_array_equal(made[trained], vectors[trained])
-    return dict(zip(ids, made, strict=True))
+    np.testing.assert_array_equal(all_vectors[trained], vectors[trained])
+    return dict(zip(ids, all_vectors, strict=True))
 
 
 def neighbours(vector) -> list[int]:
@@ -103,44 +103,44 @@ def neighbours(vector) -> list[int]:
 
 
 def test_a_new_item_is_the_mean_of_the_three_most_popular_of_its_kind(listings):
-    made = filled(listings)
-    assert neighbours(made[90]) == [10, 11, 12]
+    vectors = filled(listings)
+    assert neighbours(vectors[90]) == [10, 11, 12]
 
 
 def test_without_three_the_price_is_given_up_then_the_type(listings):
-    made = filled(listings)
-    assert neighbours(made[91]) == [10, 11, 14]
-    assert neighbours(made[92]) == neighbours(made[93]) == [10, 14, 15]
+    vectors = filled(listings)
+    assert neighbours(vectors[91]) == [10, 11, 14]
+    assert neighbours(vectors[92]) == neighbours(vectors[93]) == [10, 14, 15]
 
 
 def test_a_small_market_gives_what_it_has_and_an_empty_one_nothing(listings):
-    made = filled(listings)
-    assert neighbours(made[94]) == [20, 21]
-    assert neighbours(made[95]) == []
+    vectors = filled(listings)
+    assert neighbours(vectors[94]) == [20, 21]
+    assert neighbours(vectors[95]) == []
 
 
 def test_with_a_distance_the_nearest_are_taken(listings):
-    made = filled(listings, cold_distance="place")
-    assert neighbours(made[90]) == [11, 12, 13]
-    assert neighbours(made[91]) == [11, 12, 13]
-    assert neighbours(made[93]) == [11, 12, 13]
+    vectors = filled(listings, cold_distance="place")
+    assert neighbours(vectors[90]) == [11, 12, 13]
+    assert neighbours(vectors[91]) == [11, 12, 13]
+    assert neighbours(vectors[93]) == [11, 12, 13]
 
 
 def test_fields_that_are_not_named_need_not_agree(listings):
-    made = filled(listings, cold_type="", cold_price="")
-    assert neighbours(made[90]) == [10, 14, 15]
-    made = filled(listings, cold_type="")
-    assert neighbours(made[90]) == [10, 11, 15]
+    vectors = filled(listings, cold_type="", cold_price="")
+    assert neighbours(vectors[90]) == [10, 14, 15]
+    vectors = filled(listings, cold_type="")
+    assert neighbours(vectors[90]) == [10, 11, 15]
     untouched = filled(listings, cold_market="")
     np.testing.assert_array_equal(untouched[90], 0.5)
 
 
 def test_a_new_item_scores_the_mean_of_what_its_neighbours_score(listings):
     """Normalised items too: it is not made as long as they are."""
-    made = filled(listings, normalize="l2")
+    vectors = filled(listings, normalize="l2")
     query = np.random.default_rng(0).normal(size=len(ITEMS))
-    expected = np.mean([made[x] @ query for x in (10, 11, 12)])
-    np.testing.assert_allclose(made[90] @ query, expected, rtol=1e-5)
+    expected = np.mean([vectors[x] @ query for x in (10, 11, 12)])
+    np.testing.assert_allclose(vectors[90] @ query, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -178,8 +178,8 @@ def by_hand(model, block, *, config) -> float:
             total += weight * sum(softplus(z[n] @ h[l]) for n in block.negative[0])
         if l and (b := int(block.booked[g, t])) not in (0, l):
             total += config.global_context * softplus(-z[b] @ h[l])
-        for m, there in zip(block.market[g, t], block.in_market[g, t]):
-            if l and there and m != l:
+        for m, in_market in zip(block.market[g, t], block.in_market[g, t]):
+            if l and in_market and m != l:
                 total += config.market_weight * softplus(z[m] @ h[l])
     return total
 
@@ -298,10 +298,10 @@ def test_a_run_finds_new_items_and_tells_what_was_booked(tmp_path, capsys):
         evaluate=measure.EvaluateConfig(indexes=()),
     )
     results = run.run(experiment, tmp_path / "cold")
-    told = results["conversions"]
-    assert told["conversions"] > 10 and told["ordered"]
-    assert 0 <= told["all"]["rank_in_market"] <= 1
-    assert f"booked     {told['conversions']} conversions" in capsys.readouterr().out
+    figures = results["conversions"]
+    assert figures["conversions"] > 10 and figures["ordered"]
+    assert 0 <= figures["all"]["rank_in_market"] <= 1
+    assert f"booked     {figures['conversions']} conversions" in capsys.readouterr().out
     rows = results["segments"]["popularity"]["new"]["rows"]
     chance = rows["chance"]["recall@20"]
     assert rows["test"]["recall@20"] > 1.3 * chance

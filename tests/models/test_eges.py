@@ -10,7 +10,7 @@ from recall_jax.schema import Column, Schema
 from recall_jax.types import InputError
 
 
-def made(data, **changes):
+def make_model(data, **changes):
     return eges.Config(width=4, **changes).make(data.schema, nnx.Rngs(0))
 
 
@@ -46,12 +46,12 @@ def test_equal_weights_are_ges_and_no_side_information_is_bge():
     data = make_data()
     ids = jnp.arange(1, data.dataset.known_items + 1)
     columns = data.dataset.item(ids)
-    (weighted, _), (equal, _) = made(data), made(data, kind="ges")
+    (weighted, _), (equal, _) = make_model(data), make_model(data, kind="ges")
     equal.tables = nnx.Dict(
         {name: table for name, table in weighted.tables.items() if name != "weights"}
     )
     np.testing.assert_allclose(weighted.item(columns), equal.item(columns), rtol=1e-5)
-    alone, tables = made(data, kind="bge")
+    alone, tables = make_model(data, kind="bge")
     assert [table.name for table in tables] == ["item", "context"]
     np.testing.assert_allclose(alone.item(columns), alone.tables["item"](ids))
 
@@ -69,7 +69,7 @@ def test_a_side_with_the_name_of_a_table_of_its_own_is_refused(name):
 
 def test_weights_belong_to_the_item():
     data = make_data()
-    model, _ = made(data)
+    model, _ = make_model(data)
     weights = model.tables["weights"].table
     heavy = jnp.zeros(weights.shape).at[1, 0, 0].set(50.0)  # row 1
     model.tables["weights"].table[...] = heavy
@@ -83,19 +83,19 @@ def test_weights_belong_to_the_item():
 
 def test_an_item_without_training_events_is_the_mean_of_its_side_information():
     data = make_data()
-    model, tables = made(data, normalize="none")
+    model, tables = make_model(data, normalize="none")
     unknown = {table.name: table.rows - 1 for table in tables}
     columns = data.dataset.item(jnp.array([1]))
     new = columns | {"item": jnp.array([unknown["item"]])}
     parts = []
     for name, table in model.side:
         vectors = model.tables[table](new[name])
-        there = new[name] > 0
+        present = new[name] > 0
         if new[name].ndim > 1:
-            if not there.any():
+            if not present.any():
                 continue
-            vectors = (vectors * there[..., None]).sum(1) / there.sum()
-        elif not there.all():
+            vectors = (vectors * present[..., None]).sum(1) / present.sum()
+        elif not present.all():
             continue
         parts.append(vectors[0])
     np.testing.assert_allclose(
@@ -118,8 +118,8 @@ def test_recency_halves_a_weight_and_padding_counts_nothing():
 def test_what_it_cannot_do_is_told():
     data = make_data()
     with pytest.raises(InputError, match="unknown model.kind 'egs'"):
-        made(data, kind="egs")
+        make_model(data, kind="egs")
     with pytest.raises(InputError, match="is not categorical"):
-        made(data, side=("item",))
+        make_model(data, side=("item",))
     with pytest.raises(InputError, match="a user is the mean of his history"):
-        made(data, history_length=0)
+        make_model(data, history_length=0)

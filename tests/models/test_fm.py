@@ -29,16 +29,16 @@ def build(data, **changes):
 
 def features_of(terms, columns, j, tables):
     """(x, row) of every feature of row j, one by one."""
-    found = []
+    features = []
     for column in terms.columns:
         values = np.asarray(columns[column.name])[j]
         if not column.has_ids:
-            found.append((float(values), np.asarray(terms.dense[column.name][...])))
+            features.append((float(values), np.asarray(terms.dense[column.name][...])))
             continue
         table = np.asarray(layout.whole(tables[terms.table_of[column.name]].table[...]))
         ids = [int(i) for i in np.atleast_1d(values) if not column.width or i]
-        found += [(1 / len(ids), table[i]) for i in ids]
-    return found
+        features += [(1 / len(ids), table[i]) for i in ids]
+    return features
 
 
 def all_pairs(users, items, *, width):
@@ -60,8 +60,8 @@ def test_the_inner_product_is_the_sum_over_pairs_of_features(data):
     assert set(bags) >= {0, 1, 2, 3}, "items of no tag and of several"
     for i, j in itertools.product(range(0, 40, 7), range(scores.shape[1])):
         users = features_of(model.query_terms, batch, i, model.tables)
-        found = features_of(model.item_terms, items, j, model.tables)
-        wanted = all_pairs(users, found, width=3)
+        item_features = features_of(model.item_terms, items, j, model.tables)
+        wanted = all_pairs(users, item_features, width=3)
         assert scores[i, j] == pytest.approx(wanted, rel=1e-4, abs=1e-4)
 
 

@@ -92,12 +92,12 @@ def test_padding_on_either_side_changes_nothing_whatever_it_holds(name):
     encoder, x = make(name), make_sequences()
     plain = encode(encoder, x, np.ones(x.shape[:2], bool))
     filler = 100 * np.ones_like(x[:, :3])
-    there, padding = np.ones(x.shape[:2], bool), np.zeros(filler.shape[:2], bool)
+    present, padding = np.ones(x.shape[:2], bool), np.zeros(filler.shape[:2], bool)
     left = encode(
-        encoder, np.concatenate([filler, x], 1), np.concatenate([padding, there], 1)
+        encoder, np.concatenate([filler, x], 1), np.concatenate([padding, present], 1)
     )
     right = encode(
-        encoder, np.concatenate([x, filler], 1), np.concatenate([there, padding], 1)
+        encoder, np.concatenate([x, filler], 1), np.concatenate([present, padding], 1)
     )
     np.testing.assert_allclose(left, plain, atol=1e-6)
     np.testing.assert_allclose(right, plain, atol=1e-6)

@@ -100,14 +100,14 @@ def test_prelu_starts_at_a_quarter_and_learns_a_slope_a_unit():
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"activation": "sin", "norm": "none"}, "model.activation 'sin'"),
         ({"activation": "relu", "norm": "group"}, "model.norm 'group'"),
     ],
 )
-def test_unknown_names_are_told_with_those_there_are(options, told):
-    with pytest.raises(InputError, match=told):
+def test_unknown_names_are_told_with_those_there_are(options, message):
+    with pytest.raises(InputError, match=message):
         Small(**options)
 
 
@@ -140,9 +140,9 @@ def test_weighted_sums_have_the_gradients_of_their_product(learned):
     def gradients(sums):
         return jax.grad(lambda *args: jnp.sin(sums(*args)).sum(), argnums=(0, 1))
 
-    found = functools.partial(layers._weighted_sums, learned)
-    np.testing.assert_array_equal(found(x, weights), plain(x, weights))
-    of_x, of_weights = gradients(found)(x, weights)
+    custom = functools.partial(layers._weighted_sums, learned)
+    np.testing.assert_array_equal(custom(x, weights), plain(x, weights))
+    of_x, of_weights = gradients(custom)(x, weights)
     expected, of_all = gradients(plain)(x, weights)
     np.testing.assert_allclose(of_x, expected, rtol=1e-5, atol=1e-6)
     for k, is_learned in enumerate(learned):

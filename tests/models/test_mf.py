@@ -73,9 +73,11 @@ def test_the_inner_product_of_the_vectors_is_the_whole_score(data, biases, norma
         [by_hand(model, u, i, biases=biases, normalize=normalize) for i in items]
         for u in users
     ]
-    found = scores(model, data, users, items)
-    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
-    assert (np.abs(found) <= 1 + 1e-5).all() == (biases == "none" and normalize == "l2")
+    actual = scores(model, data, users, items)
+    np.testing.assert_allclose(actual, wanted, rtol=1e-5, atol=1e-5)
+    assert (np.abs(actual) <= 1 + 1e-5).all() == (
+        biases == "none" and normalize == "l2"
+    )
 
 
 @pytest.mark.parametrize(("biases", "normalize"), OPTIONS)
@@ -85,19 +87,21 @@ def test_whoever_is_unknown_scores_by_the_other_sides_bias(data, biases, normali
     items, users = data.dataset, np.arange(1, data.dataset.known_users + 1)
     stranger = [items.num_items, items.known_items + 1]  # no training event
     assert stranger[0] > items.known_items
-    found = scores(model, data, users, stranger)
+    actual = scores(model, data, users, stranger)
     bias = np.asarray(layout.whole(model.tables["user"].table[...]))[users, WIDTH:].sum(
         axis=1
     )
     wanted = bias + (0.7 if biases == "both" else 0.0)
-    np.testing.assert_allclose(found, np.stack([wanted, wanted], 1), atol=1e-6)
+    np.testing.assert_allclose(actual, np.stack([wanted, wanted], 1), atol=1e-6)
     ids = {"user": jnp.array([0, data.dataset.known_users + 1])}
     vectors = np.asarray(model.query(ids))
-    known = np.arange(1, data.dataset.known_items + 1)
-    rows = np.asarray(layout.whole(model.tables["item"].table[...]))[known]
+    item_ids = np.arange(1, data.dataset.known_items + 1)
+    rows = np.asarray(layout.whole(model.tables["item"].table[...]))[item_ids]
     wanted = rows[:, WIDTH:].sum(axis=1) + (0.7 if biases == "both" else 0.0)
-    found = vectors @ np.asarray(model.item(data.dataset.item(jnp.asarray(known)))).T
-    np.testing.assert_allclose(found, np.stack([wanted, wanted]), atol=1e-6)
+    actual = (
+        vectors @ np.asarray(model.item(data.dataset.item(jnp.asarray(item_ids)))).T
+    )
+    np.testing.assert_allclose(actual, np.stack([wanted, wanted]), atol=1e-6)
 
 
 def test_vectors_are_as_wide_as_their_options_say(data):
@@ -131,7 +135,7 @@ def test_every_table_is_read_by_its_own_side_alone(data):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         (
             {"biases": "user"},
@@ -140,8 +144,8 @@ def test_every_table_is_read_by_its_own_side_alone(data):
         ({"normalize": "l1"}, 'model.normalize must be "l2" or "none", not \'l1\''),
     ],
 )
-def test_wrong_options_are_named(data, changes, told):
-    with pytest.raises(InputError, match=told):
+def test_wrong_options_are_named(data, changes, message):
+    with pytest.raises(InputError, match=message):
         mf.Config(**changes).make(data.schema, nnx.Rngs(0))
 
 
@@ -154,17 +158,17 @@ def planted_ratings(*, users=60, items=50, share=0.5, seed=0):
     rng = np.random.default_rng(seed)
     u, v = rng.normal(size=(users, 2)), rng.normal(size=(items, 2))
     whole = u @ v.T + rng.normal(size=items) + rng.normal(size=(users, 1)) + 3.0
-    there = rng.random((users, items)) < share
-    user, item = np.nonzero(there)
+    observed = rng.random((users, items)) < share
+    user, item = np.nonzero(observed)
     log = Interactions(
         user.astype(np.int32),
         item.astype(np.int32),
         Entities(np.arange(users)),
         Entities(np.arange(items)),
-        events={"grade": whole[there], "part": np.zeros(len(user), int)},
+        events={"grade": whole[observed], "part": np.zeros(len(user), int)},
         source="planted ratings",
     )
-    return log, whole, there
+    return log, whole, observed
 
 
 def trained(config: Experiment, data, *, steps: int):
@@ -185,7 +189,7 @@ def trained(config: Experiment, data, *, steps: int):
 @pytest.mark.parametrize("biases", mf.BIASES)
 def test_squared_error_on_labels_completes_a_planted_matrix(biases):
     """On cells that the log does not have; only with every bias can it do so well."""
-    log, whole, there = planted_ratings()
+    log, whole, observed = planted_ratings()
     split = split_lib.given(log, valid_share=0, seed=0)
     data = prepare.in_memory(
         split,
@@ -203,10 +207,10 @@ def test_squared_error_on_labels_completes_a_planted_matrix(biases):
     )
     model, loss = trained(config, data, steps=600)
     size = data.dataset.num_items
-    found = scores(model, data, np.arange(1, 61), np.arange(1, size + 1))
+    actual = scores(model, data, np.arange(1, 61), np.arange(1, size + 1))
     wanted = whole[data.user_codes][:, data.item_codes]
-    unseen = ~there[data.user_codes][:, data.item_codes]
-    error = np.mean((found - wanted)[unseen] ** 2)
+    unseen = ~observed[data.user_codes][:, data.item_codes]
+    error = np.mean((actual - wanted)[unseen] ** 2)
     blind = np.var(wanted[unseen])
     assert loss[-50:].mean() < 0.5 * loss[:5].mean()
     if biases == "both":

@@ -86,11 +86,11 @@ def test_a_row_costs_what_its_examples_cost_one_by_one(config, loss):
         config, correction="none" if loss == "bpr" else config.correction
     )
     data = prepare()
-    asked = experiment(negatives=config, loss=LossConfig(name=loss))
-    asked.model = dataclasses.replace(SMALL, dropout=0.0)
-    built = building.build(asked, data, batch_size=4 * H)
+    settings = experiment(negatives=config, loss=LossConfig(name=loss))
+    settings.model = dataclasses.replace(SMALL, dropout=0.0)
+    built = building.build(settings, data, batch_size=4 * H)
     source = negatives.make_source(data, config)
-    hypers = step.make_hypers(asked.optim, asked.loss, config, num_steps=1)
+    hypers = step.make_hypers(settings.optim, settings.loss, config, num_steps=1)
     example = jnp.array([0, 9, 20, 40])
     drawn = step.draw(
         built.state, source, example, graph=built.graph, objective=built.objective
@@ -167,12 +167,12 @@ def test_it_learns_the_order_in_which_items_follow(tmp_path):
         def load(self):
             return log
 
-    asked = experiment(data=Source())
-    prepared = training.prepare(asked)
-    measure.check(asked.evaluate, prepared.data)
-    encoder, fitted = training.train_model(asked, prepared.data, tmp_path)
+    config = experiment(data=Source())
+    prepared = training.prepare(config)
+    measure.check(config.evaluate, prepared.data)
+    encoder, fitted = training.train_model(config, prepared.data, tmp_path)
     params = step.params_of(fitted.state)
-    rows = figures.measure_rows(asked, prepared, encoder, params)
+    rows = figures.measure_rows(config, prepared, encoder, params)
     assert rows["test"]["hr@1"] > 0.9
     assert rows["baselines"]["popularity"]["hr@1"] < 0.2
 

@@ -120,7 +120,7 @@ def test_dropout_is_of_training_only(data):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"query": ("history", "sex")}, 'no query column "sex"; there are: user'),
         ({"activation": "swish"}, "relu, tanh, gelu"),
@@ -129,6 +129,6 @@ def test_dropout_is_of_training_only(data):
         ({"history_table": "both"}, '"own" or "shared"'),
     ],
 )
-def test_wrong_options_are_named(data, changes, told):
-    with pytest.raises(InputError, match=told):
+def test_wrong_options_are_named(data, changes, message):
+    with pytest.raises(InputError, match=message):
         build(dssm, data, **changes)

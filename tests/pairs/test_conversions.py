@@ -45,10 +45,10 @@ def data_of(*users, columns=MARKET) -> prepared.Data:
     return prepare.in_memory(split, history_length=2, min_history=0)
 
 
-def raw(data, found: Asked) -> list[tuple]:
+def raw(data, pairs: Asked) -> list[tuple]:
     ids = data.vocabularies["item"].ids
-    clicked, wanted = ids[found.clicked - 1], ids[found.wanted - 1]
-    return sorted(zip(clicked.tolist(), wanted.tolist(), found.ago.tolist()))
+    clicked, wanted = ids[pairs.clicked - 1], ids[pairs.wanted - 1]
+    return sorted(zip(clicked.tolist(), wanted.tolist(), pairs.ago.tolist()))
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +62,11 @@ def shop() -> prepared.Data:
 
 
 def asked_of(data, *, config=PAIRS.sequences, most: int = 10):
-    found = sequences.sessions(data, config)
-    wanted = conversions.held_out(data) & found.converted
-    return raw(data, conversions.asked(found, data, wanted=wanted, most=most))
+    sessions = sequences.sessions(data, config)
+    wanted = conversions.held_out(data) & sessions.converted
+    return raw(
+        data, conversions.clicks_before(sessions, data, wanted=wanted, most=most)
+    )
 
 
 def test_held_out_conversions_are_asked_with_what_stood_before_in_their_session(shop):
@@ -93,15 +95,15 @@ def test_ranks_by_hand():
     pairs = Asked(
         np.array([1, 1, 5, 6]), np.array([2, 3, 6, 5]), np.array([1, 2, 1, 1])
     )
-    found = conversions.places(values, pairs)
+    places = conversions.places(values, pairs)
     # Asked with 1: 6, 2, 3 and 4 the same, 5. With 5 the other way round.
-    np.testing.assert_array_equal(found.above, [1, 2, 4, 4])
-    np.testing.assert_array_equal(found.tied, [0, 1, 0, 0])
-    np.testing.assert_array_equal(found.among, 5)
-    figures = found.figures()
+    np.testing.assert_array_equal(places.above, [1, 2, 4, 4])
+    np.testing.assert_array_equal(places.tied, [0, 1, 0, 0])
+    np.testing.assert_array_equal(places.among, 5)
+    figures = places.figures()
     np.testing.assert_allclose(figures["mrr"], np.mean([1 / 2, 1 / 4, 1 / 5, 1 / 5]))
     np.testing.assert_allclose(figures["rank"], np.mean([1, 3, 4, 4]) / 4)
-    np.testing.assert_allclose(found.auc(), [3 / 4, 1 - 2.5 / 4, 0, 0])
+    np.testing.assert_allclose(places.auc(), [3 / 4, 1 - 2.5 / 4, 0, 0])
     inside = conversions.places(values, pairs, market=market)
     np.testing.assert_array_equal(inside.above, [0, 1, 1, 1])
     np.testing.assert_array_equal(inside.tied, 0)
@@ -132,12 +134,12 @@ VALUES = {1: 1.0, 2: 1.0, 3: 4.0, 4: 5.0, 5: -1.0, 6: 6.0, 7: 2.0}
 
 
 def test_figures_by_number_of_clicks(shop):
-    made = conversions.measure(line(shop, VALUES), shop, PAIRS)
-    assert json.loads(json.dumps(made)) == made
-    assert made["conversions"] == 1 and made["ordered"]
-    assert list(made["by_clicks"]) == ["1", "2"]
+    figures = conversions.measure(line(shop, VALUES), shop, PAIRS)
+    assert json.loads(json.dumps(figures)) == figures
+    assert figures["conversions"] == 1 and figures["ordered"]
+    assert list(figures["by_clicks"]) == ["1", "2"]
     for ago in "12":  # of six candidates 4 and 6 come first, of three in market a none
-        assert made["by_clicks"][ago] == {
+        assert figures["by_clicks"][ago] == {
             "pairs": 1,
             "mrr": pytest.approx(1 / 3),
             "rank": pytest.approx(2 / 5),
@@ -145,15 +147,18 @@ def test_figures_by_number_of_clicks(shop):
             "mrr_in_market": 1.0,
             "rank_in_market": 0.0,
         }
-    assert made["all"] == made["by_clicks"]["1"] | {"pairs": 2, "pairs_in_market": 2}
-    assert {"all", "ordering_in_market"} == set(made["popularity"])
+    assert figures["all"] == figures["by_clicks"]["1"] | {
+        "pairs": 2,
+        "pairs_in_market": 2,
+    }
+    assert {"all", "ordering_in_market"} == set(figures["popularity"])
 
 
 def test_ordering_is_among_the_other_items_of_the_market(shop):
     """Held-out neighbours of one session and market: 1, 2; 2, 3; 3, 7."""
-    made = conversions.measure(line(shop, VALUES), shop, PAIRS)["ordering_in_market"]
+    figures = conversions.measure(line(shop, VALUES), shop, PAIRS)["ordering_in_market"]
     # 2 among 1's others 3, 7: none below. 3 among 1, 7 of 2's: both. 7 among 1, 2: both.
-    assert made == {"pairs": 3, "auc": pytest.approx((0 + 1 + 1) / 3)}
+    assert figures == {"pairs": 3, "auc": pytest.approx((0 + 1 + 1) / 3)}
 
 
 def test_an_item_alone_in_its_market_says_nothing_there():
@@ -161,27 +166,27 @@ def test_an_item_alone_in_its_market_says_nothing_there():
     alone = dict.fromkeys(MARKET, "z") | {3: "y", 7: "x", 2: "w"}
     events = [[(1, 1, "click"), (2, 2, "click"), (3, 3, "click"), (7, 9, "buy")]] * 2
     data = data_of(*events, columns=alone)
-    made = conversions.measure(line(data, VALUES), data, PAIRS)
-    assert made["ordering_in_market"] == {}
-    assert "rank" in made["all"] and "rank_in_market" not in made["all"]
+    figures = conversions.measure(line(data, VALUES), data, PAIRS)
+    assert figures["ordering_in_market"] == {}
+    assert "rank" in figures["all"] and "rank_in_market" not in figures["all"]
 
 
 def test_vectors_that_say_nothing_are_chance_in_order_and_last_in_rank(shop):
     zeros = np.zeros((shop.dataset.num_items, 2), np.float32)
-    made = conversions.measure(zeros, shop, PAIRS)
-    assert made["ordering_in_market"]["auc"] == 0.5
-    assert made["all"]["rank"] == 1.0
+    figures = conversions.measure(zeros, shop, PAIRS)
+    assert figures["ordering_in_market"]["auc"] == 0.5
+    assert figures["all"]["rank"] == 1.0
 
 
 def test_without_markets_or_conversions_these_figures_are_missing(shop):
     plain = dataclasses.replace(PAIRS, market="")
-    made = conversions.measure(line(shop, VALUES), shop, plain)
-    assert set(made["all"]) == {"pairs", "mrr", "rank"}
-    assert "ordering_in_market" not in made
+    figures = conversions.measure(line(shop, VALUES), shop, plain)
+    assert set(figures["all"]) == {"pairs", "mrr", "rank"}
+    assert "ordering_in_market" not in figures
     calm = [[(1, 1, "click"), (2, 2, "buy"), (3, 3, "click"), (7, 9, "click")]] * 2
     data = data_of(*calm)
-    made = conversions.measure(line(data, VALUES), data, PAIRS)
-    assert made["conversions"] == 0 and made["all"] == made["by_clicks"] == {}
+    figures = conversions.measure(line(data, VALUES), data, PAIRS)
+    assert figures["conversions"] == 0 and figures["all"] == figures["by_clicks"] == {}
 
 
 def test_a_day_without_an_order_has_no_number_of_clicks():
@@ -189,9 +194,9 @@ def test_a_day_without_an_order_has_no_number_of_clicks():
     data = data_of(events, events)
     by_day = itemwise.SequencesConfig(cut="day", conversions=("buy",))
     config = dataclasses.replace(PAIRS, order="set", sequences=by_day)
-    made = conversions.measure(line(data, VALUES), data, config)
-    assert not made["ordered"] and "by_clicks" not in made
-    assert made["all"]["pairs"] == 4
+    figures = conversions.measure(line(data, VALUES), data, config)
+    assert not figures["ordered"] and "by_clicks" not in figures
+    assert figures["all"]["pairs"] == 4
 
 
 def test_the_vectors_are_those_that_are_served(shop):
@@ -201,9 +206,9 @@ def test_the_vectors_are_those_that_are_served(shop):
         item=lambda params, dataset, ids: np.float32(ids)[:, None] * params,
         complete=lambda vectors, data: vectors + len(data.items),
     )
-    made = encode.encode_items(encoder, 2.0, data=shop, batch_size=4)
+    item_vectors = encode.encode_items(encoder, 2.0, data=shop, batch_size=4)
     expected = 2.0 * np.arange(1, shop.dataset.num_items + 1) + len(shop.items)
-    np.testing.assert_allclose(made[:, 0], expected)
+    np.testing.assert_allclose(item_vectors[:, 0], expected)
     plain = encode.encode_items(
         encoder._replace(complete=None), 2.0, data=shop, batch_size=4
     )

@@ -22,7 +22,7 @@ ITEMS = np.array([1, 2, 3, 4, 5, 6, 7, 8, 1, 2], np.int32)
 OFFSETS = np.array([0, 6, 10])
 
 
-def made(items=ITEMS, offsets=OFFSETS, booked=None):
+def make_sequences(items=ITEMS, offsets=OFFSETS, booked=None):
     users = np.zeros(len(offsets) - 1, np.int32)
     booked = users if booked is None else np.int32(booked)
     return sequences.Sequences(items, offsets, users, booked, True)
@@ -35,7 +35,7 @@ def corpus(config, data, **changes):
         corpus_lib.sampling.popularity(count, alpha=config.alpha),
         keep=corpus_lib.keep_of(count, threshold=config.subsample),
     )
-    return corpus_lib.on_sequences(config, source, made(**changes))
+    return corpus_lib.on_sequences(config, source, make_sequences(**changes))
 
 
 def all_pairs(config, on, *, shift=0, seed=0):
@@ -56,7 +56,7 @@ def all_pairs(config, on, *, shift=0, seed=0):
 @pytest.mark.parametrize("block", [4, 32])
 def test_an_epoch_has_every_pair_of_a_full_window_once(shift, block):
     config = PairsConfig(window=2, window_size="full", block=block)
-    found = all_pairs(config, corpus(config, make_data()), shift=shift)
+    pairs = all_pairs(config, corpus(config, make_data()), shift=shift)
     ends = np.repeat([0, 1], np.diff(OFFSETS))
     expected = [
         (i, j)
@@ -64,7 +64,7 @@ def test_an_epoch_has_every_pair_of_a_full_window_once(shift, block):
         for j in range(10)
         if 0 < abs(i - j) <= 2 and ends[i] == ends[j]
     ]
-    assert sorted(found) == expected
+    assert sorted(pairs) == expected
 
 
 @pytest.mark.slow
@@ -102,9 +102,9 @@ def test_sub_sampling_drops_tokens_and_closes_the_gap():
     keep = np.ones(data.dataset.num_items + 1, np.float32)
     keep[3] = 0.0
     on = on._replace(source=on.source._replace(keep=jnp.asarray(keep)))
-    found = set(all_pairs(config, on))
-    assert not any(2 in pair for pair in found), "item 3 stands at place 2"
-    assert {(1, 3), (3, 1)} <= found, "its neighbours are neighbours now"
+    pairs = set(all_pairs(config, on))
+    assert not any(2 in pair for pair in pairs), "item 3 stands at place 2"
+    assert {(1, 3), (3, 1)} <= pairs, "its neighbours are neighbours now"
 
 
 def test_walks_follow_directed_edges_and_their_pairs_stay_in_a_walk():
@@ -128,8 +128,8 @@ def test_walks_follow_directed_edges_and_their_pairs_stay_in_a_walk():
     for walk in np.asarray(block.center).tolist():
         nodes = [node for node in walk if node]
         assert set(itertools.pairwise(nodes)) <= edges
-    there = np.asarray(block.center) > 0
-    both = there[:, :, None] & there[:, None, :] & ~np.eye(4, dtype=bool)
+    present = np.asarray(block.center) > 0
+    both = present[:, :, None] & present[:, None, :] & ~np.eye(4, dtype=bool)
     assert np.array_equal(block.pairs, both)
 
 
@@ -187,7 +187,7 @@ class _Unused:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"objective": "glove"}, "unknown model.pairs.objective 'glove'"),
         ({"window": 0}, "model.pairs.window is 0; it must be at least 1"),
@@ -199,8 +199,8 @@ class _Unused:
         ({"market": "nothing"}, 'no item column "nothing"'),
     ],
 )
-def test_what_means_nothing_is_told(changes, told):
-    with pytest.raises(InputError, match=told):
+def test_what_means_nothing_is_told(changes, message):
+    with pytest.raises(InputError, match=message):
         corpus_lib.make_corpus(make_data(), PairsConfig(**changes))
 
 
@@ -211,7 +211,7 @@ def test_what_means_nothing_is_told(changes, told):
 def test_sequences_without_an_order_are_not_taken_for_ordered_ones(
     changes, remedy, monkeypatch
 ):
-    unordered = made()._replace(ordered=False)
+    unordered = make_sequences()._replace(ordered=False)
     monkeypatch.setattr(sequences, "make", lambda data, config: unordered)
     with pytest.raises(InputError, match=f"nothing tells the order.*{remedy}"):
         corpus_lib.make_corpus(make_data(), PairsConfig(**changes))

@@ -79,22 +79,22 @@ def test_a_direct_step_over_a_removed_edge_is_never_walked(sparse):
 
 
 def test_links_are_the_same_each_time_and_others_by_another_seed(sparse):
-    def made(seed) -> Links:
+    def links_of(seed) -> Links:
         return corpus_lib.make_links(sparse, PairsConfig(removed_seed=seed, **THIRD))
 
-    for one, same, other in zip(made(1), made(1), made(2)):
+    for one, same, other in zip(links_of(1), links_of(1), links_of(2)):
         np.testing.assert_array_equal(one, same)
         assert as_set(one) != as_set(other)
 
 
 def test_auc_of_links_asks_the_score_for_both_ends_of_each_pair():
     links = Links(np.array([[1, 2], [3, 4]]), np.array([[1, 4], [1, 1]]))
-    found = corpus_lib.link_auc(links, lambda ends: ends.prod(axis=1).astype(float))
-    assert found == {"auc": 0.75, "edges": 2}  # 2 and 12 against 4 and 1
+    figures = corpus_lib.link_auc(links, lambda ends: ends.prod(axis=1).astype(float))
+    assert figures == {"auc": 0.75, "edges": 2}  # 2 and 12 against 4 and 1
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"removed_share": 1.0}, "removed_share 1 must be at least 0 and below 1"),
         ({"removed_share": -0.1}, "removed_share -0.1 must be at least 0"),
@@ -106,15 +106,15 @@ def test_auc_of_links_asks_the_score_for_both_ends_of_each_pair():
         ({"removed_share": 1 - 1e-9}, "none to walk on"),
     ],
 )
-def test_what_cannot_be_removed_is_told_before_training(sparse, changes, told):
-    with pytest.raises(InputError, match=told):
+def test_what_cannot_be_removed_is_told_before_training(sparse, changes, message):
+    with pytest.raises(InputError, match=message):
         corpus_lib.make_corpus(sparse, PairsConfig(**(THIRD | changes)))
 
 
 def test_a_graph_with_too_few_pairs_without_an_edge_is_refused_before_training():
     dense = make_data(users=30, items=8, events=220)
-    told = "removed_share 0.33.*pairs without an edge asked for.*; lower it"
-    with pytest.raises(InputError, match=told):
+    message = "removed_share 0.33.*pairs without an edge asked for.*; lower it"
+    with pytest.raises(InputError, match=message):
         corpus_lib.make_corpus(dense, PairsConfig(graph="co_occurrence", **THIRD))
 
 
@@ -150,12 +150,14 @@ def planted() -> Interactions:
 
 def links_config(**changes):
     config = cli.load_config("eges_ml1m")
-    made = dataclasses.replace(config.model.pairs, walk_length=6, **THIRD)
-    made = dataclasses.replace(made, shared_negatives=32, **changes)
+    pairs = dataclasses.replace(config.model.pairs, walk_length=6, **THIRD)
+    pairs = dataclasses.replace(pairs, shared_negatives=32, **changes)
     return dataclasses.replace(
         config,
         data=movielens.Config(),
-        model=dataclasses.replace(config.model, width=16, side=("genres",), pairs=made),
+        model=dataclasses.replace(
+            config.model, width=16, side=("genres",), pairs=pairs
+        ),
         train=dataclasses.replace(config.train, epochs=3, batch_size=16),
         evaluate=dataclasses.replace(config.evaluate, indexes=()),
     )
@@ -223,7 +225,7 @@ def test_a_run_that_removes_nothing_measures_no_links(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "told"),
+    ("path", "value", "message"),
     [
         ("loss.temperature", 0.2, "config.loss.temperature says nothing to a model"),
         (
@@ -235,7 +237,7 @@ def test_a_run_that_removes_nothing_measures_no_links(tmp_path, capsys):
     ],
 )
 def test_fields_that_pairs_do_not_heed_are_told_before_the_data_is_read(
-    path, value, told, monkeypatch
+    path, value, message, monkeypatch
 ):
     config = cli.load_config("eges_synthetic")
     *groups, field = path.split(".")
@@ -244,5 +246,5 @@ def test_fields_that_pairs_do_not_heed_are_told_before_the_data_is_read(
         group = getattr(group, name)
     setattr(group, field, value)
     monkeypatch.setattr(type(config.data), "load", lambda self: pytest.fail("read"))
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         training.prepare(config)

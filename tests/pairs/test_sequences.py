@@ -53,14 +53,14 @@ def prepare(log: Interactions, **config) -> prepared.Data:
     return prepare_lib.in_memory(split, history_length=2, min_history=0)
 
 
-def raw(data: prepared.Data, found: sequences.Sequences) -> list[list]:
+def raw(data: prepared.Data, corpus: sequences.Sequences) -> list[list]:
     """The sequences as lists of raw item ids; checks what holds of all."""
-    assert [x.dtype for x in found[:4]] == [np.int32, np.int64, np.int32, np.int32]
-    assert found.offsets[0] == 0 and found.offsets[-1] == len(found.items)
-    assert len(found.user) == len(found.booked) == len(found.offsets) - 1
-    assert (np.diff(found.offsets) > 0).all()
-    ids = data.vocabularies["item"].ids[found.items - 1]
-    return [part.tolist() for part in np.split(ids, found.offsets[1:-1])]
+    assert [x.dtype for x in corpus[:4]] == [np.int32, np.int64, np.int32, np.int32]
+    assert corpus.offsets[0] == 0 and corpus.offsets[-1] == len(corpus.items)
+    assert len(corpus.user) == len(corpus.booked) == len(corpus.offsets) - 1
+    assert (np.diff(corpus.offsets) > 0).all()
+    ids = data.vocabularies["item"].ids[corpus.items - 1]
+    return [part.tolist() for part in np.split(ids, corpus.offsets[1:-1])]
 
 
 def cut(data: prepared.Data, **config) -> list[list]:
@@ -69,8 +69,8 @@ def cut(data: prepared.Data, **config) -> list[list]:
 
 def booked(data: prepared.Data, **config) -> list[int]:
     """Raw ids of booked items, 0 for exploratory sequences."""
-    found = sequences.make(data, itemwise.SequencesConfig(**config)).booked
-    return np.append(0, data.vocabularies["item"].ids)[found].tolist()
+    item_ids = sequences.make(data, itemwise.SequencesConfig(**config)).booked
+    return np.append(0, data.vocabularies["item"].ids)[item_ids].tolist()
 
 
 def refused(data: prepared.Data, expected: str, **config) -> None:
@@ -113,10 +113,10 @@ def test_a_log_without_event_columns_has_none():
 
 def test_one_sequence_a_user(pauses):
     assert cut(pauses) == [[1, 2, 3, 4, 5], [6, 7]]
-    found = sequences.make(pauses, itemwise.SequencesConfig())
-    raw_users = pauses.vocabularies["user"].ids[found.user - 1]
+    corpus = sequences.make(pauses, itemwise.SequencesConfig())
+    raw_users = pauses.vocabularies["user"].ids[corpus.user - 1]
     assert raw_users.tolist() == [0, 1]
-    assert found.ordered and not found.booked.any()
+    assert corpus.ordered and not corpus.booked.any()
 
 
 def test_a_pause_longer_than_the_gap_cuts_and_one_as_long_does_not(pauses):
@@ -154,8 +154,8 @@ def test_the_logs_own_sessions_may_run_at_once_and_may_be_missing():
     nan = np.nan
     data = data_of(*events, session=[4.0, 2, 4, nan, nan, 2, 2, nan])
     assert cut(data, cut="session") == wanted
-    found = sequences.make(data, itemwise.SequencesConfig(cut="session"))
-    assert found.user.tolist() == [1, 1, 1, 1, 2, 2] and found.ordered
+    corpus = sequences.make(data, itemwise.SequencesConfig(cut="session"))
+    assert corpus.user.tolist() == [1, 1, 1, 1, 2, 2] and corpus.ordered
 
 
 def test_sessions_need_no_times():
@@ -170,10 +170,10 @@ def test_a_sequence_ends_with_its_conversion_and_at_a_pause():
         [(7, 0), (8, 1), (9, 2)],
         action=["see", "buy", "buy", "see", "see", "see", "buy", "see", "see"],
     )
-    asked = {"cut": "conversion", "conversions": ("buy",)}
-    assert cut(data, **asked) == [[1, 2], [3], [4, 5], [6], [7], [8, 9]]
-    assert booked(data, **asked) == [2, 3, 0, 0, 7, 0]
-    assert cut(data, gap=2 * HOUR, **asked) == [[1, 2], [3], [4, 5, 6], [7], [8, 9]]
+    options = {"cut": "conversion", "conversions": ("buy",)}
+    assert cut(data, **options) == [[1, 2], [3], [4, 5], [6], [7], [8, 9]]
+    assert booked(data, **options) == [2, 3, 0, 0, 7, 0]
+    assert cut(data, gap=2 * HOUR, **options) == [[1, 2], [3], [4, 5, 6], [7], [8, 9]]
 
 
 def test_the_last_conversion_of_a_sequence_counts_and_held_out_ones_do_not():
@@ -240,10 +240,10 @@ def test_booked_sequences_count_as_often_as_asked_if_long_enough():
         [(1, 0), (2, 1), (3, 2), (4, 3), (5, 4)],
         action=["see", "buy", "buy", "see", "see"],
     )
-    asked = {"cut": "conversion", "conversions": ("buy",), "oversample": 3}
-    assert cut(data, **asked) == [[1, 2]] * 3 + [[3]] * 3 + [[4, 5]]
-    assert booked(data, **asked) == [2, 2, 2, 3, 3, 3, 0]
-    assert cut(data, min_length=2, **asked) == [[1, 2]] * 3 + [[4, 5]]
+    options = {"cut": "conversion", "conversions": ("buy",), "oversample": 3}
+    assert cut(data, **options) == [[1, 2]] * 3 + [[3]] * 3 + [[4, 5]]
+    assert booked(data, **options) == [2, 2, 2, 3, 3, 3, 0]
+    assert cut(data, min_length=2, **options) == [[1, 2]] * 3 + [[4, 5]]
 
 
 # What no event may break.
@@ -268,11 +268,11 @@ def test_training_events_all_come_once_and_held_out_ones_never(seed, name, proto
     log = dataclasses.replace(log, events=events, time=time)
     data = prepare(log, protocol=protocol, test_share=0.3)
     config = itemwise.SequencesConfig(cut=name, conversions=("buy",))
-    found = sequences.make(data, config)
-    raw(data, found)
+    corpus = sequences.make(data, config)
+    raw(data, corpus)
     # The log has no pair of user and item twice.
-    user = np.repeat(found.user, np.diff(found.offsets))
-    got = sorted(zip(user.tolist(), found.items.tolist()))
+    user = np.repeat(corpus.user, np.diff(corpus.offsets))
+    got = sorted(zip(user.tolist(), corpus.items.tolist()))
     wanted = [
         (u, int(data.items[at]))
         for u in range(1, len(data.train_stop))
@@ -280,7 +280,7 @@ def test_training_events_all_come_once_and_held_out_ones_never(seed, name, proto
     ]
     assert got == sorted(wanted)
     mine = set(got)
-    pairs = zip(found.user.tolist(), found.booked.tolist())
+    pairs = zip(corpus.user.tolist(), corpus.booked.tolist())
     assert all(pair in mine for pair in pairs if pair[1])
 
 
@@ -295,8 +295,8 @@ def test_an_hours_pause_recovers_the_sessions_of_the_synthetic_log():
         np.testing.assert_array_equal(getattr(by_gap, field), getattr(own, field))
     assert by_gap.ordered and 80 < len(own.user) < len(own.items)
     # Purchases end sessions there, so that cutting after them changes nothing.
-    asked = {"conversions": ("buy",), "gap": 3_600}
-    ended = sequences.make(data, itemwise.SequencesConfig(cut="conversion", **asked))
+    options = {"conversions": ("buy",), "gap": 3_600}
+    ended = sequences.make(data, itemwise.SequencesConfig(cut="conversion", **options))
     assert (ended.booked > 0).sum() > 10
     np.testing.assert_array_equal(ended.offsets, own.offsets)
     last = own.items[own.offsets[1:] - 1]
@@ -314,10 +314,10 @@ def unordered() -> prepared.Data:
 
 def test_a_log_without_order_makes_sets_of_users():
     data = unordered()
-    found = sequences.make(data, itemwise.SequencesConfig())
-    assert not found.ordered
-    for s, u in enumerate(found.user):
-        mine = found.items[found.offsets[s] : found.offsets[s + 1]]
+    corpus = sequences.make(data, itemwise.SequencesConfig())
+    assert not corpus.ordered
+    for s, u in enumerate(corpus.user):
+        mine = corpus.items[corpus.offsets[s] : corpus.offsets[s + 1]]
         trained = data.items[data.offsets[u] : data.train_stop[u]]
         assert sorted(mine) == sorted(trained)
 
@@ -387,18 +387,18 @@ def test_conversions_do_not_cut_where_times_are_days():
 def test_walks_are_read_from_their_file(tmp_path, ids):
     vocabulary, path = schema.Vocabulary(np.array(ids), 2), tmp_path / "walks.txt"
     path.write_text(f"{ids[1]}\n{ids[0]} {ids[1]} {ids[2]}\n", "utf-8")
-    found = sequences.read_walks(path, vocabulary)
+    walks = sequences.read_walks(path, vocabulary)
     wanted = {"items": [2, 1, 2, 3], "offsets": [0, 1, 4], "user": [0, 0]}
     for field, values in (wanted | {"booked": [0, 0]}).items():
-        np.testing.assert_array_equal(getattr(found, field), values)
-    assert found.items.dtype == np.int32 and found.ordered
+        np.testing.assert_array_equal(getattr(walks, field), values)
+    assert walks.items.dtype == np.int32 and walks.ordered
 
 
 def test_blank_lines_are_passed_over_and_strangers_named_with_their_line(tmp_path):
     vocabulary, path = schema.Vocabulary(np.array([5, 6]), 2), tmp_path / "w.txt"
     path.write_text("5 6\n\n  6\t5 \n")
-    found = sequences.read_walks(path, vocabulary)
-    assert (found.items.tolist(), found.offsets.tolist()) == ([1, 2, 2, 1], [0, 2, 4])
+    walks = sequences.read_walks(path, vocabulary)
+    assert (walks.items.tolist(), walks.offsets.tolist()) == ([1, 2, 2, 1], [0, 2, 4])
     path.write_text("5 6\n\n6 77 5\n")
     with pytest.raises(InputError, match=r"w.txt, line 3: the item '77' is not in"):
         sequences.read_walks(path, vocabulary)

@@ -210,9 +210,9 @@ def test_bits_of_walks_are_even_and_know_nothing_of_each_other():
 def test_edges_are_found_as_they_are():
     built = make_graph()
     source, target = np.divmod(np.arange(NODES**2, dtype=np.int32), NODES)
-    found = jax.jit(walks.has_edge)(built, jnp.asarray(source), jnp.asarray(target))
+    is_edge = jax.jit(walks.has_edge)(built, jnp.asarray(source), jnp.asarray(target))
     wanted = [(a, b) in EDGES for a, b in zip(source.tolist(), target.tolist())]
-    np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_array_equal(is_edge, wanted)
 
 
 def test_other_keys_starts_and_biases_do_not_compile_again():
@@ -259,5 +259,5 @@ def test_high_product_is_the_upper_half_of_the_whole_product(devices):
         mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ("settings",))
         split = jax.sharding.PartitionSpec("settings")
         multiply = jax.shard_map(multiply, mesh=mesh, in_specs=split, out_specs=split)
-    found = jax.jit(multiply)(*halves)
-    np.testing.assert_array_equal(found, (a * b) >> np.uint64(32))
+    products = jax.jit(multiply)(*halves)
+    np.testing.assert_array_equal(products, (a * b) >> np.uint64(32))

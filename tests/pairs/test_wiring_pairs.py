@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from test_corpus import _Unused, made
+from test_corpus import _Unused, make_sequences
 from test_objective import TINY
 
 from recall_jax.data import prepare
@@ -36,7 +36,7 @@ def corpus_of(data, config, items, offsets, booked=None):
         keep=corpus.keep_of(count, threshold=config.subsample),
         market=corpus._markets(config, data, count),
     )
-    sequences = made(np.int32(items), np.array(offsets), booked=booked)
+    sequences = make_sequences(np.int32(items), np.array(offsets), booked=booked)
     return corpus.on_sequences(config, source, sequences)
 
 
@@ -58,8 +58,8 @@ def test_windows_of_each_size_up_to_the_largest_are_as_many(shop):
     config = PairsConfig(window=4, block=32)
     on = corpus_of(shop, config, np.tile(np.arange(1, 21), 200), [0, 4000])
     sizes = []
-    for there in np.asarray(blocks_of(on, config).pairs):
-        for at, row in enumerate(there):
+    for pairs in np.asarray(blocks_of(on, config).pairs):
+        for at, row in enumerate(pairs):
             left, right = row[at : at + 4][::-1], row[at + 5 : at + 9]
             if row.any() and len(sizes) < 3900:
                 sizes.append(int(right.sum()))
@@ -169,8 +169,8 @@ def cost(tables, block, config) -> tuple[float, dict[str, np.ndarray]]:
             booked = block.booked[g, t]
             term(hidden, spread, booked, label=1, weight=config.global_context)
         if config.market and center:
-            for id_, there in zip(block.market[g, t], block.in_market[g, t]):
-                if there and id_ != center:
+            for id_, in_market in zip(block.market[g, t], block.in_market[g, t]):
+                if in_market and id_ != center:
                     term(hidden, spread, id_, label=0, weight=config.market_weight)
     return total / count, {name: x / count for name, x in slopes.items()}
 
@@ -219,15 +219,15 @@ def check_block(data, block, items, first) -> None:
     """The booked item is the center's session's, the market's items its market's."""
     place = first[:, None] + np.arange(4)[None, :] - 4  # in the flat items
     booked = np.repeat([items[4], 0, items[20]], [11, 6, 13])
-    there = (place >= 0) & (place < 30)
+    is_inside = (place >= 0) & (place < 30)
     at = np.clip(place, 0, 29)
-    np.testing.assert_array_equal(block.center, np.where(there, items[at], 0))
-    np.testing.assert_array_equal(block.booked, np.where(there, booked[at], 0))
+    np.testing.assert_array_equal(block.center, np.where(is_inside, items[at], 0))
+    np.testing.assert_array_equal(block.booked, np.where(is_inside, booked[at], 0))
     market = np.asarray(data.dataset.item_columns["market"])
     center, drawn = np.asarray(block.center)[..., None], np.asarray(block.market)
     same = (market[drawn] == market[center]) & np.isin(drawn, items)
     assert (same | ~np.asarray(block.in_market)).all()
-    assert np.asarray(block.in_market)[there].any()
+    assert np.asarray(block.in_market)[is_inside].any()
 
 
 @pytest.mark.parametrize(
@@ -236,8 +236,8 @@ def check_block(data, block, items, first) -> None:
 def test_walks_go_back_by_p_and_away_by_q(shop, p, q, low, high):
     """On a ring, where a walk can only go back or on."""
     config = PairsConfig(corpus="walks", walk_length=3, p=p, q=q, walks_per_item=9)
-    known = shop.dataset.known_items
-    ring = np.append(np.arange(1, known + 1), 1).astype(np.int32)
+    known_items = shop.dataset.known_items
+    ring = np.append(np.arange(1, known_items + 1), 1).astype(np.int32)
     built = graph.co_occurrence(
         ring, np.array([0, len(ring)]), num_nodes=shop.dataset.num_items + 1
     )
@@ -246,9 +246,9 @@ def test_walks_go_back_by_p_and_away_by_q(shop, p, q, low, high):
         corpus.sampling.uniform(shop.dataset.num_items),
         graph=jax.device_put(built),
     )
-    first = jnp.arange(known * 9) * 3
+    first = jnp.arange(known_items * 9) * 3
     walks = np.asarray(corpus.draw(config, source, first, jax.random.key(0)).context)
-    assert np.bincount(walks[:, 0])[1:].tolist() == [9] * known
+    assert np.bincount(walks[:, 0])[1:].tolist() == [9] * known_items
     assert low <= (walks[:, 2] == walks[:, 0]).mean() <= high
 
 

@@ -113,11 +113,11 @@ def test_a_whole_number_will_do_for_a_fraction():
 
 def test_every_range_is_one_of_a_field_that_there_is():
     """A field renamed would else lose its check in silence."""
-    known = set()
+    fields = set()
     for name in NAMES:
-        known |= config_lib._flat(cli.load_config(name)).keys()
+        fields |= config_lib._flat(cli.load_config(name)).keys()
     ranged = " ".join(paths for _, _, paths in config_lib.RANGES).split()
-    assert not {*ranged, *config_lib.FILLED} - known
+    assert not {*ranged, *config_lib.FILLED} - fields
 
 
 @pytest.mark.parametrize(

@@ -117,8 +117,10 @@ def as_shards(log: Interactions, folder: pathlib.Path) -> str:
 
 def with_columns(entities: Entities, names) -> Entities:
     rng, columns = np.random.default_rng(0), dict(entities.columns)
-    there = {"user", "item", "history", "example_age", "", *entities.text}
-    for name in sorted(set(names) - there):  # the same columns in every process
+    reserved_names = {"user", "item", "history", "example_age", "", *entities.text}
+    for name in sorted(
+        set(names) - reserved_names
+    ):  # the same columns in every process
         columns.setdefault(name, rng.integers(5, size=len(entities)))
     if "genres" in columns:
         columns["genres"] = columns["tags"]
@@ -139,7 +141,7 @@ def test_its_docstring_has_its_command_and_its_name_is_its_files(name):
 def test_its_step_can_be_traced(name):
     config = shrunk(cli.load_config(name))
     data, size = training.lay_out(config, tiny_log(config)), config.train.batch_size
-    built = building.build(config, data, batch_size=size, made=mesh.outlined)
+    built = building.build(config, data, batch_size=size, placement=mesh.outlined)
     hypers = step.make_hypers(config.optim, config.loss, config.negatives, num_steps=1)
     state, metrics = jax.eval_shape(
         building.make_step(config, built),

@@ -101,12 +101,12 @@ def test_the_towers_of_a_model_run_without_this_package(exported, names, tmp_pat
     for folder in folders:
         run = exported[folder.name][0]
         with np.load(folder / "made.npz") as read:
-            made = dict(read)
+            outputs = dict(read)
         for side in ("query", "item"):
             wanted = trained(run, side)
             assert wanted.std(axis=0).max() > 1e-3, (folder.name, side)
-            np.testing.assert_allclose(made[side], wanted, atol=1e-5, rtol=1e-5)
-            np.testing.assert_allclose(made[side + "3"], wanted[:3], atol=1e-5)
+            np.testing.assert_allclose(outputs[side], wanted, atol=1e-5, rtol=1e-5)
+            np.testing.assert_allclose(outputs[side + "3"], wanted[:3], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", slow_but(QUICK, MODELS))
@@ -188,23 +188,23 @@ def test_raw_features_are_encoded_as_the_data_were(exported):
                 "market": columns["market"][code],
             }
         )
-    made = loaded.new_columns("item", rows)
-    unknown = made.pop("item")
+    features = loaded.new_columns("item", rows)
+    unknown = features.pop("item")
     assert set(unknown.tolist()) == {run.data.vocabularies["item"].known + 1}
-    assert set(made) == {"title", "tags", "birth_time", "market"}
-    for name, column in made.items():
+    assert set(features) == {"title", "tags", "birth_time", "market"}
+    for name, column in features.items():
         wanted = loaded.item_columns[name][1:]
         np.testing.assert_allclose(column, wanted, atol=1e-5, err_msg=name)
     nothing = loaded.new_columns("item", [{}])
-    assert not any(nothing[name].any() for name in made)
+    assert not any(nothing[name].any() for name in features)
     with pytest.raises(InputError, match="item tower reads no feature 'colour'"):
         loaded.new_columns("item", [{"colour": "red"}])
 
 
 def test_a_number_is_scaled_by_the_mean_and_deviation_of_training():
     column = {"name": "price", "kind": "dense", "shape": ["b"], "mean": 4, "scale": 2}
-    made = reader._encode([7, None, 4.0], column=column, vocabulary=None)
-    assert made.tolist() == [1.5, 0, 0]
+    values = reader._encode([7, None, 4.0], column=column, vocabulary=None)
+    assert values.tolist() == [1.5, 0, 0]
 
 
 def config_log():
@@ -381,5 +381,5 @@ def test_specified_columns_name_their_vocabulary_and_padding(exported):
     assert searched["vocabulary"] == "searched" and searched["padding_side"] == "left"
     assert columns["example_age"]["of"] == "now"
     words = loaded.vocabularies["searched"].ids[:3].tolist()
-    made = loaded.new_columns("query", [{"searched": words}])["searched"]
-    assert made[0, -3:].tolist() == [1, 2, 3] and not made[0, :-3].any()
+    codes = loaded.new_columns("query", [{"searched": words}])["searched"]
+    assert codes[0, -3:].tolist() == [1, 2, 3] and not codes[0, :-3].any()

@@ -25,13 +25,13 @@ TAGS = recommender_lib.Feature(
 )
 
 
-def make(asked=None, **changes) -> recommender_lib.Recommender:
+def make(calls=None, **changes) -> recommender_lib.Recommender:
     """Items a to e; user u1 met a and b, u2 (no training events) met c. The vector is
     the sum of the history's, and (0, 1) for anybody of whom a feature was given."""
-    asked = [] if asked is None else asked
+    calls = [] if calls is None else calls
 
     def encode(user, history, given):
-        asked.append((user, list(history), dict(given)))
+        calls.append((user, list(history), dict(given)))
         own = np.array([0, 1], np.float32) * bool(given)
         return VECTORS[history - 1].sum(axis=0) + own + [0, 0.5 * (user == 1)]
 
@@ -61,9 +61,9 @@ def make(asked=None, **changes) -> recommender_lib.Recommender:
 
 
 def test_a_known_user_is_asked_with_all_that_he_met_which_is_removed():
-    asked = []
-    got = make(asked).recommend(user="u1", k=2)
-    assert asked == [(1, [1, 2], {})]
+    calls = []
+    got = make(calls).recommend(user="u1", k=2)
+    assert calls == [(1, [1, 2], {})]
     assert got.ids.tolist() == ["c", "e"] and got.titles.tolist() == ["C", "E"]
     np.testing.assert_allclose(got.scores, [1.1, 0])
     assert (got.by, got.seen, got.read, got.notes) == ("model", "removed", 2, ())
@@ -74,9 +74,9 @@ def test_a_known_user_is_asked_with_all_that_he_met_which_is_removed():
 
 
 def test_a_history_that_is_given_stands_in_for_his_own_and_is_what_is_removed():
-    asked = []
-    got = make(asked).recommend(user="u1", history=["c"], k=9)
-    assert asked == [(1, [3], {})]
+    calls = []
+    got = make(calls).recommend(user="u1", history=["c"], k=9)
+    assert calls == [(1, [3], {})]
     assert got.ids.tolist() == ["b", "a", "d", "e"]
     assert got.notes == ("only 4 items are left to list, of 9 asked for",)
 
@@ -92,10 +92,10 @@ def test_seen_items_are_removed_or_kept(seen, first):
 
 
 def test_unknown_items_of_a_history_are_named_and_left_out():
-    asked = []
+    calls = []
     strange = [f"z{j}" for j in range(7)]
-    got = make(asked).recommend(history=["a", *strange, "a"])
-    assert asked[0][1] == [1, 1] and got.history.tolist() == ["a", "a"]
+    got = make(calls).recommend(history=["a", *strange, "a"])
+    assert calls[0][1] == [1, 1] and got.history.tolist() == ["a", "a"]
     assert got.notes[0] == (
         "7 of 9 items of the history are unknown and left out: z0, z1, z2, z3, z4 and "
         "2 more"
@@ -118,9 +118,9 @@ def test_unknown_items_of_a_history_are_named_and_left_out():
     ],
 )
 def test_of_whom_nothing_is_known_gets_the_popular_items_and_is_told(request_, said):
-    asked = []
-    got = make(asked).recommend(**request_, k=3)
-    assert not asked and got.by == "popularity" and got.read == 0
+    calls = []
+    got = make(calls).recommend(**request_, k=3)
+    assert not calls and got.by == "popularity" and got.read == 0
     assert got.ids.tolist() == ["a", "b", "c"] and got.scores.tolist() == [9, 5, 5]
     assert said in "; ".join(got.notes)
     assert got.notes[-1].endswith(
@@ -137,9 +137,9 @@ def test_popular_items_leave_out_what_was_met_where_the_model_reads_no_history()
 
 
 def test_a_user_without_training_events_is_asked_by_his_history_not_by_his_id():
-    asked = []
-    got = make(asked).recommend(user="u2")
-    assert asked == [(2, [3], {})] and got.by == "model"
+    calls = []
+    got = make(calls).recommend(user="u2")
+    assert calls == [(2, [3], {})] and got.by == "model"
     assert "user 'u2' has no training events: his id says nothing" in got.notes
     alone = make(history_length=0, features={}).recommend(user="u2")
     assert alone.by == "popularity" and "c" not in alone.ids
@@ -154,7 +154,7 @@ def test_a_vector_of_zeros_gives_the_popular_items():
 
 
 def test_features_come_as_the_vocabulary_has_them():
-    asked = []
+    calls = []
     given = {
         "gender": "F",
         "age": "18",
@@ -162,8 +162,8 @@ def test_features_come_as_the_vocabulary_has_them():
         "income": "2.5",
         "about": "me",
     }
-    got = make(asked).recommend(features=given, k=1)
-    assert asked == [
+    got = make(calls).recommend(features=given, k=1)
+    assert calls == [
         (
             0,
             [],
@@ -253,10 +253,10 @@ def exported(**specification):
         gender | {"shape": ["b"]},
         {"name": "history", "of": "history", "kind": "sequence", "shape": ["b", 4]},
     ]
-    asked = []
+    calls = []
 
     def query(columns):
-        asked.append(columns)
+        calls.append(columns)
         return np.array([[0.0, 1.0]], np.float32)
 
     return types.SimpleNamespace(
@@ -268,7 +268,7 @@ def exported(**specification):
             "zip": schema.Vocabulary(np.array(["1"]), 1),
         },
         query=query,
-        asked=asked,
+        asked=calls,
         item_ids=np.array(["a", "b", "c", "d", "e"]),
         item_vectors=VECTORS,
         titles=None,

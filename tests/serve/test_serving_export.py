@@ -41,7 +41,7 @@ def test_an_export_recommends_what_its_run_does(name, symbolic_shapes, tmp_path)
     np.testing.assert_array_equal(
         ours.similar(items[1]).ids, theirs.similar(items[1]).ids
     )
-    asked = f"--user={users[0]}", "--k=3"
-    printed = command(f"--export={tmp_path / 'out'}", *asked)[1]
+    flags = f"--user={users[0]}", "--k=3"
+    printed = command(f"--export={tmp_path / 'out'}", *flags)[1]
     assert f"model      {name}, export {tmp_path / 'out'}\n" in printed
-    assert rows_of(printed) == rows_of(command(f"--run={folder}", *asked)[1])
+    assert rows_of(printed) == rows_of(command(f"--run={folder}", *flags)[1])

@@ -156,12 +156,12 @@ def test_parquet_has_raw_ids_and_the_same_vectors(tmp_path, values, dtype, ids):
     vectors.write_parquet(tmp_path, "items", ids, form=form)
     frame = pl.read_parquet(tmp_path / "items.parquet")
     assert frame["id"].to_list() == ids.tolist()
-    found = frame["vector"].to_numpy().astype(np.float32)
+    matrix = frame["vector"].to_numpy().astype(np.float32)
     if dtype == "int8":
         assert frame["vector"].dtype == pl.Array(pl.Int8, 8)
-        found = found * frame["scale"].to_numpy()[:, None]
+        matrix = matrix * frame["scale"].to_numpy()[:, None]
     wanted = vectors.read(tmp_path, "items", form=vars(form))
-    np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_array_equal(matrix, wanted)
 
 
 def test_another_shape_than_specified_is_told(tmp_path, values):

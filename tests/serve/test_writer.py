@@ -275,10 +275,10 @@ def test_the_benches_run_on_sizes_that_say_nothing(workdir, tmp_path):
     rows = formats.measure(workdir)
     assert [row["dtype"] for row in rows] == list(vectors.DTYPES)
     assert rows[0]["kept"] == 1 and all(row["kept"] > 0.8 for row in rows)
-    made = bench_export.make_run(64, num_users=8)
-    report = writer.write(made, tmp_path / "export", config=CONFIG)
+    untrained_run = bench_export.make_run(64, num_users=8)
+    report = writer.write(untrained_run, tmp_path / "export", config=CONFIG)
     assert report.written["items"].computed == 64
-    assert bench_export.encoded_per_second(made, batch_size=16) > 0
+    assert bench_export.encoded_per_second(untrained_run, batch_size=16) > 0
 
 
 KILLED = """

@@ -35,25 +35,25 @@ def stored(whole: np.ndarray) -> jax.Array:
 def step(table, ids, target, *, rule: str, capacity: int):
     """One step in which each look-up pulls its row towards a target of its own."""
     rule = rows_lib.row_rule(rule)
-    found, at, asked = exchange.fetch(table, ids, capacity=capacity)
+    vectors, at, lookup = exchange.fetch(table, ids, capacity=capacity)
 
-    def loss_of(found):
-        rows = layout.look_up(found, at)
+    def loss_of(vectors):
+        rows = layout.look_up(vectors, at)
         return jnp.sum((at != 0)[:, None] * (rows - target) ** 2)
 
-    gradient = jax.grad(loss_of)(found)
+    gradient = jax.grad(loss_of)(vectors)
     slot = jnp.zeros(table.shape[:2], jnp.int32)
     moved = exchange.push(
         table,
         gradient,
         state=rule.init(table),
         slot=slot,
-        asked=asked,
+        request=lookup,
         rule=rule,
         hypers=HYPERS,
         capacity=capacity,
     )
-    return layout.look_up(found, at), moved, asked.rounds
+    return layout.look_up(vectors, at), moved, lookup.rounds
 
 
 def expected(whole, ids, target, *, rule: str):
@@ -84,9 +84,9 @@ def check(whole, ids, *, devices: int, rule: str, capacity: int) -> int:
     with mesh.use(mesh_of(devices)):
         table = jax.device_put(stored(whole), mesh.SPLIT)
         given = mesh.on_each((jnp.asarray(ids), jnp.asarray(target)))
-        found, moved, rounds = step(table, *given, rule=rule, capacity=capacity)
-    moved, found = jax.device_get((moved, found))
-    np.testing.assert_array_equal(found, whole[ids])
+        vectors, moved, rounds = step(table, *given, rule=rule, capacity=capacity)
+    moved, vectors = jax.device_get((moved, vectors))
+    np.testing.assert_array_equal(vectors, whole[ids])
     after, state = wanted
     got = layout.whole(jnp.asarray(moved.table))
     np.testing.assert_allclose(got[: len(whole)], after, rtol=1e-5, atol=1e-6)

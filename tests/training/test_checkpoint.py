@@ -93,11 +93,11 @@ def test_every_kind_of_leaf_comes_back_to_the_bit(tmp_path):
     )
     progress = {"epoch": 2, "best": 0.25, "name": "é"}
     checkpoint.save(tmp_path, state, kind="best", step=7, progress=progress)
-    found, found_progress = checkpoint.restore(tmp_path, state, kind="best")
+    restored_state, found_progress = checkpoint.restore(tmp_path, state, kind="best")
 
     assert found_progress == progress
-    assert jax.tree.structure(found) == jax.tree.structure(state)
-    for ours, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(found)):
+    assert jax.tree.structure(restored_state) == jax.tree.structure(state)
+    for ours, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(restored_state)):
         assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
         assert np.asarray(ours).tobytes() == np.asarray(theirs).tobytes()
         assert ours.committed == theirs.committed
@@ -278,8 +278,8 @@ def test_a_full_disk_is_told_alike_whoever_meets_it(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(checkpoint, "_publish", full)
-    told = "step 1 could not be saved: No space left on device. The checkpoints"
-    with pytest.raises(checkpoint.SaveError, match=told):
+    message = "step 1 could not be saved: No space left on device. The checkpoints"
+    with pytest.raises(checkpoint.SaveError, match=message):
         save(tmp_path, 1)
 
 

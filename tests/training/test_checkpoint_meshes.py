@@ -44,12 +44,12 @@ def test_a_state_comes_back_on_another_mesh(
         name: shape(x.shape, x.dtype, sharding=other.sharding)
         for (name, x), other in zip(state.items(), split_state(asked_on, 1).values())
     }
-    found, _ = checkpoint.restore(tmp_path, like, kind="latest")
-    for name, array in found.items():
+    restored_state, _ = checkpoint.restore(tmp_path, like, kind="latest")
+    for name, array in restored_state.items():
         np.testing.assert_array_equal(array, state[name])
         assert array.sharding == like[name].sharding
-    assert len(found["table"].addressable_shards) == asked_on
-    assert found["table"].addressable_data(0).shape == (64 // asked_on, 3, 2)
+    assert len(restored_state["table"].addressable_shards) == asked_on
+    assert restored_state["table"].addressable_data(0).shape == (64 // asked_on, 3, 2)
 
 
 TOGETHER = """
@@ -126,7 +126,7 @@ def test_what_two_processes_save_one_restores_and_the_other_way_round(
     state = jax.device_put(state | {"empty": np.zeros(0, np.float32)})
     checkpoint.save(tmp_path, state, kind="latest", step=1, progress={"step": 1})
     several.finish(several.start_pair(TOGETHER, tmp_path))
-    found, progress = checkpoint.restore(tmp_path, state, kind="latest")
-    for name, array in found.items():
+    restored_state, progress = checkpoint.restore(tmp_path, state, kind="latest")
+    for name, array in restored_state.items():
         np.testing.assert_array_equal(array, state[name])
     assert progress == {"step": 5} and steps(tmp_path) == [4, 5]

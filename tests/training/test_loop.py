@@ -258,8 +258,8 @@ def test_vectors_that_are_no_numbers_stop_the_run_in_validation(data, tmp_path):
         raise FloatingPointError("3 of 20 vectors give scores that are not numbers")
 
     loop, state = loop_of(data, tmp_path, config=SMALL, validate=validate)
-    told = f"in validation after step {loop.plan.steps_per_epoch} .3 of 20.*Lower"
-    with pytest.raises(loop_lib.Diverged, match=told):
+    message = f"in validation after step {loop.plan.steps_per_epoch} .3 of 20.*Lower"
+    with pytest.raises(loop_lib.Diverged, match=message):
         loop_lib.fit(loop, state)
     assert checkpoint.latest_step(tmp_path / "checkpoints") is None
 
@@ -331,7 +331,7 @@ def test_the_correction_is_the_log_share_of_what_is_drawn_from(data, kind):
     source = negatives_lib.make_source(data, negatives)
     batch = source.dataset.batch(jnp.arange(12))
     state = negatives_lib.Remembered()
-    known = {"batch": batch, "state": state, "source": source}
+    step_inputs = {"batch": batch, "state": state, "source": source}
     sample, _ = goal.draw(
         batch, jax.random.key(0), source=source, state=state, query=None
     )
@@ -342,7 +342,7 @@ def test_the_correction_is_the_log_share_of_what_is_drawn_from(data, kind):
         parts,
         rows=candidates.rows_of(negatives, batch, source=source),
         sample=sample,
-        **known,
+        **step_inputs,
     )
     # A batch holds examples; what is drawn goes by all training events.
     position = np.asarray(data.dataset.example_position)
@@ -360,8 +360,8 @@ def test_the_correction_is_the_log_share_of_what_is_drawn_from(data, kind):
 def test_items_without_training_events_are_no_negatives():
     """Else their one shared row would learn that whatever is new is bad."""
     data = make_data(users=40, items=60, events=200)
-    known = data.dataset.known_items
-    assert known < data.dataset.num_items
+    known_items = data.dataset.known_items
+    assert known_items < data.dataset.num_items
     for negatives in (
         negatives_lib.NegativesConfig(kind="uniform", num=500),
         negatives_lib.NegativesConfig(kind="popularity", num=500),
@@ -377,7 +377,7 @@ def test_items_without_training_events_are_no_negatives():
             state=negatives_lib.Remembered(),
             query=None,
         )
-        assert sample.ids.max() <= known
+        assert sample.ids.max() <= known_items
 
 
 def test_plans_divide_evenly_and_say_what_does_not_fit():
@@ -392,7 +392,7 @@ def test_plans_divide_evenly_and_say_what_does_not_fit():
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "message"),
     [
         (
             lambda: objective.make_objective(
@@ -413,6 +413,6 @@ def test_plans_divide_evenly_and_say_what_does_not_fit():
         (lambda: step_lib.make_optimizer(step_lib.OptimConfig(schedule="x")), "cosine"),
     ],
 )
-def test_wrong_names_are_offered_the_right_ones(config, told):
-    with pytest.raises(InputError, match=told):
+def test_wrong_names_are_offered_the_right_ones(config, message):
+    with pytest.raises(InputError, match=message):
         config()

@@ -127,15 +127,15 @@ def test_a_learned_temperature_and_a_softmax_over_split_columns(shop, own):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"train": TrainConfig(batch_size=30)}, "train.batch_size 30 .* try 24 or 32"),
         ({"negatives": NegativesConfig(kind="uniform", num=12)}, "negatives.num 12"),
     ],
 )
-def test_what_devices_cannot_share_is_told_before_training(shop, changes, told):
+def test_what_devices_cannot_share_is_told_before_training(shop, changes, message):
     config = dataclasses.replace(of_kind(NegativesConfig(), WARM), **changes)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         run_steps(config, shop, devices=8, steps=1)
 
 

@@ -21,9 +21,9 @@ ARRAYS = st.dictionaries(
 
 @given(ARRAYS)
 def test_what_is_packed_comes_back_to_the_bit(arrays):
-    made = checkpoint.pack(arrays)
-    assert len(made.arrays) == len({array.dtype for array in arrays.values()})
-    back = checkpoint.unpack(made, {name: x.shape for name, x in arrays.items()})
+    packed = checkpoint.pack(arrays)
+    assert len(packed.arrays) == len({array.dtype for array in arrays.values()})
+    back = checkpoint.unpack(packed, {name: x.shape for name, x in arrays.items()})
     assert back.keys() == arrays.keys()
     for name, array in arrays.items():
         assert (back[name].shape, back[name].dtype) == (array.shape, array.dtype)
@@ -38,8 +38,10 @@ def state():
 def test_a_large_array_stays_as_it_is(monkeypatch):
     monkeypatch.setattr(checkpoint, "SMALL", 100)
     arrays = state()
-    made = checkpoint.pack(arrays)
-    assert made.arrays["b"] is arrays["b"] and made.names == {"packed float32": ["a"]}
+    packed = checkpoint.pack(arrays)
+    assert packed.arrays["b"] is arrays["b"] and packed.names == {
+        "packed float32": ["a"]
+    }
 
 
 def test_checkpoints_with_and_without_packs_are_read_alike(tmp_path, monkeypatch):
@@ -53,5 +55,5 @@ def test_checkpoints_with_and_without_packs_are_read_alike(tmp_path, monkeypatch
             content = json.loads(record.read_text())
             assert content.pop("packed") == {}
             record.write_text(json.dumps(content))
-        found, _ = checkpoint.restore(tmp_path, state(), kind="latest")
-        jax.tree.map(np.testing.assert_array_equal, found, state())
+        restored_state, _ = checkpoint.restore(tmp_path, state(), kind="latest")
+        jax.tree.map(np.testing.assert_array_equal, restored_state, state())

@@ -153,14 +153,20 @@ def test_windows_hold_what_memory_holds(streamed, resident):
         assert jax.tree.map(lambda x: (x.shape, x.dtype), source) == shapes
         rows = rows.ravel()
         number, counts = numbers(streamed.log, source, rows)
-        found, wanted = source.dataset.batch(rows), resident.dataset.batch(number)
-        for name, column in found.query.items():
+        window_batch, wanted = (
+            source.dataset.batch(rows),
+            resident.dataset.batch(number),
+        )
+        for name, column in window_batch.query.items():
             np.testing.assert_array_equal(column, wanted.query[name])
-        np.testing.assert_array_equal(found.item, wanted.item)
-        np.testing.assert_array_equal(found.weight, wanted.weight * counts)
+        np.testing.assert_array_equal(window_batch.item, wanted.item)
+        np.testing.assert_array_equal(window_batch.weight, wanted.weight * counts)
         last = [
             data.past(batch.user, data.train_stop[batch.user], length=9)
-            for data, batch in ((source.dataset, found), (resident.dataset, wanted))
+            for data, batch in (
+                (source.dataset, window_batch),
+                (resident.dataset, wanted),
+            )
         ]
         np.testing.assert_array_equal(*last)
         filled_up += np.count_nonzero(~counts)
@@ -243,8 +249,8 @@ def test_trained_in_windows_killed_and_resumed_it_is_the_model_of_memory(
     assert saved[0] % cut.steps, "amid a window"
     assert max(trained) > saved[0] and not window_threads()
     loop, state = loop_of(streamed, counted, tmp_path / "disk", cut.plan)
-    found = loop_lib.fit(loop, state)
-    assert_same(found.state, wanted.state)
+    result = loop_lib.fit(loop, state)
+    assert_same(result.state, wanted.state)
     for epoch in range(2):
         steps = [s for s in trained if s // cut.plan.steps_per_epoch == epoch]
         examples = np.concatenate([trained[s] for s in steps])
@@ -263,19 +269,19 @@ def test_what_the_reading_thread_raises_comes_as_it_is_and_the_thread_ends():
             raise problem
         return number
 
-    made = windows.ahead(make, range(5))
-    assert [next(made), next(made)] == [0, 1]
+    portions = windows.ahead(make, range(5))
+    assert [next(portions), next(portions)] == [0, 1]
     with pytest.raises(OSError) as raised:
-        next(made)
+        next(portions)
     assert raised.value is problem and not window_threads()
 
 
 def test_the_next_window_is_made_while_one_is_used_and_no_more_than_it():
-    made, used = [], []
+    window_numbers, used = [], []
     ready = threading.Semaphore(0)
 
     def make(number):
-        made.append(number)
+        window_numbers.append(number)
         ready.release()
         return number
 
@@ -284,11 +290,11 @@ def test_the_next_window_is_made_while_one_is_used_and_no_more_than_it():
         used.append(number)
         for _ in range(2 if number == 0 else 1):
             assert ready.acquire(timeout=10)
-        assert made == [*range(number + 2)]
+        assert window_numbers == [*range(number + 2)]
         if number == 3:
             break
     portions.close()
-    assert made == [0, 1, 2, 3, 4] and not window_threads()
+    assert window_numbers == [0, 1, 2, 3, 4] and not window_threads()
 
 
 EXPERIMENT = functools.partial(
@@ -303,28 +309,28 @@ EXPERIMENT = functools.partial(
 
 
 def test_figures_are_those_of_memory(config, streamed, resident):
-    asked = EXPERIMENT(data=config)
+    experiment = EXPERIMENT(data=config)
     measured = []
     for data in (streamed, resident):
-        built = building.build(asked, data, batch_size=16)
-        measure.check(asked.evaluate, data)
+        built = building.build(experiment, data, batch_size=16)
+        measure.check(experiment.evaluate, data)
         result = measure.measure_model(
-            building.make_encoder(asked, built),
+            building.make_encoder(experiment, built),
             step_lib.params_of(built.state),
             data=data,
             part=data.test,
-            config=asked.evaluate,
+            config=experiment.evaluate,
             index="exact",
         )
         measured.append(result)
     np.testing.assert_array_equal(measured[0].ranks, measured[1].ranks)
-    np.testing.assert_array_equal(measured[0].found.ids, measured[1].found.ids)
+    np.testing.assert_array_equal(measured[0].lists.ids, measured[1].lists.ids)
 
 
 def test_a_run_on_a_streamed_log_opens_again(config, tmp_path):
-    asked = EXPERIMENT(data=dataclasses.replace(config, measured_users=10))
-    data = training.prepare(asked).data
-    training.train_model(asked, data, tmp_path)
+    experiment = EXPERIMENT(data=dataclasses.replace(config, measured_users=10))
+    data = training.prepare(experiment).data
+    training.train_model(experiment, data, tmp_path)
     run = similar.load(tmp_path)
     assert run.vectors.shape == (25, 4) and len(run.data.test) == 10
     held = prepared.resident(data)
@@ -345,23 +351,23 @@ def test_a_run_on_a_streamed_log_opens_again(config, tmp_path):
 def test_eight_devices_train_in_windows_as_one_does(config, tmp_path):
     # Adam's first steps know little but signs, which a rounding may turn.
     optim = step_lib.OptimConfig(tables="sgd", learning_rate=1e-3)
-    asked = EXPERIMENT(data=config, optim=optim)
-    data, found = training.prepare(asked).data, []
+    experiment = EXPERIMENT(data=config, optim=optim)
+    data, states = training.prepare(experiment).data, []
     for number in (1, 8):
         mesh = mesh_lib.make_mesh(jax.devices()[:8]) if number > 1 else None
         with mesh_lib.use(mesh):
-            _, fitted = training.train_model(asked, data, tmp_path / str(number))
-            found.append(jax.device_get(fitted.state))
-    assert found[0].step == found[1].step > 8
-    for name, table in found[0].tables.items():
-        np.testing.assert_allclose(table, found[1].tables[name], atol=1e-5)
+            _, fitted = training.train_model(experiment, data, tmp_path / str(number))
+            states.append(jax.device_get(fitted.state))
+    assert states[0].step == states[1].step > 8
+    for name, table in states[0].tables.items():
+        np.testing.assert_allclose(table, states[1].tables[name], atol=1e-5)
 
 
 def test_models_that_need_the_log_whole_say_so(config):
     for model in (item2vec.Config(), sequence.Config()):
-        asked = Experiment("tiny", data=config, model=model)
+        experiment = Experiment("tiny", data=config, model=model)
         with pytest.raises(InputError, match="takes the log whole.*dssm, youtubednn"):
-            training.prepare(asked)
+            training.prepare(experiment)
 
 
 def test_few_places_of_a_window_are_filled_up():

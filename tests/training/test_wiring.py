@@ -114,7 +114,7 @@ def test_a_suppressed_positive_is_out_and_the_others_weigh_as_they_did(shop):
         items,
         loss=LOSSES["softmax"],
         config=config,
-        known=shop.dataset.known_items,
+        known_items=shop.dataset.known_items,
     )
     np.testing.assert_allclose(taken.metrics["loss"], wanted, rtol=1e-5)
 
@@ -186,7 +186,7 @@ def by_log_temperature(data, config, loss, taken: Taken):
             items,
             loss=loss,
             config=config,
-            known=data.dataset.known_items,
+            known_items=data.dataset.known_items,
             temperature=float(np.exp(log[0])),
         )
 

@@ -117,8 +117,8 @@ def with_mean(state, value: float):
 
 
 def values_of(state) -> dict[str, np.ndarray]:
-    made = {name: layout.whole(x) for name, x in state.tables.items()}
-    return made | {"mean": np.reshape(state.dense["mean"], (1, 1))}
+    tables = {name: layout.whole(x) for name, x in state.tables.items()}
+    return tables | {"mean": np.reshape(state.dense["mean"], (1, 1))}
 
 
 @pytest.mark.parametrize(

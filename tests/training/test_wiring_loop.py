@@ -81,7 +81,7 @@ class Kept:
     def save(self, folder, state, *, kind: str, step: int, progress: dict) -> None:
         self.held[kind] = jax.device_get(state), step, progress
 
-    def there(self, folder, *, kind: str) -> bool:
+    def exists(self, folder, *, kind: str) -> bool:
         return kind in self.held
 
     def restore(self, folder, like, *, kind: str):
@@ -94,9 +94,9 @@ class Kept:
 
 @pytest.fixture
 def kept(monkeypatch) -> Kept:
-    made = Kept()
-    monkeypatch.setattr(loop_lib, "checkpoint", made)
-    return made
+    checkpoints = Kept()
+    monkeypatch.setattr(loop_lib, "checkpoint", checkpoints)
+    return checkpoints
 
 
 @dataclasses.dataclass
@@ -244,11 +244,14 @@ def test_an_index_is_of_the_items_as_they_are_now(tmp_path):
     moved = jax.tree.map(lambda x: 1.5 - x, ready.state.tables)
     index = ready.loop.refresh(ready.state._replace(tables=moved)).candidates.index
     rows = np.asarray(layout.whole(moved["item"]), np.float64)
-    known = data.dataset.known_items
-    wanted = rows[1 : known + 1] / np.linalg.norm(rows[1 : known + 1], axis=1)[:, None]
-    np.testing.assert_allclose(index[:known], wanted, rtol=1e-5)
+    known_items = data.dataset.known_items
+    wanted = (
+        rows[1 : known_items + 1]
+        / np.linalg.norm(rows[1 : known_items + 1], axis=1)[:, None]
+    )
+    np.testing.assert_allclose(index[:known_items], wanted, rtol=1e-5)
 
 
 def test_kinds_without_an_index_refresh_nothing():
-    made = objective.make_objective(WARM, KINDS["exposed"])
-    assert made.refresh_every == 0
+    goal = objective.make_objective(WARM, KINDS["exposed"])
+    assert goal.refresh_every == 0

@@ -68,7 +68,7 @@ def test_examples_of_whole_sequences_weigh_each_as_it_does(name):
             item,
             loss=LOSSES[name],
             config=config,
-            known=data.dataset.known_items,
+            known_items=data.dataset.known_items,
         )
 
     np.testing.assert_allclose(taken.metrics["loss"], loss_of(items), rtol=1e-4)
@@ -98,9 +98,9 @@ def test_a_softmax_over_columns_that_devices_share_is_that_of_its_formula(
         return split(*args)
 
     monkeypatch.setattr(objective.Objective, "_softmax_over_split", noted)
-    rng, known = np.random.default_rng(2), shop.dataset.known_items
+    rng, known_items = np.random.default_rng(2), shop.dataset.known_items
     query = jnp.asarray(rng.normal(size=(16, 4)), jnp.float32)
-    item = jnp.asarray(rng.normal(size=(known + 1, 4)), jnp.float32)
+    item = jnp.asarray(rng.normal(size=(known_items + 1, 4)), jnp.float32)
     with mesh.use(mesh_of(8)):
         source = mesh.on_each(negatives.make_source(shop, config))
         batch = source.dataset.batch(mesh.on_each(EXAMPLES))
@@ -128,7 +128,7 @@ def test_a_softmax_over_columns_that_devices_share_is_that_of_its_formula(
 
     def loss_of(query, item):
         return reference_step.mean_loss(
-            met, query, item, loss=loss, config=config, known=known
+            met, query, item, loss=loss, config=config, known_items=known_items
         )
 
     np.testing.assert_allclose(value, loss_of(query, item), rtol=1e-5)
@@ -147,8 +147,8 @@ def test_a_model_in_use_drops_nothing_and_goes_by_running_statistics():
     for dropout in (0.5, 0.0):
         model = dataclasses.replace(TOWERS, dropout=dropout, norm="batch")
         built, tables = model.make(data.schema, nnx.Rngs(0))
-        made = graph.make_graph(built, tables)
-        used = made.graph.model(made.tables, made.dense, made.statistics)
+        parts = graph.make_graph(built, tables)
+        used = parts.graph.model(parts.tables, parts.dense, parts.statistics)
         vectors.append(used.query(query))
         alone = used.query({name: column[:3] for name, column in query.items()})
         np.testing.assert_allclose(alone, vectors[-1][:3], rtol=1e-4, atol=1e-6)

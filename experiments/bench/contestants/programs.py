@@ -111,9 +111,9 @@ class Talk:
         with np.load(path) as file:
             return file["user"], file["item"]
 
-    def _ask(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         with contextlib.suppress(BrokenPipeError):  # then it has no answer either
-            self._process.stdin.write(json.dumps(asked) + "\n")
+            self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
         return self._answer()
 

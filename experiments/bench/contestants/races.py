@@ -31,13 +31,13 @@ class Goal(NamedTuple):
         user, item = vectors
         index = search.Exact.build(item)
         config = measure.EvaluateConfig(metrics=(METRIC,), select_by=METRIC)
-        found = measure.measure_search(
+        result = measure.measure_search(
             functools.partial(index.search, user[part.user - 1]),
             data=self.data,
             part=part,
             config=config,
         )
-        return found.means()[METRIC]
+        return result.means()[METRIC]
 
 
 def prepare(config: log.Config) -> Data:
@@ -64,8 +64,8 @@ def race(talk: programs.Talk, goal: Goal) -> dict[str, float]:
         seconds += answer["seconds"]
         steps += goal.every
         seen = talk.vectors()
-        if (found := goal.recall_of(goal.data.valid, seen)) > valid:
-            valid, vectors = found, seen
+        if (recall := goal.recall_of(goal.data.valid, seen)) > valid:
+            valid, vectors = recall, seen
     return {
         "seconds": seconds,
         "steps": steps,
@@ -88,12 +88,12 @@ def race_in_turn(
             ):
                 races[entrant].append(race(talk, goal))
     rows = []
-    for entrant, found in races.items():
+    for entrant, own_races in races.items():
         row = {"peer": entrant.peer, "form": entrant.form}
         if entrant in failed:
             row["note"] = f"failed: {failed[entrant]}"
         else:
-            row |= outcome(found, goal)
+            row |= outcome(own_races, goal)
         rows.append(row)
     return rows
 

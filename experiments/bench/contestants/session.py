@@ -69,13 +69,13 @@ def serve(make: Callable[[Job], Trainer], *, packages: tuple[str, ...]) -> None:
     versions = {name: importlib.metadata.version(name) for name in packages}
     print(json.dumps({"threads": _threads(job), "versions": versions}), file=answers)
     for line in sys.stdin:
-        asked = json.loads(line)
-        if "train" in asked:
-            answer = _train(trainer, coming, steps=asked["train"])
+        request = json.loads(line)
+        if "train" in request:
+            answer = _train(trainer, coming, steps=request["train"])
         else:
             answer = {}
             user, item = trainer.vectors()
-            np.savez(asked["vectors"], user=user, item=item)
+            np.savez(request["vectors"], user=user, item=item)
         print(json.dumps(answer), file=answers)
 
 

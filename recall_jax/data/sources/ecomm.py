@@ -61,8 +61,8 @@ class Config(log.Config):
         rows = np.stack([*rows, time])
         if self.drop_duplicates:
             rows = rows[:, np.sort(np.unique(rows, axis=1, return_index=True)[1])]
-        user_id, user = movielens.align(rows[0], known=users["user"].astype(int))
-        item_id, item = movielens.align(rows[1], known=items["item"].astype(int))
+        user_id, user = movielens.align(rows[0], listed_ids=users["user"].astype(int))
+        item_id, item = movielens.align(rows[1], listed_ids=items["item"].astype(int))
         return Interactions(
             user=user,
             item=item,
@@ -130,8 +130,8 @@ def read_days(raw: np.ndarray, *, path: pathlib.Path) -> np.ndarray:
 
 def as_strings(column: np.ndarray, *, unknown: str, size: int) -> np.ndarray:
     """`size` strings, '' for what is unknown and for entities beyond the file."""
-    known = np.where(column == unknown, "", column)
-    return np.append(known, np.full(size - len(known), ""))
+    strings = np.where(column == unknown, "", column)
+    return np.append(strings, np.full(size - len(strings), ""))
 
 
 def as_users(ids: np.ndarray, table: dict[str, np.ndarray]) -> Entities:

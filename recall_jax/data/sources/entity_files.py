@@ -74,24 +74,24 @@ def find_rows(
     source.refuse(twice, column=key, expected="in one row only")
     ids = ids.cast(str).alias(key)
     rows = keys.to_frame().with_row_index("row")
-    found = ids.to_frame().join(rows, on=key, how="left", maintain_order="left")["row"]
-    missing = found.is_null()
+    row_numbers = ids.to_frame().join(rows, on=key, how="left", maintain_order="left")[
+        "row"
+    ]
+    missing = row_numbers.is_null()
     near = near_miss(ids.filter(missing), keys.filter(~keys.is_in(ids.implode())))
     if missing.all():
         raise InputError(
             f"{source.where(0)}: no id in column {key!r}, such as {keys[0]!r}, occurs "
             f"in the log, which has {ids[0]!r}{near}"
         )
-    there = len(ids) - missing.sum()
-    text = (
-        f"{there:,} of {len(ids):,} {side}s ({there / len(ids):.1%}) have a row among "
-    )
+    num_matched = len(ids) - missing.sum()
+    text = f"{num_matched:,} of {len(ids):,} {side}s ({num_matched / len(ids):.1%}) have a row among "
     text += f"the {len(keys):,} of {source.shards[0][0]}"
     report = [describe.line("features", text)]
     if near:
         text = f"{missing.sum():,} {side}s have no row of features{near}"
         report.append(describe.note(text))
-    return found, report
+    return row_numbers, report
 
 
 FORMS = {  # of ids that mean the same, by what they differ in

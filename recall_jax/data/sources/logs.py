@@ -102,9 +102,11 @@ class Config(log_lib.Config):
             )
         if self.user == self.item:
             raise InputError(f"data.user and data.item are one column, {self.user!r}")
-        asked = {"user": self.user, "item": self.item} | roles
-        asked |= {f"events={name}": name for name in self.events}
-        source = shards.read_source(self.path, columns=asked, separator=self.separator)
+        columns = {"user": self.user, "item": self.item} | roles
+        columns |= {f"events={name}": name for name in self.events}
+        source = shards.read_source(
+            self.path, columns=columns, separator=self.separator
+        )
         with shards.plain_errors(self.path):
             return assemble(source, config=self)
 
@@ -145,14 +147,14 @@ def check_named(
     events: dict, users: Entities, items: Entities, *, config: Config
 ) -> None:
     """Raise InputError for a column whose kind is named, and that was not read."""
-    there = {**events, **users.columns, **users.text, **items.columns, **items.text}
+    columns = {**events, **users.columns, **users.text, **items.columns, **items.text}
     for field in ("bags", "text", "dense", "categorical"):
         for name in getattr(config, field):
-            if name not in there:
+            if name not in columns:
                 raise InputError(
                     f"data.{field}: there is no column {name!r} among the features and "
-                    f"events{shards.nearest(name, there)} There are: "
-                    f"{shards.shown(list(there)) or 'none'}. Features come from the files "
+                    f"events{shards.nearest(name, columns)} There are: "
+                    f"{shards.shown(list(columns)) or 'none'}. Features come from the files "
                     "of data.item_features and data.user_features"
                 )
 
@@ -357,9 +359,9 @@ def read_entities(
         raise InputError(f"data.{side}_columns is set, data.{side}_features is not")
     if not path:
         return entity_files.Described(Entities(raw), ())
-    asked = {f"{side}_columns={name}": name for name in names}
+    columns = {f"{side}_columns={name}": name for name in names}
     source = shards.read_source(
-        path, columns=asked and asked | {side: key}, separator=config.separator
+        path, columns=columns and columns | {side: key}, separator=config.separator
     )
     if key not in source.rows.columns:
         raise InputError(

@@ -286,8 +286,8 @@ def parse_entities(text: bytes, *, table: Table, path: str) -> dict[int, dict]:
 
 
 def assemble(rows: np.ndarray, *, users: dict, items: dict) -> Interactions:
-    user_id, user = align(rows[:, 0], known=list(users))
-    item_id, item = align(rows[:, 1], known=list(items))
+    user_id, user = align(rows[:, 0], listed_ids=list(users))
+    item_id, item = align(rows[:, 1], listed_ids=list(items))
     for side, codes, listed in (("movie", item, items), ("user", user, users)):
         unlisted = int((codes >= len(listed)).sum())
         if unlisted > max(10, MAX_UNKNOWN * len(rows)):
@@ -306,9 +306,9 @@ def assemble(rows: np.ndarray, *, users: dict, items: dict) -> Interactions:
     )
 
 
-def align(raw: np.ndarray, *, known: list[int]) -> tuple[np.ndarray, np.ndarray]:
+def align(raw: np.ndarray, *, listed_ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
     """Ids, the known ones first, and the place in them of each raw id."""
-    ids = np.concatenate([known, np.setdiff1d(raw, known)]).astype(np.int64)
+    ids = np.concatenate([listed_ids, np.setdiff1d(raw, listed_ids)]).astype(np.int64)
     order = np.argsort(ids)
     return ids, order[np.searchsorted(ids, raw, sorter=order)].astype(np.int32)
 
@@ -343,5 +343,5 @@ def genres_of(record: dict[str, str]) -> list[str]:
 def year_of(record: dict[str, str]) -> int:
     """From '01-Jan-1995', else from 'Toy Story (1995)', else 0."""
     texts = record.get("released", ""), record["title"]
-    found = (re.search(r"[-(](\d{4})\)?\s*$", text) for text in texts)
-    return next((int(match[1]) for match in found if match), 0)
+    matches = (re.search(r"[-(](\d{4})\)?\s*$", text) for text in texts)
+    return next((int(match[1]) for match in matches if match), 0)

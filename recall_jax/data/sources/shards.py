@@ -83,7 +83,7 @@ def read_source(path: str, *, columns: dict[str, str], separator: str) -> Source
                 f"{shard} and {shards[0]} differ in the columns {shown(odd)}; shards "
                 "have all the same"
             )
-    check_columns(columns, there=names, path=str(shards[0]))
+    check_columns(columns, header=names, path=str(shards[0]))
     names = list(dict.fromkeys(columns.values())) or names
     frames = [read_shard(shard, names=names, separator=separator) for shard in shards]
     if not sum(map(len, frames)):
@@ -109,9 +109,9 @@ def one_frame(
             )
         except polars.exceptions.PolarsError as error:
             types = {part.dtype: path for part, path in zip(parts, shards, strict=True)}
-            told = ", ".join(f"{kind} in {path}" for kind, path in types.items())
+            text = ", ".join(f"{kind} in {path}" for kind, path in types.items())
             raise InputError(
-                f"column {name!r} holds {told}; write one type in all shards"
+                f"column {name!r} holds {text}; write one type in all shards"
             ) from error
     return polars.concat(columns, how="horizontal")
 
@@ -151,30 +151,30 @@ def find_shards(path: str) -> list[pathlib.Path]:
     underscore or stand in a folder that does, are no part of it, unless named."""
     place = pathlib.Path(path).expanduser()
     if path and place.is_dir():
-        found = [p for p in place.rglob("*") if not is_hidden(p.relative_to(place))]
-        found = [p for p in found if is_shard(p)]
+        paths = [p for p in place.rglob("*") if not is_hidden(p.relative_to(place))]
+        paths = [p for p in paths if is_shard(p)]
     elif place.is_file():  # its name may have a [
-        found = [place]
+        paths = [place]
     else:
         fixed = len(
             list(itertools.takewhile(lambda x: not glob.has_magic(x), place.parts))
         )
-        found = [pathlib.Path(p) for p in glob.glob(str(place), recursive=True)]
-        found = [p for p in found if p.is_file()]
-        found = [p for p in found if not is_hidden(pathlib.Path(*p.parts[fixed:]))]
+        paths = [pathlib.Path(p) for p in glob.glob(str(place), recursive=True)]
+        paths = [p for p in paths if p.is_file()]
+        paths = [p for p in paths if not is_hidden(pathlib.Path(*p.parts[fixed:]))]
     if "://" in path:
         raise InputError(f"{path} is not on this machine's disk; copy the log there")
-    if not path or not found:
+    if not path or not paths:
         raise MissingData(
             f"there is no log at {path!r}; expected a file, a folder of shards or a "
             f"glob, with names that end in {', '.join(SUFFIXES)} and begin with neither "
             ". nor _"
         )
-    if odd := [p for p in found if not is_shard(p)]:
+    if odd := [p for p in paths if not is_shard(p)]:
         raise InputError(f"{odd[0]}: its name should end in {', '.join(SUFFIXES)}")
-    if len({is_text(p) for p in found}) > 1:
+    if len({is_text(p) for p in paths}) > 1:
         raise InputError(f"{path} holds Parquet and text files; name one kind, *.csv")
-    ordered = sorted(found, key=in_numeric_order)
+    ordered = sorted(paths, key=in_numeric_order)
     return list({p.resolve(): p for p in reversed(ordered)}.values())[::-1]
 
 
@@ -240,21 +240,21 @@ def plain_errors(path: str | pathlib.Path) -> Iterator[None]:
         raise InputError(f"{path} could not be read: {said}. Is it whole?") from error
 
 
-def check_columns(columns: dict[str, str], *, there: list[str], path: str) -> None:
+def check_columns(columns: dict[str, str], *, header: list[str], path: str) -> None:
     for option, name in columns.items():
-        if name not in there:
+        if name not in header:
             raise InputError(
                 f"{path} has no column {name!r} (data.{option})"
-                f"{nearest(name, there)} It has {shown(there)}; a file without a line "
+                f"{nearest(name, header)} It has {shown(header)}; a file without a line "
                 "of column names needs one"
                 + partition(name, path=path)
-                + separated(there)
+                + separated(header)
             )
 
 
-def separated(there: list[str]) -> str:
+def separated(header: list[str]) -> str:
     """What to say of a single column whose name seems to be several."""
-    others = [x for x in ",;|\t" if len(there) == 1 and x in there[0]]
+    others = [x for x in ",;|\t" if len(header) == 1 and x in header[0]]
     if not others:
         return ""
     return f"; if its columns are parted by {others[0]!r}, say --config.data.separator"
@@ -270,8 +270,8 @@ def partition(name: str, *, path: str) -> str:
     )
 
 
-def nearest(name: str, there: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, there, n=1, cutoff=0.4)
+def nearest(name: str, choices: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.4)
     return f"; did you mean {close[0]!r}?" if close else "."
 
 

@@ -357,8 +357,8 @@ def _exposures(config: Config, rng, items: Catalogue, walk: Walk):
     row = walk.user * np.int64(len(items.market))
     met, key = row + walk.item, row[event] + item
     order = np.argsort(met)
-    found = order[np.searchsorted(met, key, sorter=order) % len(met)]
-    free = (met[found] != key) | (found > event)
+    met_event = order[np.searchsorted(met, key, sorter=order) % len(met)]
+    free = (met[met_event] != key) | (met_event > event)
     free &= items.birth_day[item] <= walk.day[event]
     item = item[free.argmax(axis=0), np.arange(len(event))]  # the first free of 8
     return event[free.any(axis=0)], item[free.any(axis=0)].astype(np.int32)

@@ -321,7 +321,7 @@ def _by_python(file: File, stream: _Stream, *, columns: list[str]) -> "pl.DataFr
     """The rows of about a block, which may be some bytes more."""
     import polars
 
-    rows, made, stop = _Rows(file, stream), [], len(stream.buffer)
+    rows, table, stop = _Rows(file, stream), [], len(stream.buffer)
     for row in rows.records():
         if len(row) > len(columns):
             raise InputError(
@@ -329,9 +329,9 @@ def _by_python(file: File, stream: _Stream, *, columns: list[str]) -> "pl.DataFr
                 f"{len(columns)} columns; put a field that holds {file.separator!r} in "
                 "quotes"
             )
-        made.append(row + [None] * (len(columns) - len(row)))
+        table.append(row + [None] * (len(columns) - len(row)))
         stop -= sum(map(len, row))
         if stop < 0 and not rows.left:
             break
     schema = dict.fromkeys(columns, polars.String)
-    return polars.DataFrame(made, schema=schema, orient="row")
+    return polars.DataFrame(table, schema=schema, orient="row")

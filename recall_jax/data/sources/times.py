@@ -155,8 +155,8 @@ def _of_text(raw: "pl.Series", *, ticks: int, iso: bool) -> Moments:
 
 def _filled(first: Moments, second: Moments) -> Moments:
     """The second's where the first has none."""
-    there = first[0].is_not_null()
-    return tuple(x.zip_with(there, y) for x, y in zip(first, second, strict=True))
+    present = first[0].is_not_null()
+    return tuple(x.zip_with(present, y) for x, y in zip(first, second, strict=True))
 
 
 def plain_iso(text: "pl.Series") -> "pl.Series":
@@ -212,10 +212,10 @@ def _check_unit(
     numbers = every.filter(is_number)
     low, high, usual = numbers.min(), numbers.max(), numbers.median()
     first = numbers.quantile(0.01, "higher")  # a few may stand for unknown ones
-    asked = "unix seconds" if mine == "s" else f"unix time in {mine}"
+    unit_name = "unix seconds" if mine == "s" else f"unix time in {mine}"
     said = (
         f"{source.where(0)}: times in {column!r} run from {low} to {high}, which are not "
-        f"{asked}"
+        f"{unit_name}"
     )
     if stamp := _stamp(raw, low=low, high=high):
         raise InputError(f"{said} but dates; say so: --config.data.time_format={stamp}")
@@ -228,7 +228,9 @@ def _check_unit(
         raise InputError(f"{said}; {remedy}")
     if fits:
         odd = (seconds >= LAST) | ((seconds < RECENT) & (every >= RECENT))
-        source.refuse(odd & is_number, column=column, expected=f"{asked}, as most are")
+        source.refuse(
+            odd & is_number, column=column, expected=f"{unit_name}, as most are"
+        )
 
 
 def _stamp(raw: "pl.Series", *, low: int, high: int) -> str:

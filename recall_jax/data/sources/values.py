@@ -206,15 +206,15 @@ def _read_list(cell: str | None) -> list[str] | None:
     if not re.match(LIST, cell, re.DOTALL):
         return None if cell[:1] in "[({" else [cell]
     try:
-        found = json.loads(cell)
+        content = json.loads(cell)
     except ValueError:
         try:
-            found = ast.literal_eval(cell)
+            content = ast.literal_eval(cell)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             return None
-    if not isinstance(found, list | tuple | set):
+    if not isinstance(content, list | tuple | set):
         return None
-    kept = [x for x in found if x is not None]
+    kept = [x for x in content if x is not None]
     parted_by_blanks = re.search(r"""(['"])\s+\1""", cell)  # as NumPy prints: no list
     if parted_by_blanks or not all(isinstance(x, str | int) for x in kept):
         return None

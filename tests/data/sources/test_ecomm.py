@@ -79,8 +79,8 @@ def test_an_items_columns_stand_at_its_id(tmp_path):
 
 def test_prices_fall_evenly_into_buckets(tmp_path):
     items = [f"{j}\t1\t1\t0\t{j**3}" for j in range(1, 101)]
-    found = write(tmp_path, items=items, price_buckets=4).load().items
-    bucket = found.columns["price_bucket"][:100]
+    entities = write(tmp_path, items=items, price_buckets=4).load().items
+    bucket = entities.columns["price_bucket"][:100]
     np.testing.assert_array_equal(np.bincount(bucket), [25] * 4)
     assert (np.diff(bucket) >= 0).all()
 
@@ -162,8 +162,8 @@ def test_the_real_files_have_what_was_counted_in_them():
         pytest.skip(f"no {folder}; name its parent in RECALL_DATA_DIR")
     log = ecomm.Config(dir=str(folder)).load()
     assert len(log) == 85_213 - 4_270
-    there = len(np.unique(log.user)), len(np.unique(log.item))
-    assert there == (1_476, 34_505)
+    sizes = len(np.unique(log.user)), len(np.unique(log.item))
+    assert sizes == (1_476, 34_505)
     assert np.mean(log.items.columns["brand"] == "") == pytest.approx(0.98, abs=0.005)
     assert (log.items.columns["price_bucket"] >= 0).all()
     assert len(np.unique(log.time)) == 10

@@ -101,8 +101,8 @@ def test_the_folder_comes_from_dir_or_from_the_data_folder_by_name(
     named.mkdir()
     log = write(named).load()
     monkeypatch.setenv("RECALL_DATA_DIR", str(tmp_path))
-    found = lightgcn.Config(name="yelp").load()
-    assert rows(found) == rows(log) and found.source == f"yelp, {named}"
+    named_log = lightgcn.Config(name="yelp").load()
+    assert rows(named_log) == rows(log) and named_log.source == f"yelp, {named}"
     monkeypatch.setenv("RECALL_DATA_DIR", str(tmp_path / "elsewhere"))
     assert rows(lightgcn.Config(dir=str(named)).load()) == rows(log)
 
@@ -165,8 +165,8 @@ def test_a_file_that_is_no_text_is_named(tmp_path):
 
 
 def test_a_pair_in_both_files_is_refused_and_the_first_named(tmp_path):
-    told = "2 pairs of test.txt stand in train.txt too, the first user 5, item 40"
-    refused(tmp_path, told, test="0 40\n5 99 40\n1 20 10\n")
+    message = "2 pairs of test.txt stand in train.txt too, the first user 5, item 40"
+    refused(tmp_path, message, test="0 40\n5 99 40\n1 20 10\n")
     crossed = write(tmp_path, train="1 12\n11 2\n", test="1 2\n11 12\n12 1\n")
     assert len(crossed.load()) == 5  # the same numbers in other pairs
 

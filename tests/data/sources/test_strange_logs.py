@@ -286,8 +286,8 @@ def test_events_without_a_session_are_each_alone(tmp_path, none):
     frame.write_csv(tmp_path / "log.csv")
     for name in ("log.csv", "log.parquet"):
         data = prepare(tmp_path / name, session="s")
-        made = sequences.sessions(data, itemwise.SequencesConfig(cut="session"))
-        starts = np.append(np.flatnonzero(made.begins), len(made.at))
+        log_sessions = sequences.sessions(data, itemwise.SequencesConfig(cut="session"))
+        starts = np.append(np.flatnonzero(log_sessions.begins), len(log_sessions.at))
         assert sorted(np.diff(starts).tolist()) == [1] * 8 + [2, 2]
 
 
@@ -353,8 +353,8 @@ def test_pauses_and_order_within_seconds_are_those_of_the_whole_time(tmp_path):
     rows = {"user": [0] * 6 + [1] * 6, "item": [*range(6)] * 2, "t": times * 2}
     pl.DataFrame(rows).write_csv(tmp_path / "log.csv")
     data = prepare(tmp_path / "log.csv", time_format="ms")
-    made = sequences.sessions(data, itemwise.SequencesConfig(cut="gap", gap=1))
-    starts = np.append(np.flatnonzero(made.begins), len(made.at))
+    sessions = sequences.sessions(data, itemwise.SequencesConfig(cut="gap", gap=1))
+    starts = np.append(np.flatnonzero(sessions.begins), len(sessions.at))
     assert np.diff(starts).tolist() == [3, 1, 2] * 2  # 1.1 and 1.05 s are more than 1
     close = pl.DataFrame(rows | {"t": [AT * 1000 + j for j in range(6)] * 2})
     close.write_csv(tmp_path / "close.csv")

@@ -14,19 +14,19 @@ SMALL = {"num_users": 200, "num_items": 150, "num_events": 4_000, "num_markets":
 
 
 @pytest.fixture(scope="module")
-def made():
+def world():
     return synthetic.generate(synthetic.Config())
 
 
 @pytest.fixture(scope="module")
-def positives(made):
-    return made.log.select(made.log.events["action"] > 0)
+def positives(world):
+    return world.log.select(world.log.events["action"] > 0)
 
 
 @pytest.fixture(scope="module")
-def chances(made):
+def chances(world):
     """What the oracle says of every user's last event, float32 [users, items]."""
-    return in_blocks(made.oracle, from_end=1)
+    return in_blocks(world.oracle, from_end=1)
 
 
 def in_blocks(oracle, *, from_end):
@@ -81,10 +81,10 @@ def test_a_seed_makes_one_log():
     assert len(one) != len(other) or (one.item != other.item).any()
 
 
-def test_it_has_the_sizes_asked_for(made, positives):
-    config, length = made.oracle.config, np.bincount(positives.user)
-    assert len(made.log.users) == config.num_users
-    assert len(made.log.items) == config.num_items
+def test_it_has_the_sizes_asked_for(world, positives):
+    config, length = world.oracle.config, np.bincount(positives.user)
+    assert len(world.log.users) == config.num_users
+    assert len(world.log.items) == config.num_items
     assert abs(len(positives) / config.num_events - 1) < 0.01
     assert length.min() == synthetic.MIN_EVENTS
     assert length.max() == config.max_events_per_user
@@ -97,8 +97,8 @@ def test_any_feasible_number_of_events_comes_out(num_events):
     assert abs((log.events["action"] > 0).sum() / num_events - 1) < 0.02
 
 
-def test_every_column_is_there_and_aligned(made):
-    log = made.log
+def test_every_column_is_there_and_aligned(world):
+    log = world.log
     assert set(log.users.columns) == {"age", "gender", "region", "device"}
     assert set(log.items.columns) == {
         *("market", "kind", "price_bucket", "brand", "tags", "noise", "birth_time")
@@ -120,20 +120,20 @@ def test_every_column_is_there_and_aligned(made):
     assert tags.min() == 1 and tags.max() == 4
 
 
-def test_raw_ids_are_strings_and_integers(made):
-    users, items = made.log.users.id, made.log.items.id
+def test_raw_ids_are_strings_and_integers(world):
+    users, items = world.log.users.id, world.log.items.id
     assert users[123] == "u000123" and items.dtype.kind == "i"
     assert len(np.unique(users)) == len(users) and len(np.unique(items)) == len(items)
 
 
-def test_titles_speak_of_brand_tag_and_market(made):
-    items = made.log.items
+def test_titles_speak_of_brand_tag_and_market(world):
+    items = world.log.items
     for row in (0, 1000, 2399):
         brand, tag, word = items.text["title"][row].split()
         assert brand == items.columns["brand"][row]
         assert tag == items.columns["tags"].values[items.columns["tags"].offsets[row]]
         market = int(items.columns["market"][row][1:])
-        assert word in made.oracle.catalogue.words[market]
+        assert word in world.oracle.catalogue.words[market]
 
 
 def test_made_up_words_differ():
@@ -144,8 +144,8 @@ def test_made_up_words_differ():
 # Time, sessions, births
 
 
-def test_time_rises_within_a_user_and_sessions_lie_apart(made):
-    log = made.log
+def test_time_rises_within_a_user_and_sessions_lie_apart(world):
+    log = world.log
     same = log.user[1:] == log.user[:-1]
     pause = np.diff(log.time)[same]
     session = log.events["session"]
@@ -154,28 +154,28 @@ def test_time_rises_within_a_user_and_sessions_lie_apart(made):
     assert pause[new].min() > synthetic.SESSION_GAP
     assert pause[~new].max() < synthetic.SESSION_GAP
     assert (np.diff(session)[~same] == 1).all()
-    end = synthetic.START + made.oracle.config.span_days * synthetic.DAY
+    end = synthetic.START + world.oracle.config.span_days * synthetic.DAY
     assert log.time.min() > synthetic.START and log.time.max() < end
 
 
-def test_nothing_is_shown_before_its_birth_and_new_items_find_users(made):
-    birth = made.log.items.columns["birth_time"]
-    assert (made.log.time >= birth[made.log.item]).all()
+def test_nothing_is_shown_before_its_birth_and_new_items_find_users(world):
+    birth = world.log.items.columns["birth_time"]
+    assert (world.log.time >= birth[world.log.item]).all()
     young = birth > synthetic.START
     assert young.mean() == pytest.approx(synthetic.NEW_ITEM_SHARE, abs=1e-3)
-    assert young[made.log.item].mean() > 0.03
+    assert young[world.log.item].mean() > 0.03
 
 
-def test_no_positive_is_repeated(made, positives):
-    pair = positives.user.astype(np.int64) * len(made.log.items) + positives.item
+def test_no_positive_is_repeated(world, positives):
+    pair = positives.user.astype(np.int64) * len(world.log.items) + positives.item
     assert len(np.unique(pair)) == len(pair)
 
 
 # What happens at an event
 
 
-def test_shown_rows_are_no_positives(made):
-    log, shown = made.log, made.log.events["action"] == 0
+def test_shown_rows_are_no_positives(world):
+    log, shown = world.log, world.log.events["action"] == 0
     assert shown.sum() / (~shown).sum() == pytest.approx(0.5, abs=0.05)
     for name in ("grade", "dwell", "conversion"):
         assert (log.events[name][shown] == 0).all()
@@ -188,22 +188,22 @@ def test_shown_rows_are_no_positives(made):
     )
 
 
-def test_shown_rows_follow_a_positive_of_their_market_and_session(made):
-    log, shown = made.log, made.log.events["action"] == 0
+def test_shown_rows_follow_a_positive_of_their_market_and_session(world):
+    log, shown = world.log, world.log.events["action"] == 0
     source = np.maximum.accumulate(np.where(shown, 0, np.arange(len(log))))
     for column in (log.user, log.events["session"], log.events["market"]):
         assert (column == column[source]).all()
     assert (log.time - log.time[source] <= synthetic.MAX_SHOWN).all()
 
 
-def test_shown_items_are_the_popular_ones(made, positives):
-    count = np.bincount(positives.item, minlength=len(made.log.items))
-    shown = made.log.item[made.log.events["action"] == 0]
+def test_shown_items_are_the_popular_ones(world, positives):
+    count = np.bincount(positives.item, minlength=len(world.log.items))
+    shown = world.log.item[world.log.events["action"] == 0]
     assert np.median(count[shown]) > np.median(count)
 
 
-def test_reactions_follow_the_match(made, positives):
-    walk, items = made.oracle.walk, made.oracle.catalogue
+def test_reactions_follow_the_match(world, positives):
+    walk, items = world.oracle.walk, world.oracle.catalogue
     match = (walk.wish * items.own[walk.item]).sum(axis=1)
     action, dwell = positives.events["action"], positives.events["dwell"]
     careless = dwell < 2
@@ -215,8 +215,8 @@ def test_reactions_follow_the_match(made, positives):
     assert set(positives.events["grade"]) == {1, 2, 3, 4}
 
 
-def test_conversions_close_sessions_within_their_intent(made, positives):
-    walk, items = made.oracle.walk, made.oracle.catalogue
+def test_conversions_close_sessions_within_their_intent(world, positives):
+    walk, items = world.oracle.walk, world.oracle.catalogue
     bought = positives.events["conversion"] == 1
     np.testing.assert_array_equal(bought, positives.events["action"] == 5)
     last = np.append(walk.begins[1:], True)
@@ -230,11 +230,11 @@ def test_conversions_close_sessions_within_their_intent(made, positives):
     assert rate.max() > 2 * rate.min()  # markets differ
 
 
-def test_searches_speak_of_the_intent_once_it_is_known(made, positives):
-    walk, query = made.oracle.walk, positives.events["query"]
+def test_searches_speak_of_the_intent_once_it_is_known(world, positives):
+    walk, query = world.oracle.walk, positives.events["query"]
     count = np.diff(query.offsets)
     row = np.repeat(np.arange(len(positives)), count)
-    words = made.oracle.catalogue.words[walk.intent[row]]
+    words = world.oracle.catalogue.words[walk.intent[row]]
     assert (words == query.values[:, None]).any(axis=1).all()
     assert not walk.begins[count > 0].any()
     second = ~walk.begins & np.append(False, walk.begins[:-1])
@@ -259,9 +259,13 @@ def surprise(first, second, shuffle):
     return (information(first, second) - np.mean(null)) / np.std(null)
 
 
-def item_field_surprise(made, column, *, markets):
+def item_field_surprise(world, column, *, markets):
     """Between consecutive items of one market, against swaps of the field inside it."""
-    rng, items, walk = np.random.default_rng(0), made.oracle.catalogue, made.oracle.walk
+    rng, items, walk = (
+        np.random.default_rng(0),
+        world.oracle.catalogue,
+        world.oracle.walk,
+    )
     field = np.unique(column, return_inverse=True)[1]
     here = np.isin(items.market, markets)
     a, b = walk.item[:-1], walk.item[1:]
@@ -277,32 +281,35 @@ def item_field_surprise(made, column, *, markets):
     return surprise(field[a], field[b], swap)
 
 
-def test_what_an_item_field_is_worth_differs_by_market(made):
+def test_what_an_item_field_is_worth_differs_by_market(world):
     columns, even, odd = (
-        made.log.items.columns,
+        world.log.items.columns,
         np.arange(0, 24, 2),
         np.arange(1, 24, 2),
     )
 
-    def told(name, markets):
-        return item_field_surprise(made, columns[name], markets=markets)
+    def surprise_of(name, markets):
+        return item_field_surprise(world, columns[name], markets=markets)
 
-    assert min(told("brand", even), told("price_bucket", odd)) > 15
-    assert abs(told("brand", odd)) < 4 and abs(told("price_bucket", even)) < 4
+    assert min(surprise_of("brand", even), surprise_of("price_bucket", odd)) > 15
+    assert (
+        abs(surprise_of("brand", odd)) < 4
+        and abs(surprise_of("price_bucket", even)) < 4
+    )
     tags = columns["tags"]
     nearest = tags.values[tags.offsets[:-1]]
     for markets in (even, odd):
-        assert told("kind", markets) > 5
-        assert item_field_surprise(made, nearest, markets=markets) > 15
-        assert abs(told("noise", markets)) < 4
+        assert surprise_of("kind", markets) > 5
+        assert item_field_surprise(world, nearest, markets=markets) > 15
+        assert abs(surprise_of("noise", markets)) < 4
 
 
-def test_profiles_tell_of_taste_except_the_device(made):
-    rng, walk = np.random.default_rng(0), made.oracle.walk
-    market = made.oracle.catalogue.market[walk.item]
+def test_profiles_tell_of_taste_except_the_device(world):
+    rng, walk = np.random.default_rng(0), world.oracle.walk
+    market = world.oracle.catalogue.market[walk.item]
 
-    def told(name):
-        column = made.log.users.columns[name]
+    def surprise_of(name):
+        column = world.log.users.columns[name]
         field = np.unique(column, return_inverse=True)[1]
 
         def swap(*_):
@@ -310,8 +317,8 @@ def test_profiles_tell_of_taste_except_the_device(made):
 
         return surprise(field[walk.user], market, swap)
 
-    assert min(told("age"), told("gender"), told("region")) > 20
-    assert abs(told("device")) < 4
+    assert min(surprise_of("age"), surprise_of("gender"), surprise_of("region")) > 20
+    assert abs(surprise_of("device")) < 4
 
 
 # How hard it is
@@ -323,9 +330,9 @@ def hit_at_10(scores, target, seen):
 
 
 @pytest.fixture(scope="module")
-def table(made, chances):
+def table(world, chances):
     """Leave-one-out hit@10, items met removed."""
-    walk, shape = made.oracle.walk, chances.shape
+    walk, shape = world.oracle.walk, chances.shape
     last, target = walk.start[1:] - 1, targets(walk, from_end=1)
     seen = one_hot(np.delete(walk.user, last), np.delete(walk.item, last), shape)
     train = np.ones(len(walk.item), bool)
@@ -387,22 +394,22 @@ LIMIT = 94  # chi-square of 49 degrees exceeds it once in ten thousand times
 
 
 @pytest.mark.parametrize("from_end", [1, 2])
-def test_targets_are_drawn_with_the_oracles_chances(made, chances, from_end):
-    said = chances if from_end == 1 else in_blocks(made.oracle, from_end=from_end)
+def test_targets_are_drawn_with_the_oracles_chances(world, chances, from_end):
+    said = chances if from_end == 1 else in_blocks(world.oracle, from_end=from_end)
     for before in ORDERS.values():
-        uneven = unevenness(made.oracle.walk, said, from_end=from_end, before=before)
+        uneven = unevenness(world.oracle.walk, said, from_end=from_end, before=before)
         assert uneven < LIMIT
 
 
-def test_the_check_sees_a_wrong_oracle(made):
-    config = dataclasses.replace(made.oracle.config, session_stay=0.5)
-    wrong = dataclasses.replace(made.oracle, config=config)
+def test_the_check_sees_a_wrong_oracle(world):
+    config = dataclasses.replace(world.oracle.config, session_stay=0.5)
+    wrong = dataclasses.replace(world.oracle, config=config)
     said, before = in_blocks(wrong, from_end=1), ORDERS["by chance"]
     assert unevenness(wrong.walk, said, from_end=1, before=before) > LIMIT
 
 
-def test_chances_add_up_and_leave_out_the_impossible(made, chances):
-    walk, items = made.oracle.walk, made.oracle.catalogue
+def test_chances_add_up_and_leave_out_the_impossible(world, chances):
+    walk, items = world.oracle.walk, world.oracle.catalogue
     last = walk.start[1:] - 1
     np.testing.assert_allclose(chances.sum(axis=1, dtype="f8"), 1, atol=1e-5)
     past = np.delete(np.arange(len(walk.item)), last)
@@ -412,9 +419,9 @@ def test_chances_add_up_and_leave_out_the_impossible(made, chances):
     assert chances.dtype == np.float32
 
 
-def slow_chances(made, *, user, from_end):
+def slow_chances(world, *, user, from_end):
     """P(item) from the module's docstring in plain loops, with the user's taste."""
-    config, items, walk = made.oracle.config, made.oracle.catalogue, made.oracle.walk
+    config, items, walk = world.oracle.config, world.oracle.catalogue, world.oracle.walk
     own = items.own.astype(float)
     first, at = walk.start[user], walk.start[user + 1] - from_end
     taste = walk.wish[first].astype(float)  # nothing met yet
@@ -440,18 +447,18 @@ def slow_chances(made, *, user, from_end):
 
 
 @pytest.mark.parametrize("from_end", [1, 2, 5])
-def test_scores_follow_the_formula(made, from_end):
+def test_scores_follow_the_formula(world, from_end):
     users = np.array([0, 7, 4321])
-    fast = made.oracle.scores(users, from_end=from_end)
+    fast = world.oracle.scores(users, from_end=from_end)
     for row, user in zip(fast, users):
-        slow = slow_chances(made, user=user, from_end=from_end)
+        slow = slow_chances(world, user=user, from_end=from_end)
         np.testing.assert_allclose(row, slow, rtol=2e-3, atol=1e-9)
 
 
-def test_the_oracle_refuses_events_that_are_not_there(made):
+def test_the_oracle_refuses_events_that_are_not_there(world):
     for from_end in (0, 201):
         with pytest.raises(InputError, match="choose 1 to 5"):
-            made.oracle.scores(np.arange(3), from_end=from_end)
+            world.oracle.scores(np.arange(3), from_end=from_end)
 
 
 # Sizes and mistakes
@@ -459,21 +466,21 @@ def test_the_oracle_refuses_events_that_are_not_there(made):
 
 def test_blocks_of_users_keep_every_promise(monkeypatch):
     monkeypatch.setattr(synthetic, "BLOCK", 64 * SMALL["num_items"])
-    made = synthetic.generate(synthetic.Config(**SMALL))
-    walk = made.oracle.walk
+    world = synthetic.generate(synthetic.Config(**SMALL))
+    walk = world.oracle.walk
     pair = walk.user * SMALL["num_items"] + walk.item
     assert len(np.unique(pair)) == len(pair)
-    chances = in_blocks(made.oracle, from_end=1)
+    chances = in_blocks(world.oracle, from_end=1)
     assert (chances[np.arange(len(chances)), targets(walk, from_end=1)] > 0).all()
 
 
 def test_an_exhausted_market_is_left():
     """Markets of five items and users who meet twenty: intents run out."""
     config = synthetic.Config(60, 60, 1_100, num_markets=12, session_stay=1.0)
-    made = synthetic.generate(config)
-    walk, items = made.oracle.walk, made.oracle.catalogue
+    world = synthetic.generate(config)
+    walk, items = world.oracle.walk, world.oracle.catalogue
     assert (items.market[walk.item] != walk.intent).any()
-    chances = in_blocks(made.oracle, from_end=1)
+    chances = in_blocks(world.oracle, from_end=1)
     assert (chances[np.arange(60), targets(walk, from_end=1)] > 0).all()
 
 

@@ -64,13 +64,13 @@ def test_whatever_pythons_csv_writes_comes_back(tmp_path_factory, table, end, bl
     file = write(tmp_path_factory.mktemp("csv") / "log.csv", text.getvalue())
     before, text_files.BLOCK, text_files.PIECE = text_files.BLOCK, block, 8
     try:
-        found = rows(file)
+        actual = rows(file)
     finally:
         text_files.BLOCK, text_files.PIECE = before, 1 << 20
     wanted = by_python(text.getvalue())
-    while wanted and not any(wanted[-1]) and len(wanted) > len(found):
+    while wanted and not any(wanted[-1]) and len(wanted) > len(actual):
         wanted.pop()  # lines at the end that hold nothing
-    assert found == wanted
+    assert actual == wanted
 
 
 LINE = st.text(st.sampled_from(list('ab1 "')), max_size=8)
@@ -82,13 +82,13 @@ def test_odd_quotes_are_read_as_python_reads_them_or_refused(tmp_path_factory, t
     text = "x,y,z\n" + "".join(",".join(row) + "\n" for row in table)
     file = write(tmp_path_factory.mktemp("csv") / "log.csv", text)
     try:
-        found = rows(file)
+        actual = rows(file)
     except InputError as problem:
         assert ", line " in str(problem)
         return
     wanted = by_python(text)
-    assert found == wanted[: len(found)]
-    assert not any(map(any, wanted[len(found) :]))
+    assert actual == wanted[: len(actual)]
+    assert not any(map(any, wanted[len(actual) :]))
 
 
 @pytest.mark.parametrize(

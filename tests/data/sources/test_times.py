@@ -217,7 +217,7 @@ def test_times_that_lost_their_digits_are_refused(values, kind, said):
 
 def as_rows(said: str) -> str:
     """What is said of lines, of the rows of a Parquet file."""
-    return re.sub(r"line (\d+)", lambda found: f"row {int(found[1]) - 2}", said)
+    return re.sub(r"line (\d+)", lambda match: f"row {int(match[1]) - 2}", said)
 
 
 def test_hours_without_minutes_can_be_named():

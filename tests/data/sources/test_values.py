@@ -17,11 +17,11 @@ def entities(folder, *, side: str = "item", kind: str = "csv", **options):
     columns = options.pop("columns")
     log = pl.DataFrame({"user": [1, 2] * 3, "item": IDS})
     frame = pl.DataFrame({"item": IDS, **columns})
-    for name, made in (("log", log), ("items", frame)):
+    for name, table in (("log", log), ("items", frame)):
         if kind == "csv":
-            made.write_csv(folder / f"{name}.csv")
+            table.write_csv(folder / f"{name}.csv")
         else:
-            made.write_parquet(folder / f"{name}.parquet")
+            table.write_parquet(folder / f"{name}.parquet")
     path, features = folder / f"log.{kind}", folder / f"items.{kind}"
     read = logs.Config(str(path), item_features=str(features), **options).load()
     return read.items, read.report
@@ -47,9 +47,9 @@ KINDS = pytest.mark.parametrize("kind", ["csv", "parquet"])
     ],
 )
 def test_numbers_are_read_as_people_write_them(tmp_path, cells, expected, kind):
-    made, _ = entities(tmp_path, columns={"price": cells}, kind=kind)
+    items, _ = entities(tmp_path, columns={"price": cells}, kind=kind)
     wanted = np.array([np.nan if x is None else x for x in expected], np.float32)
-    np.testing.assert_array_equal(made.columns["price"], wanted)
+    np.testing.assert_array_equal(items.columns["price"], wanted)
 
 
 @KINDS
@@ -64,8 +64,8 @@ def test_numbers_are_read_as_people_write_them(tmp_path, cells, expected, kind):
     ],
 )
 def test_codes_and_words_are_categories(tmp_path, cells, expected, kind):
-    made, _ = entities(tmp_path, columns={"code": cells}, kind=kind)
-    assert made.columns["code"].tolist() == expected
+    items, _ = entities(tmp_path, columns={"code": cells}, kind=kind)
+    assert items.columns["code"].tolist() == expected
 
 
 def test_floats_of_codes_are_codes_and_typed_numbers_keep_their_kind(tmp_path):
@@ -74,10 +74,10 @@ def test_floats_of_codes_are_codes_and_typed_numbers_keep_their_kind(tmp_path):
         "price": [3.5, 1.0, None, float("nan"), 2.0, 1.0],
         "whole": [1, 2, None, 4, 5, 6],
     }
-    made, _ = entities(tmp_path, columns=columns, kind="parquet")
-    assert made.columns["code"].tolist() == ["3", "1", "", "", "2", "1"]
-    assert made.columns["price"].dtype == np.float32
-    assert made.columns["whole"].tolist() == ["1", "2", "", "4", "5", "6"]
+    items, _ = entities(tmp_path, columns=columns, kind="parquet")
+    assert items.columns["code"].tolist() == ["3", "1", "", "", "2", "1"]
+    assert items.columns["price"].dtype == np.float32
+    assert items.columns["whole"].tolist() == ["1", "2", "", "4", "5", "6"]
 
 
 def test_categories_of_parquet_are_read_as_their_words(tmp_path):
@@ -85,21 +85,21 @@ def test_categories_of_parquet_are_read_as_their_words(tmp_path):
         "kind": pl.Series(["x", "NA", "y", "x", "", " y"], dtype=pl.Categorical),
         "price": pl.Series(["1.5", "NA", "2", "3", "4", "5"], dtype=pl.Categorical),
     }
-    made, _ = entities(tmp_path, columns=columns, kind="parquet")
-    assert made.columns["kind"].tolist() == ["x", "", "y", "x", "", "y"]
-    np.testing.assert_array_equal(made.columns["price"], [1.5, np.nan, 2, 3, 4, 5])
+    items, _ = entities(tmp_path, columns=columns, kind="parquet")
+    assert items.columns["kind"].tolist() == ["x", "", "y", "x", "", "y"]
+    np.testing.assert_array_equal(items.columns["price"], [1.5, np.nan, 2, 3, 4, 5])
 
 
 @pytest.mark.parametrize("cell", ["{3F25-04E0}", "(0)", "(a)"])
 def test_what_only_looks_like_a_list_is_a_category(tmp_path, cell):
-    made, _ = entities(tmp_path, columns={"g": [cell] * 6})
-    assert made.columns["g"].tolist() == [cell] * 6
+    items, _ = entities(tmp_path, columns={"g": [cell] * 6})
+    assert items.columns["g"].tolist() == [cell] * 6
 
 
 def test_a_separator_of_several_letters_parts_too(tmp_path):
     columns = {"g": ["a::b", "b", "c::a", "d", "a", "b"]}
-    made, _ = entities(tmp_path, columns=columns, bags=("g",), list_separator="::")
-    assert several(made.columns["g"])[0] == ["a", "b"]
+    items, _ = entities(tmp_path, columns=columns, bags=("g",), list_separator="::")
+    assert several(items.columns["g"])[0] == ["a", "b"]
 
 
 def test_a_column_that_seems_to_hold_several_values_is_noted(tmp_path):
@@ -113,16 +113,16 @@ def test_a_column_that_seems_to_hold_several_values_is_noted(tmp_path):
 def test_what_a_config_says_of_a_column_holds(tmp_path, kind):
     columns = {"age": [1, 2, 3, 4, 5, 6], "size": [1.5, 2, 3, 4, 5, 6]}
     columns["year"] = ["07", "08", "09", "10", "11", "12"]
-    made, _ = entities(
+    items, _ = entities(
         tmp_path,
         columns=columns,
         kind=kind,
         dense=("age", "year"),
         categorical=("size",),
     )
-    np.testing.assert_array_equal(made.columns["age"], [1, 2, 3, 4, 5, 6])
-    np.testing.assert_array_equal(made.columns["year"], [7, 8, 9, 10, 11, 12])
-    assert made.columns["size"].dtype.kind == "U"
+    np.testing.assert_array_equal(items.columns["age"], [1, 2, 3, 4, 5, 6])
+    np.testing.assert_array_equal(items.columns["year"], [7, 8, 9, 10, 11, 12])
+    assert items.columns["size"].dtype.kind == "U"
     with pytest.raises(
         InputError, match=r"column 'age' should be a number.*data.dense"
     ):
@@ -143,8 +143,8 @@ def test_what_a_config_says_of_a_column_holds(tmp_path, kind):
 @KINDS
 def test_several_values_in_a_cell(tmp_path, cells, kind):
     bags = ("g",) if "|" in cells[0] else ()
-    made, _ = entities(tmp_path, columns={"g": cells}, kind=kind, bags=bags)
-    assert several(made.columns["g"]) == [["a", "b"], ["a"], [], [], ["b"], ["c"]]
+    items, _ = entities(tmp_path, columns={"g": cells}, kind=kind, bags=bags)
+    assert several(items.columns["g"]) == [["a", "b"], ["a"], [], [], ["b"], ["c"]]
 
 
 def several(bag: Bag) -> list[list]:
@@ -172,17 +172,19 @@ def test_a_separator_that_parts_nothing_is_noted(tmp_path):
 def test_an_index_without_a_name_is_left_out_unless_asked_for(tmp_path, kind):
     name = "" if kind == "csv" else "__index_level_0__"
     columns = {name: [0, 1, 3, 4, 5, 9], "cat": list("abcabc")}
-    made, report = entities(tmp_path, columns=columns, kind=kind)
-    assert list(made.columns) == ["cat"]
+    items, report = entities(tmp_path, columns=columns, kind=kind)
+    assert list(items.columns) == ["cat"]
     assert any(f"{name!r} is left out: it numbers the rows" in x for x in report)
-    made, _ = entities(tmp_path, columns=columns, kind=kind, item_columns=(name, "cat"))
-    assert set(made.columns) == {name, "cat"}
+    items, _ = entities(
+        tmp_path, columns=columns, kind=kind, item_columns=(name, "cat")
+    )
+    assert set(items.columns) == {name, "cat"}
 
 
 def test_columns_without_a_value_are_left_out(tmp_path):
     columns = {"none": ["NA", "", "-", "", "", ""], "cat": list("abcabc")}
-    made, report = entities(tmp_path, columns=columns)
-    assert list(made.columns) == ["cat"]
+    items, report = entities(tmp_path, columns=columns)
+    assert list(items.columns) == ["cat"]
     assert any("'none' is left out: it holds no value" in x for x in report)
 
 
