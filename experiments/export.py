@@ -38,7 +38,7 @@ def main(argv: list[str]) -> None:
     print(described(report))
 
 
-def load(workdir: pathlib.Path) -> towers.LoadedRun:
+def load(workdir: pathlib.Path) -> towers.ExportSource:
     """A run by its folder. Raises InputError if there is none or its data changed."""
     config, log, data = training.open_run(workdir)
     encoder, params = training.restore(config, data, workdir)
@@ -46,7 +46,7 @@ def load(workdir: pathlib.Path) -> towers.LoadedRun:
         data = prepared.resident(data)
     titles = log.items.text.get("title")
     removed = measure.removes_seen(config.evaluate, data)
-    return towers.LoadedRun(
+    return towers.ExportSource(
         encoder,
         params,
         data,

@@ -69,7 +69,7 @@ def measure_rows(
     )
     # The part before has compiled what this one needs.
     vectors, encoding = _timed(
-        lambda: encode.encode(
+        lambda: encode.encode_both(
             encoder, params, data=data, part=data.test, batch_size=size
         )
     )
@@ -111,7 +111,7 @@ def as_row(result: Result, *, config: Experiment, data: Data) -> Row:
     segmented = {
         group: {
             segment.name: _figures(
-                segments_lib.values(segment, result.ranks, names), fewest=FEWEST
+                segments_lib.segment_values(segment, result.ranks, names), fewest=FEWEST
             )
             for segment in members
         }

@@ -73,7 +73,7 @@ class Map(NamedTuple):
     values: Values  # of these items
 
 
-def values_of(run: similar.Run, name: str | None) -> Values:
+def values_of(run: similar.LoadedRun, name: str | None) -> Values:
     """An item column by catalogue id. Raises InputError for one that cannot colour."""
     columns = run.items.columns
     fit = [name for name, column in columns.items() if _is_categorical(column)]
@@ -97,7 +97,7 @@ def _is_categorical(column: np.ndarray | Bag) -> bool:
     return isinstance(column, Bag) or column.dtype.kind != "f"
 
 
-def make(run: similar.Run, values: Values, *, num: int, seed: int) -> Map:
+def make(run: similar.LoadedRun, values: Values, *, num: int, seed: int) -> Map:
     """Raises InputError for more clusters than items with a vector."""
     rows = np.flatnonzero(run.vectors.any(axis=1))
     if num > len(rows):
@@ -117,7 +117,7 @@ def make(run: similar.Run, values: Values, *, num: int, seed: int) -> Map:
     return Map(rows, of, near, flat, values._replace(of=values.of[rows]))
 
 
-def describe(item_map: Map, run: similar.Run) -> list[dict[str, Any]]:
+def describe(item_map: Map, run: similar.LoadedRun) -> list[dict[str, Any]]:
     """A row for each cluster, the largest first."""
     rows = []
     for cluster, near in enumerate(item_map.near):
@@ -146,7 +146,7 @@ def _commonest(values: np.ndarray) -> tuple[str, float]:
 
 
 def as_text(
-    item_map: Map, run: similar.Run, described: list[dict[str, Any]], *, seed: int
+    item_map: Map, run: similar.LoadedRun, described: list[dict[str, Any]], *, seed: int
 ) -> str:
     """What is printed."""
     left, (x, y) = len(run.ids) - len(item_map.rows), item_map.flat.share
@@ -160,7 +160,7 @@ def as_text(
         + without,
     ]
     columns = [name for name in described[0] if name != "ids"]
-    lines += ["", log.table([_cells(row) for row in described], columns), ""]
+    lines += ["", log.as_table([_cells(row) for row in described], columns), ""]
     if not some.any():
         return "\n".join(lines)
     for name, measure in (
@@ -236,7 +236,10 @@ def _pyplot():
 
 
 def write(
-    item_map: Map, run: similar.Run, described: list[dict[str, Any]], path: pathlib.Path
+    item_map: Map,
+    run: similar.LoadedRun,
+    described: list[dict[str, Any]],
+    path: pathlib.Path,
 ) -> None:
     """The clusters and the items as CSV beside the PNG."""
     clusters, items = path.with_suffix(".csv"), path.with_name(f"{path.stem}_items.csv")

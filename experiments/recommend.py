@@ -120,7 +120,7 @@ def as_text(
         titles = map(log.brief, answer.titles)
         rows = [{**row, "title": x} for row, x in zip(rows, titles)]
     return "\n".join(
-        [*lines, "", log.table(rows, columns) if rows else "no item is left"]
+        [*lines, "", log.as_table(rows, columns) if rows else "no item is left"]
     )
 
 

@@ -16,7 +16,7 @@ from recall_jax.serve import recommender
 from recall_jax.types import Columns
 
 
-def served(run: similar.Run, workdir: pathlib.Path) -> recommender.Served:
+def served(run: similar.LoadedRun, workdir: pathlib.Path) -> recommender.Served:
     """What the run's chosen checkpoint serves."""
     data, query = run.data, jax.jit(Events.query)
     offered = {c.name: c for c in data.schema.query}
@@ -49,7 +49,7 @@ def served(run: similar.Run, workdir: pathlib.Path) -> recommender.Served:
     )
 
 
-def reads(run: similar.Run) -> set[str]:
+def reads(run: similar.LoadedRun) -> set[str]:
     """The query columns that the model reads: those it cannot do without."""
     encoder, params, _ = run.restored
     dataset, one = run.data.dataset, jnp.zeros(1, jnp.int32)
@@ -71,7 +71,7 @@ def _is_made(column: schema.Column) -> bool:
     return is_history or column.name == "user" or column.kind == "age"
 
 
-def _feature(column: schema.Column, run: similar.Run) -> recommender.Feature:
+def _feature(column: schema.Column, run: similar.LoadedRun) -> recommender.Feature:
     if column.kind == "text":
         return recommender.Feature("text")
     if not column.has_ids:
@@ -85,7 +85,7 @@ def _encode(
     history: np.ndarray,
     given: recommender.Given,
     *,
-    run: similar.Run,
+    run: similar.LoadedRun,
     query,
     columns: dict[str, schema.Column],
 ) -> np.ndarray:
@@ -105,7 +105,7 @@ def _encode(
     return np.asarray(encoder.columns(params, dataset, row)[0])
 
 
-def _as_column(value, column: schema.Column, *, run: similar.Run) -> np.ndarray:
+def _as_column(value, column: schema.Column, *, run: similar.LoadedRun) -> np.ndarray:
     """A feature that was given, as the query tower reads it."""
     if not column.has_ids:
         return np.float32((value - column.mean) / column.scale)

@@ -6,7 +6,7 @@
 
 A run folder with the same config resumes, on any number of devices (--devices=8; 0 for
 all there are); one with another config is refused. With --distributed several processes
-train as one, on all that they have (experiments/distributed.py).
+train as one, on all that they have (experiments/common/distributed.py).
 """
 
 import collections
@@ -265,7 +265,7 @@ def _measure_conversions(
     vectors = encode.encode_items(
         encoder, params, data=data, batch_size=config.evaluate.batch_size
     )
-    return conversions.measure(vectors, data, made_by)
+    return conversions.measure_conversions(vectors, data, made_by)
 
 
 def describe(config: Experiment, data: Data) -> None:

@@ -29,7 +29,7 @@ from recall_jax.types import InputError
 SHOWN = 10  # of several items that match, or of those nearest to a name
 
 
-class Run(NamedTuple):
+class LoadedRun(NamedTuple):
     """A trained run and the names of its items; all in order of catalogue id."""
 
     config: Experiment
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
     print(similar(run, row, num=options.num, index=options.index))
 
 
-def load(workdir: pathlib.Path) -> Run:
+def load(workdir: pathlib.Path) -> LoadedRun:
     """A run by its folder. Raises InputError if there is none or its data changed."""
     config, log, data = training.open_run(workdir)
     restored = training.restore_chosen(config, data, workdir)
@@ -63,7 +63,7 @@ def load(workdir: pathlib.Path) -> Run:
     served = np.asarray(served)
     length = np.linalg.norm(served, axis=1, keepdims=True)
     titles = log.items.text.get("title")
-    return Run(
+    return LoadedRun(
         config,
         data,
         data.vocabularies["item"].ids.astype(str),
@@ -107,7 +107,7 @@ def _named(row: int, *, ids: np.ndarray, titles: np.ndarray | None) -> str:
     return f"{ids[row]}, {title}" if title else str(ids[row])
 
 
-def similar(run: Run, row: int, *, num: int, index: str) -> str:
+def similar(run: LoadedRun, row: int, *, num: int, index: str) -> str:
     """The table of the `num` nearest items but itself."""
     if num < 1:
         raise InputError(f"--num is {num}; it must be at least 1")
@@ -146,7 +146,7 @@ def similar(run: Run, row: int, *, num: int, index: str) -> str:
     columns = ["rank", "id", "title", "cosine", "events"]
     if run.titles is None:
         columns.remove("title")
-    return log_lib.table(rows, columns)
+    return log_lib.as_table(rows, columns)
 
 
 def define_flags() -> None:

@@ -86,7 +86,7 @@ def _share() -> windows.Share:
             for process in range(processes.count())
         ]
 
-    return windows.Share(processes.index(), processes.count(), gather)
+    return windows.Share(processes.process_index(), processes.count(), gather)
 
 
 def some_rows(on: corpus.Corpus, data: Data, feed: loop.Feed) -> tuple[Any, int]:

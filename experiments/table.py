@@ -136,7 +136,7 @@ def progress(named: dict[str, Sequence[Cell]]) -> str:
         mean = _mean_seconds(members)
         seconds = {"seconds a run": f"{mean:,.0f}" * bool(mean)}
         rows.append({"": label, **seeds, **seconds})
-    return log.table(rows, ["", *STATES, "seconds a run"])
+    return log.as_table(rows, ["", *STATES, "seconds a run"])
 
 
 def _mean_seconds(cells: Sequence[Cell]) -> float:

@@ -303,7 +303,7 @@ def with_capacity(
     def most(state, source, examples, step):
         columns = read(state._replace(step=step), source, examples)
         return {
-            table.name: exchange.measure(lookup.ids_of(columns, table=table))
+            table.name: exchange.needed_capacity(lookup.ids_of(columns, table=table))
             for table in tables
         }
 

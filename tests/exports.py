@@ -54,7 +54,7 @@ QUICK = (  # of every kind one
 )
 
 
-def make_run(name: str) -> towers.LoadedRun:
+def make_run(name: str) -> towers.ExportSource:
     config = config_of(name)
     log = config.data.load()
     data = training.lay_out(config, log)
@@ -67,7 +67,7 @@ def make_run(name: str) -> towers.LoadedRun:
 
     state = built.state
     params = jax.tree.map(moved, (state.tables, state.dense, state.statistics))
-    return towers.LoadedRun(
+    return towers.ExportSource(
         building.make_encoder(config, built),
         params,
         data,

@@ -17,7 +17,7 @@ FEW_THREADS = {
 }
 JOIN = """
 import sys
-from recall_jax import processes
+from recall_jax.devices import processes
 port, process = sys.argv.pop(1), int(sys.argv.pop(1))
 processes.join(f"127.0.0.1:{port}", 2, process)
 """

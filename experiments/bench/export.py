@@ -54,7 +54,7 @@ def make_log(num_items: int, *, num_users: int) -> Interactions:
     )
 
 
-def make_run(num_items: int, *, num_users: int) -> towers.LoadedRun:
+def make_run(num_items: int, *, num_users: int) -> towers.ExportSource:
     log = make_log(num_items, num_users=num_users)
     split = split_lib.by_protocol(log, config=log_lib.Config())
     data = prepare.in_memory(split, history_length=50, min_history=1)
@@ -62,10 +62,10 @@ def make_run(num_items: int, *, num_users: int) -> towers.LoadedRun:
     model, tables = config.make(data.schema, nnx.Rngs(0))
     graph, *params = graph_lib.make_graph(model, tables)
     encoder = encode.make_towers(graph)
-    return towers.LoadedRun(encoder, tuple(params), data, name="dssm, not trained")
+    return towers.ExportSource(encoder, tuple(params), data, name="dssm, not trained")
 
 
-def encoded_per_second(run: towers.LoadedRun, *, batch_size: int) -> float:
+def encoded_per_second(run: towers.ExportSource, *, batch_size: int) -> float:
     """Of the item tower as it is trained, without files."""
     data, seconds = run.data, []
     for _ in range(3):

@@ -27,7 +27,7 @@ KEPT = 20
 
 
 def as_stored(values: np.ndarray, *, dtype: str) -> np.ndarray:
-    stored, scale = vectors.encode(values, dtype=dtype)
+    stored, scale = vectors.stored(values, dtype=dtype)
     return vectors.decode(stored, dtype=dtype, scale=scale)
 
 
@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
         {k: v if isinstance(v, str) else f"{v:.5f}" for k, v in row.items()}
         for row in rows
     ]
-    print(log.table(cells, list(rows[0])))
+    print(log.as_table(cells, list(rows[0])))
     print(json.dumps({"bench": "formats", "run": flags.FLAGS.run, "rows": rows}))
 
 

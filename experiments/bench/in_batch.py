@@ -174,7 +174,7 @@ def main(argv):
             print(json.dumps(row), flush=True)
             rows.append(row)
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    print(log.table(rows, columns))
+    print(log.as_table(rows, columns))
     print(json.dumps({"bench": "in_batch", **headline(rows), "rows": rows}))
 
 

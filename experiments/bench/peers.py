@@ -230,14 +230,14 @@ def check(given) -> None:
 def show(timed: list[dict], raced: list[dict], given) -> None:
     """Both tables."""
     if timed:
-        print(log.table([_speed_cells(row) for row in timed], SPEED))
+        print(log.as_table([_speed_cells(row) for row in timed], SPEED))
     if raced:
         print(
             f"seconds to validation {races_lib.METRIC} {given.recall} on {given.data}"
         )
         first = first_forms(raced).values()
         cells = [_race_cells(row, first=row in first) for row in raced]
-        print(log.table(cells, RACES))
+        print(log.as_table(cells, RACES))
         print(f"{FIRST} the form of its library that was there first")
 
 

@@ -365,7 +365,7 @@ def main(argv):
     paper = plan(large | {"distinct_share": share}, batch=batch)
     for rows in (moved, memory, speed, [paper]):
         columns = list(dict.fromkeys(name for row in rows for name in row))
-        print(log.table(rows, columns), end="\n\n")
+        print(log.as_table(rows, columns), end="\n\n")
     print(
         json.dumps(
             {

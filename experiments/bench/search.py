@@ -270,7 +270,7 @@ def main(argv):
         result |= evaluations(rounds=given.rounds)
     if cases:
         columns = max(result["rows"], key=len)
-        print(log.table(result["rows"], list(columns)))
+        print(log.as_table(result["rows"], list(columns)))
         draw_plot(result["rows"], pathlib.Path(given.plot))
         print(f"plot       {given.plot}")
     print(json.dumps(result))

@@ -253,7 +253,7 @@ def compare(options) -> dict:
             {"part": f"grain, {name}", "examples/s": speed}
             for name, speed in result["grain"].items()
         ]
-    print(log_lib.table(rows, ["part", "examples/s", "peak GB"]))
+    print(log_lib.as_table(rows, ["part", "examples/s", "peak GB"]))
     return result
 
 

@@ -82,7 +82,7 @@ def main(argv: list[str]) -> None:
         "device": jax.devices()[0].device_kind,
     }
     rows = [{"training": name, "ms per setting and step": x} for name, x in ms.items()]
-    print(log.table(rows, list(rows[0])))
+    print(log.as_table(rows, list(rows[0])))
     print(json.dumps(result))
 
 

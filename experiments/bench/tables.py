@@ -182,7 +182,7 @@ def main(argv):
         ]
         rows += measure(settings, **size)
     of = {(row["tables"], row["loss"], row["rows"]): row["ms_per_step"] for row in rows}
-    print(log.table(rows, list(rows[0])))
+    print(log.as_table(rows, list(rows[0])))
     adagrad = ("rowwise_adagrad", "softmax")
     print(
         json.dumps(

@@ -104,7 +104,7 @@ def main(argv: list[str]) -> None:
         "ms_per_step": ms,
         "device": jax.devices()[0].device_kind,
     }
-    print(log.table(rows, list(rows[0])))
+    print(log.as_table(rows, list(rows[0])))
     print(
         f"{rate:,.0f} examples/s; an epoch {result['epoch_seconds']:.1f} s; evaluation "
         f"of {len(data.test):,} users {result['evaluation_seconds']:.2f} s"

@@ -116,7 +116,7 @@ def main(argv):
         measure("zipf", rows=100_000, num=51_200, rounds=rounds),
         measure("zipf", rows=1_000_000, num=51_200, rounds=rounds),
     ]
-    print(log.table(results, list(results[0])))
+    print(log.as_table(results, list(results[0])))
     print(json.dumps({"bench": "unique", "rows": results}))
 
 

@@ -51,7 +51,7 @@ def timed(run, *, rounds: int) -> tuple[float, np.ndarray]:
     return statistics.median(seconds[1:]), result
 
 
-def measure(built: graph.Graph, kind: str, *, num: int, length: int, rounds: int):
+def measure(built: graph.ItemGraph, kind: str, *, num: int, length: int, rounds: int):
     """Steps a second of `num` walks at a time, from nodes drawn uniformly."""
     built = jax.device_put(built)
     start = jax.random.randint(jax.random.key(1), (num,), 1, built.num_nodes)
@@ -80,7 +80,7 @@ print(json.dumps(speeds[1:]))
 
 
 def pecanpy_steps_per_second(
-    built: graph.Graph, *, length: int, rounds: int, python: str = ""
+    built: graph.ItemGraph, *, length: int, rounds: int, python: str = ""
 ) -> float | None:
     """One walk from every node, on all cores; None where PecanPy is not installed. It
     has a process of its own: it needs a numpy that JAX no longer takes."""
@@ -157,7 +157,7 @@ def main(argv):
         rounds=given.rounds,
         python=given.pecanpy_python,
     )
-    print(log.table(result["rows"], list(result["rows"][0])))
+    print(log.as_table(result["rows"], list(result["rows"][0])))
     print(json.dumps(result))
 
 

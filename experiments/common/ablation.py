@@ -137,7 +137,7 @@ def as_text(summary: dict[str, Any]) -> str:
         for row in part["rows"]
     ]
     lines = [*_legend(summary, several=several), *tabulate.problems(rows)]
-    return "\n".join([log.table(shown, columns), "", *lines]).rstrip()
+    return "\n".join([log.as_table(shown, columns), "", *lines]).rstrip()
 
 
 def _legend(summary: dict[str, Any], *, several: bool) -> list[str]:

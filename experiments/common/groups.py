@@ -22,7 +22,7 @@ NO_DIFFERENCE = "name", "seed"  # fields that tell no two configs apart
 NOT_YET = "not told before a run finishes"
 
 
-class Run(NamedTuple):
+class RunFolder(NamedTuple):
     """A run's folder, read. `log` are the lines of metrics.jsonl, a dict each."""
 
     workdir: pathlib.Path
@@ -53,7 +53,7 @@ class Group:
     seen: str
     ties: str
     variants: list[Variant]
-    repeated: list[Run]
+    repeated: list[RunFolder]
 
     @property
     def cells(self) -> list[Cell]:
@@ -142,7 +142,7 @@ def _below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
             yield from _below(inner)
 
 
-def read(workdir: pathlib.Path) -> Run:
+def read(workdir: pathlib.Path) -> RunFolder:
     """Everything that a run wrote but its checkpoints. Raises InputError that names the
     file which is damaged or of another version."""
     data = workdir / "data.json"
@@ -153,7 +153,7 @@ def read(workdir: pathlib.Path) -> Run:
         raise InputError(f"{workdir} has results.json, but no data.json; bring it back")
     config = _config(workdir / "config.json")
     _object(workdir / "ended.json", needed={"outcome", "told"})
-    return Run(workdir, config, content, results, _log(workdir / "metrics.jsonl"))
+    return RunFolder(workdir, config, content, results, _log(workdir / "metrics.jsonl"))
 
 
 def _object(path: pathlib.Path, *, needed: set[str]) -> dict[str, Any] | None:
@@ -197,11 +197,11 @@ def _log(path: pathlib.Path) -> list[dict[str, Any]]:
     return records
 
 
-def group(runs: Iterable[Run]) -> list[Group]:
+def group(runs: Iterable[RunFolder]) -> list[Group]:
     """What may be compared together, in the order of `runs`; those with figures first."""
     runs = list(runs)
     lists_by_key = {_asked(run): _lists(run) for run in runs if run.results}
-    members: dict[tuple, list[Run]] = {}
+    members: dict[tuple, list[RunFolder]] = {}
     for run in runs:
         lists = (
             _lists(run)
@@ -216,7 +216,7 @@ def group(runs: Iterable[Run]) -> list[Group]:
     return sorted(groups, key=lambda one: not one.finished)
 
 
-def _data_of(run: Run) -> tuple[str, int | None, str, str]:
+def _data_of(run: RunFolder) -> tuple[str, int | None, str, str]:
     ties = run.config.data.ties
     if run.data is None:
         kind = type(run.config.data).__module__.rpartition(".")[2]
@@ -224,18 +224,18 @@ def _data_of(run: Run) -> tuple[str, int | None, str, str]:
     return *(run.data[name] for name in ("source", "events", "protocol")), ties
 
 
-def _lists(run: Run) -> tuple[str, str]:
+def _lists(run: RunFolder) -> tuple[str, str]:
     """What a finished run ranked, and what it did to seen items."""
     return run.results["candidates"], run.results["seen"]
 
 
-def _asked(run: Run) -> tuple:
+def _asked(run: RunFolder) -> tuple:
     """What decides that, and the data."""
     settings = config_lib.as_dict(run.config.evaluate)
     return *_data_of(run), settings["seen"], settings.get("candidates")
 
 
-def _variants(runs: Sequence[Run]) -> tuple[list[Variant], list[Run]]:
+def _variants(runs: Sequence[RunFolder]) -> tuple[list[Variant], list[RunFolder]]:
     """By config, the one that differs least first; and runs whose seed is there."""
     by_label: dict[str, dict[int, tuple[Cell, list]]] = {}
     entries, repeated = {}, []
@@ -273,7 +273,7 @@ def _natural(value: str) -> tuple[float, str]:
         return float("inf"), value
 
 
-def _entries(runs: Sequence[Run]) -> list[cli.Entry]:
+def _entries(runs: Sequence[RunFolder]) -> list[cli.Entry]:
     """Of each run its config's name and the fields in which runs of that name differ,
     but for values that more than half of their configs share."""
     by_name: dict[str, list[dict[str, Any]]] = {}

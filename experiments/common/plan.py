@@ -180,7 +180,7 @@ def as_text(
     ]
     compilations = len(parts) * len(marks)
     lines = [
-        log.table(rows, list(rows[0])) if rows else "",
+        log.as_table(rows, list(rows[0])) if rows else "",
         f"{compilations} compilations of a step at most"
         + (f": of each program one a rung, epochs {marks}" if len(marks) > 1 else ""),
         f"on {jax.device_count()} {jax.devices()[0].device_kind} devices, mode {mode}",

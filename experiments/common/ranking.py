@@ -62,7 +62,7 @@ def as_text(cells: Sequence[Cell]) -> str:
         }
         for row in rows
     ]
-    lines = [log.table(shown, list(shown[0]))]
+    lines = [log.as_table(shown, list(shown[0]))]
     if rows[0]["finished"]:
         best = rows[0]
         lines.append(

@@ -96,7 +96,7 @@ def _figures(results: dict[str, Any]) -> str:
         for name, label in labels.items()
         if name in rows
     ]
-    return log.table(table, ["", *results["test"]])
+    return log.as_table(table, ["", *results["test"]])
 
 
 def _cells(row: results_lib.Row) -> dict[str, str]:
@@ -120,7 +120,9 @@ def _indexes(results: dict[str, Any]) -> str:
         }
         for name, row in results["indexes"].items()
     ]
-    return "\n" + log.table(table, list(dict.fromkeys(k for row in table for k in row)))
+    return "\n" + log.as_table(
+        table, list(dict.fromkeys(k for row in table for k in row))
+    )
 
 
 def _seconds(spent: float | None) -> str:
@@ -162,7 +164,7 @@ def _segments(results: dict[str, Any]) -> str:
                 }
             )
     columns = list(dict.fromkeys(name for row in table for name in row))
-    return "\n" + log.table(table, columns)
+    return "\n" + log.as_table(table, columns)
 
 
 def _lists(results: dict[str, Any]) -> str:
@@ -177,7 +179,7 @@ def _lists(results: dict[str, Any]) -> str:
         }
         for name, row in results["lists"]["rows"].items()
     ]
-    return "\n" + log.table(table, list(table[0])) + "\n"
+    return "\n" + log.as_table(table, list(table[0])) + "\n"
 
 
 def _cell(mean: float, intervals: dict[str, list[float]], metric: str) -> str:

@@ -22,14 +22,14 @@ def _group_text(group: dict[str, Any]) -> str:
     rows, metrics = group["rows"], group["metrics"]
     if not metrics:
         parts = [
-            log.table([shown_row(row, group=group) for row in rows], columns(group))
+            log.as_table([shown_row(row, group=group) for row in rows], columns(group))
         ]
         return "\n".join(
             ["## No figures yet", "", *parts, "", *problems(rows)]
         ).rstrip()
     lines = [f"## {group['source']}, {group['events']:,} events", ""]
     shown = [shown_row(row, group=group) for row in rows]
-    lines += [log.table(shown, columns(group)), ""]
+    lines += [log.as_table(shown, columns(group)), ""]
     parts = [f"- {line}" for line in legend(group)]
     return "\n".join([*lines, *parts, *problems(rows)])
 

@@ -76,7 +76,7 @@ def code(config: logs.Config, path: pathlib.Path) -> Coded:
     records = np.memmap(path, kind, "r")
     rows = sum(count for _, count in read)
     report = [
-        *describe.files(merged(read)),
+        *describe.file_lines(merged(read)),
         *describe.passed_over(config.path),
         *describe.filters(read=rows, positive=len(records), shown=0),
     ]

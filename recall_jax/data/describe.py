@@ -28,7 +28,7 @@ def note(text: str) -> str:
     return line("note", text)
 
 
-def files(read: Sequence[tuple[str, int]]) -> list[str]:
+def file_lines(read: Sequence[tuple[str, int]]) -> list[str]:
     """Files read, and their rows."""
     first, last = read[0][0], read[-1][0]
     rows = sum(count for _, count in read)

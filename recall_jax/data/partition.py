@@ -141,7 +141,7 @@ def lay_out(
     users = number(cuts.train, cuts.count)
     spans = spans_of(cuts, users)
     tally = sort(
-        partition(coded, scratch, users=users, offsets=spans.offsets),
+        by_bucket(coded, scratch, users=users, offsets=spans.offsets),
         scratch,
         kind=coded.records.dtype,
         spans=spans,
@@ -194,7 +194,7 @@ def without_copies(
 ) -> Coded:
     """The records less those that a choice of data.duplicates drops, users together."""
     kind, path = coded.records.dtype, scratch / "kept.bin"
-    buckets = partition(coded, scratch, users=laid.users, offsets=laid.spans.offsets)
+    buckets = by_bucket(coded, scratch, users=laid.users, offsets=laid.spans.offsets)
     with open(path, "wb") as file:
         for bucket in buckets:
             records = sorted_records(np.fromfile(bucket, kind))
@@ -239,7 +239,7 @@ def number(trained: np.ndarray, events: np.ndarray) -> Side:
 # The second pass: buckets of consecutive users, each sorted on its own.
 
 
-def partition(
+def by_bucket(
     coded: Coded, scratch: pathlib.Path, *, users: Side, offsets: np.ndarray
 ) -> list[pathlib.Path]:
     """The events, users by catalogue id, in files of about SLICE, file order kept."""

@@ -85,7 +85,7 @@ def inside() -> bool:
     return AXIS in jax.sharding.get_abstract_mesh().manual_axes
 
 
-def split(tree: Any) -> Any:
+def by_device_rows(tree: Any) -> Any:
     """Arrays whose first axis is over the devices, from here on."""
     if num_devices() == 1:
         return tree

@@ -92,13 +92,13 @@ def count() -> int:
     return distributed.global_state.num_processes
 
 
-def index() -> int:
+def process_index() -> int:
     return distributed.global_state.process_id
 
 
 def is_first() -> bool:
     """Whether this is the process that decides, writes and speaks."""
-    return index() == 0
+    return process_index() == 0
 
 
 # Agreeing.
@@ -109,7 +109,7 @@ def gathered(value: Any) -> list[Any]:
     if count() == 1:
         return [value]
     here = f"recall_jax/{next(_rounds)}"
-    _say(f"{here}/{index()}", value)
+    _say(f"{here}/{process_index()}", value)
     if is_first():  # it hands them on: one message a process, not one a pair
         _say(f"{here}/all", [_hear(f"{here}/{j}") for j in range(count())])
     return _hear(f"{here}/all")
@@ -262,7 +262,7 @@ def _fail(
         time.sleep(LOOK_SECONDS)  # what fails in all is for the first to tell
     with _ending:
         if not (failure := _failure()):
-            failure = {"process": index(), **_account(problem, line_of)}
+            failure = {"process": process_index(), **_account(problem, line_of)}
             with contextlib.suppress(jax.errors.JaxRuntimeError):
                 _say(FAILED, failure)  # refused if another came first
         _end(_failure() or failure)
@@ -283,7 +283,7 @@ def _account(
 
 def _end(failure: dict[str, Any]) -> NoReturn:
     """Exit, past all that would wait for the others; one process has told why."""
-    ours = failure["process"] == index()
+    ours = failure["process"] == process_index()
     whose = "" if ours else f"process {failure['process']}: "
     line = f"error: {whose}{failure['line']}"
     with contextlib.suppress(jax.errors.JaxRuntimeError):  # the service may be gone

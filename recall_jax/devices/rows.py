@@ -43,7 +43,7 @@ def _first(array, *, num):
     return jax.lax.with_sharding_constraint(array[:num], mesh_lib.WHOLE)
 
 
-def split(x: Float[Array | np.ndarray, "num d"]) -> Rows:
+def split_rows(x: Float[Array | np.ndarray, "num d"]) -> Rows:
     """An array of the host, or one that every device has."""
     devices = mesh_lib.num_devices()
     if devices == 1:

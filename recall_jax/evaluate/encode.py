@@ -50,7 +50,7 @@ def make_towers(graph: Graph, *, complete: Complete | None = None) -> Towers:
         columns = dataset.item(ids)
         served = hasattr(model, "item_vector")
         tower = model.item_vector if served else model.item
-        return mesh.split(tower(columns))
+        return mesh.by_device_rows(tower(columns))
 
     @jax.jit
     @jax.default_matmul_precision("highest")
@@ -64,14 +64,14 @@ def _query_vectors(model, dataset: Events, columns: Columns) -> jax.Array:
     if hasattr(model, "user_vector"):
         ids = columns["history"]
         items = model.item_vector(dataset.item(ids))
-        return mesh.split(model.user_vector(items, ids != 0))
+        return mesh.by_device_rows(model.user_vector(items, ids != 0))
     if "history" in columns:
         history = jnp.minimum(columns["history"], dataset.known_items + 1)
         columns = columns | {"history": history}
     vectors = model.query(columns)
     if vectors.ndim == 3:
         vectors = vectors[:, -1]  # the last position's
-    return mesh.split(vectors)
+    return mesh.by_device_rows(vectors)
 
 
 def encode_items(encoder: Towers, params, *, data: Data, batch_size: int):
@@ -103,7 +103,7 @@ class Vectors(NamedTuple):
     queries: jax.Array
 
 
-def encode(
+def encode_both(
     encoder: Towers, params, *, data: Data, part: Part, batch_size: int
 ) -> Vectors:
     """The vectors of the catalogue, to each device its own, and of a part's users,
@@ -152,7 +152,7 @@ def _joined(blocks: list[jax.Array], *, num: int) -> Rows:
 def _interleaved(blocks):
     devices, width = mesh.num_devices(), blocks[0].shape[1]
     parts = [block.reshape(devices, -1, width) for block in blocks]
-    return mesh.split(jnp.concatenate(parts, axis=1).reshape(-1, width))
+    return mesh.by_device_rows(jnp.concatenate(parts, axis=1).reshape(-1, width))
 
 
 def encode_catalogue(

@@ -295,7 +295,7 @@ def measure_model(
     index: str,
 ) -> Result:
     """A model's metrics on a part through one index over all items."""
-    vectors = encode.encode(
+    vectors = encode.encode_both(
         encoder, params, data=data, part=part, batch_size=config.batch_size
     )
     search = functools.partial(

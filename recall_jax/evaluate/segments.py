@@ -92,7 +92,7 @@ def by_popularity(
     return segments
 
 
-def values(
+def segment_values(
     segment: Segment, ranks: metrics.Ranks, names: Sequence[str]
 ) -> dict[str, Float64[np.ndarray, "s"]]:
     """Each metric by name, of the queries that have a target in the segment."""

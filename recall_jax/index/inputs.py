@@ -16,7 +16,7 @@ Allowed = Bool[np.ndarray, "any"] | Int[np.ndarray, "some"]
 """The only rows that may be returned, of every query: a mask, or rows in any order."""
 
 
-def prepared(
+def as_inner_product(
     vectors: Vectors, *, ids: np.ndarray | None, similarity: str
 ) -> tuple[Float32[np.ndarray, "n d"], np.ndarray | None]:
     """The vectors whose inner products give the order, and the ids if there are any.
@@ -41,8 +41,8 @@ def spread(
 ) -> tuple[rows.Rows, np.ndarray | None]:
     """As `prepared`, over the devices there are."""
     if not isinstance(vectors, rows.Rows) or similarity != "inner_product":
-        vectors, ids = prepared(vectors, ids=ids, similarity=similarity)
-        return rows.split(vectors), ids
+        vectors, ids = as_inner_product(vectors, ids=ids, similarity=similarity)
+        return rows.split_rows(vectors), ids
     # They stay where they are.
     finite = vectors._replace(array=_finite_rows(vectors.array)).on_host()
     refuse_nan(~finite[:, 0], what="vectors")

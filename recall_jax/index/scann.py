@@ -84,7 +84,7 @@ class Scann:
     ) -> "Scann":
         """With `settings`, or those of `scann_settings` for the target, with more leaves
         where a sample of the rows does not find so many of its own neighbours."""
-        vectors, ids = inputs.prepared(vectors, ids=ids, similarity=similarity)
+        vectors, ids = inputs.as_inner_product(vectors, ids=ids, similarity=similarity)
         auto = scann_settings(len(vectors), recall_target=recall_target)
         chosen = settings or auto
         searcher = _build_searcher(vectors, chosen)

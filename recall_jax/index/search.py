@@ -264,7 +264,7 @@ class Exact:
     @classmethod
     def load(cls, folder: Path) -> "Exact":
         saved = files.read(folder, kind="exact")
-        vectors = rows_lib.split(saved.array("vectors"))
+        vectors = rows_lib.split_rows(saved.array("vectors"))
         return cls(vectors, saved.record["similarity"], saved.ids())
 
 
@@ -321,7 +321,7 @@ class Approx:
     def load(cls, folder: Path) -> "Approx":
         saved = files.read(folder, kind="approx")
         similarity, recall = (saved.record[x] for x in ("similarity", "recall_target"))
-        vectors = rows_lib.split(saved.array("vectors"))
+        vectors = rows_lib.split_rows(saved.array("vectors"))
         return cls(vectors, similarity, saved.ids(), recall)
 
 

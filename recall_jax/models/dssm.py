@@ -24,14 +24,14 @@ class Config(tower.Config):
 
     def make(self, schema: Schema, rngs: nnx.Rngs) -> tuple["DSSM", tuple[Table, ...]]:
         """The model and the tables it reads."""
-        query = tower.columns(self.query, schema=schema, side="query")
-        item = tower.columns(self.item, schema=schema, side="item")
+        query = tower.columns_of(self.query, schema=schema, side="query")
+        item = tower.columns_of(self.item, schema=schema, side="item")
         if self.id_dropout and "item" not in [column.name for column in item]:
             raise InputError(
                 'model.id_dropout drops the id that model.item reads, and "item" is not '
                 f"among {', '.join(self.item)}; set it to 0"
             )
-        reads = tower.tables(self, query + item)
+        reads = tower.tables_for(self, query + item)
         return DSSM(self, query=query, item=item, tables=reads, rngs=rngs), reads
 
 

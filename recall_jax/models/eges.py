@@ -36,9 +36,9 @@ class Config(itemwise.Config):
             )
         item, side = itemwise.item_column(schema), self._side(schema)
         tables = tables_of((c, c.vocabulary, self.width) for c in (item, *side))
-        tables += (itemwise.table("context", item, width=self.width),)
+        tables += (itemwise.own_table("context", item, width=self.width),)
         if self.kind == "eges":
-            tables += (itemwise.table("weights", item, width=1 + len(side)),)
+            tables += (itemwise.own_table("weights", item, width=1 + len(side)),)
         return EGES(self, side=side, tables=tables, rngs=rngs), tables
 
     def _side(self, schema: Schema) -> tuple[Column, ...]:

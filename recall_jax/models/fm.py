@@ -43,8 +43,8 @@ class Config:
 
     def make(self, schema: Schema, rngs: nnx.Rngs) -> tuple["FM", tuple[Table, ...]]:
         """The model and the tables it reads: an item feature's row is [v ; w]."""
-        query = tower.columns(self.query, schema=schema, side="query")
-        item = tower.columns(self.item, schema=schema, side="item")
+        query = tower.columns_of(self.query, schema=schema, side="query")
+        item = tower.columns_of(self.item, schema=schema, side="item")
         # An item in a history is another feature than the item itself.
         own = {"history": "history"}
         tables = tables_of(

@@ -22,7 +22,7 @@ class Config(itemwise.Config):
         item = itemwise.item_column(schema)
         tables = (
             *tables_of([(item, "item", self.width)]),
-            itemwise.table("context", item, width=self.width),
+            itemwise.own_table("context", item, width=self.width),
         )
         return Item2Vec(self, tables=tables, rngs=rngs), tables
 

@@ -110,7 +110,7 @@ def item_column(schema: Schema) -> Column:
     return schema.pick(("item",), side="item")[0]
 
 
-def table(name: str, column: Column, *, width: int) -> Table:
+def own_table(name: str, column: Column, *, width: int) -> Table:
     """A table beside that of the item's id, which reads the ids under its own name."""
     return Table(name, column.rows, width, (name,))
 

@@ -39,7 +39,9 @@ class Config:
 Plan = tuple[tuple[Column, str], ...]  # a column and the table it reads
 
 
-def columns(names: Sequence[str], *, schema: Schema, side: str) -> tuple[Column, ...]:
+def columns_of(
+    names: Sequence[str], *, schema: Schema, side: str
+) -> tuple[Column, ...]:
     """The named columns of a side; without names its features and the history."""
     every = tuple(
         column.name
@@ -68,7 +70,7 @@ def column_width(config: Config, column: Column) -> int:
     return config.id_width if ids else config.feature_width
 
 
-def tables(
+def tables_for(
     config: Config, columns: Sequence[Column], *, widths: dict[str, int] | None = None
 ) -> tuple[Table, ...]:
     """The tables of a model; `widths` overrides the config's by column name."""

@@ -19,9 +19,9 @@ class Config(tower.Config):
         self, schema: Schema, rngs: nnx.Rngs
     ) -> tuple["YoutubeDNN", tuple[Table, ...]]:
         """The model and the tables it reads."""
-        query = tower.columns(self.query, schema=schema, side="query")
+        query = tower.columns_of(self.query, schema=schema, side="query")
         item = schema.pick(("item",), side="item")
-        reads = tower.tables(self, query + item, widths={"item": self.width})
+        reads = tower.tables_for(self, query + item, widths={"item": self.width})
         return YoutubeDNN(self, query=query, tables=reads, rngs=rngs), reads
 
 

@@ -55,7 +55,7 @@ class Places(NamedTuple):
         return Places(*(x[some] for x in self))
 
 
-def measure(vectors, data: Data, config: PairsConfig) -> dict[str, Any]:
+def measure_conversions(vectors, data: Data, config: PairsConfig) -> dict[str, Any]:
     """Figures of the vectors [V, d] of catalogue ids 1..V, and of popularity beside them.
 
     `by_clicks` has those of each number of clicks before the conversion, where the log

@@ -45,7 +45,7 @@ class PairData(NamedTuple):
     start: Int[Array, "s_and_1"] | None = None
     booked: Int[Array, "s"] | None = None
     keep: Float[Array, "V_and_1"] | None = None
-    graph: graph_lib.Graph | None = None
+    graph: graph_lib.ItemGraph | None = None
     market: sampling.Grouped | None = None
 
 
@@ -229,7 +229,7 @@ def make_links(data: Data, config: PairsConfig) -> Links:
 
 def _make_graph(
     config: PairsConfig, item_sequences: sequences.Sequences, *, data: Data
-) -> tuple[graph_lib.Graph, Links | None]:
+) -> tuple[graph_lib.ItemGraph, Links | None]:
     """The graph to train on, and the links removed from it."""
     make = getattr(graph_lib, config.graph)
     whole = make(

@@ -22,7 +22,7 @@ Loop = Literal["drop", "keep"]
 Unit = Literal["pair", "edge"]
 
 
-class Graph(NamedTuple):
+class ItemGraph(NamedTuple):
     """A directed graph in compressed sparse rows, a pytree: node v's edges lie at
     offsets[v]:offsets[v + 1], sorted by target, each target once, weights positive.
 
@@ -71,7 +71,7 @@ def from_edges(
     *,
     num_nodes: int,
     self_loops: Loop = "drop",
-) -> Graph:
+) -> ItemGraph:
     """A directed graph of edges [e], in any order; duplicates are summed.
 
     Edges of weight 0, those that touch node 0 and, unless `self_loops` is "keep", those
@@ -100,7 +100,7 @@ def from_edges(
 
 def transitions(
     items: np.ndarray, offsets: np.ndarray, *, num_nodes: int, self_loops: Loop = "drop"
-) -> Graph:
+) -> ItemGraph:
     """A directed edge for each consecutive pair within a session, its weight their count
     (Wang et al. 2018). Session s is items[offsets[s]:offsets[s + 1]], in order.
 
@@ -117,7 +117,7 @@ def transitions(
 
 def co_occurrence(
     items: np.ndarray, offsets: np.ndarray, *, num_nodes: int, most: int = 100
-) -> Graph:
+) -> ItemGraph:
     """An undirected graph, both directions stored, of the items of a session: a pair of
     distinct items counts once for each session that holds both.
 
@@ -139,14 +139,16 @@ def co_occurrence(
     return _from_keys(keys[order], count, num_nodes=num_nodes)
 
 
-class Split(NamedTuple):
+class EdgeSplit(NamedTuple):
     """A graph without the edges held out, for training, and those, sorted, each once."""
 
-    graph: Graph
+    graph: ItemGraph
     removed: Int[np.ndarray, "m 2"]
 
 
-def split_edges(graph: Graph, share: float, seed: int, *, unit: Unit = "pair") -> Split:
+def split_edges(
+    graph: ItemGraph, share: float, seed: int, *, unit: Unit = "pair"
+) -> EdgeSplit:
     """Removes a random `share` of the edges, to predict them (Wang et al. 2018: a third).
 
     By "pair" both directions of an edge go together, whichever there are, so that none
@@ -165,10 +167,10 @@ def split_edges(graph: Graph, share: float, seed: int, *, unit: Unit = "pair") -
     rest = ~gone[unit_of]
     weight = np.asarray(graph.weight)[rest]
     rest = _from_keys(keys[rest], weight, num_nodes=graph.num_nodes)
-    return Split(rest, _ends(units[gone]))
+    return EdgeSplit(rest, _ends(units[gone]))
 
 
-def random_non_edges(graph: Graph, num: int, seed: int) -> np.ndarray:
+def random_non_edges(graph: ItemGraph, num: int, seed: int) -> np.ndarray:
     """`num` distinct pairs (smaller, larger) [num, 2] without an edge either way, both
     of whose nodes have edges: negatives of link prediction. `graph` is the full one.
 
@@ -194,7 +196,7 @@ def random_non_edges(graph: Graph, num: int, seed: int) -> np.ndarray:
     return _ends(np.sort(rng.permutation(non_edges)[:num]))
 
 
-def _from_keys(keys: np.ndarray, weight: np.ndarray, *, num_nodes: int) -> Graph:
+def _from_keys(keys: np.ndarray, weight: np.ndarray, *, num_nodes: int) -> ItemGraph:
     """Of distinct sorted keys and their weights, less those of weight 0 in float32."""
     with np.errstate(over="ignore"):
         weight = weight.astype(np.float32)
@@ -217,7 +219,7 @@ def _from_keys(keys: np.ndarray, weight: np.ndarray, *, num_nodes: int) -> Graph
         cells[first:last, 2] = target[first + alias]
     offsets = offsets.astype(np.int32)
     rows = np.stack([offsets[:-1], np.diff(offsets)], axis=1)
-    return Graph(offsets, target, weight, cells, rows)
+    return ItemGraph(offsets, target, weight, cells, rows)
 
 
 def _blocks(start: np.ndarray) -> Iterator[tuple[int, int]]:

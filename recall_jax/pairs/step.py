@@ -72,7 +72,7 @@ def _draw(config: PairsConfig, state: TrainState, source: PairData, example):
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     draw_key, model_key = jax.random.split(key)
     block = corpus.draw(config, source, example, draw_key)
-    return mesh.split(block), model_key
+    return mesh.by_device_rows(block), model_key
 
 
 def columns_of(
@@ -86,7 +86,7 @@ def columns_of(
     targets = [context.ravel(), block.negative.ravel()]
     targets += [x.ravel() for x in (block.booked, block.market) if x is not None]
     unknown_id = source.dataset.known_items + 1
-    columns = mesh.split(source.dataset.item(item))
+    columns = mesh.by_device_rows(source.dataset.item(item))
     joined = mesh.join(targets, groups=mesh.num_devices())
     columns["context"] = jnp.minimum(joined, unknown_id)
     names = {name for table in graph.tables for name in table.reads}

@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt
 
-from recall_jax.pairs.graph import Graph
+from recall_jax.pairs.graph import ItemGraph
 from recall_jax.types import InputError, Key
 
 
 def walk(
-    graph: Graph,
+    graph: ItemGraph,
     key: Key,
     start: Int[Array | np.ndarray, "w"],
     *,
@@ -45,7 +45,7 @@ def walk(
 
 @functools.partial(jax.jit, static_argnames="length")
 def first_order(
-    graph: Graph, key: Key, start: Int[Array, "w"], *, length: int
+    graph: ItemGraph, key: Key, start: Int[Array, "w"], *, length: int
 ) -> Int[Array, "w length"]:
     """The next node by edge weight, P(j | i) = M_ij / sum_j' M_ij' (Perozzi et al. 2014;
     weighted, Wang et al. 2018): an alias table's cell and its coin, O(1) a step."""
@@ -62,7 +62,7 @@ def first_order(
 
 @functools.partial(jax.jit, static_argnames="length")
 def node2vec(
-    graph: Graph,
+    graph: ItemGraph,
     key: Key,
     start: Int[Array, "w"],
     p: float | Array,
@@ -117,7 +117,7 @@ class _Pace(NamedTuple):
 
 
 def has_edge(
-    graph: Graph, source: Int[Array, "w"], target: Int[Array, "w"]
+    graph: ItemGraph, source: Int[Array, "w"], target: Int[Array, "w"]
 ) -> Bool[Array, "w"]:
     """Whether the edge source -> target is there: binary search in the source's row."""
     if not graph.target.size:
@@ -140,7 +140,7 @@ def has_edge(
 
 
 def _follow(
-    graph: Graph, node: Int[Array, "w"], bits: UInt[Array, "2 w"]
+    graph: ItemGraph, node: Int[Array, "w"], bits: UInt[Array, "2 w"]
 ) -> Int[Array, "w"]:
     """The next node by edge weight; 0 where there is none."""
     if not graph.target.size:

@@ -24,7 +24,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 BLOCK = 65_536  # users whose columns are gathered at a time
 
 
-class LoadedRun(NamedTuple):
+class ExportSource(NamedTuple):
     """A trained model and what belongs to it; `params` as an encoder takes them."""
 
     encoder: encode.Towers
@@ -46,7 +46,7 @@ class Tower(NamedTuple):
     gather: Callable[..., Columns]
 
 
-def split(graph: Graph, params: Any, data: Data) -> dict[str, Tower]:
+def split_towers(graph: Graph, params: Any, data: Data) -> dict[str, Tower]:
     """The towers "query" and "item" of a trained model, as they are used.
 
     The query tower of a model of items reads the columns of its history's items: the ids

@@ -25,7 +25,7 @@ def check_dtype(dtype: str) -> None:
         raise InputError(f"unknown --dtype {dtype!r}; there are: " + ", ".join(DTYPES))
 
 
-def encode(values: np.ndarray, *, dtype: str) -> tuple[np.ndarray, np.ndarray | None]:
+def stored(values: np.ndarray, *, dtype: str) -> tuple[np.ndarray, np.ndarray | None]:
     """Vectors float32 [n, d] as they are stored, and the scale of each row of int8.
 
     bfloat16 rounds to nearest, ties to even. An int8 row's largest value is 127; a row
@@ -117,7 +117,7 @@ def write(
         source = np.full(stop - start, -1) if old is None else old.source[start:stop]
         kept, fresh = np.flatnonzero(source >= 0), np.flatnonzero(source < 0)
         if len(fresh):
-            encoded, scales = encode(compute(start + fresh), dtype=form.dtype)
+            encoded, scales = stored(compute(start + fresh), dtype=form.dtype)
             stored[start + fresh] = encoded
             if scale is not None:
                 scale[start + fresh] = scales

@@ -24,7 +24,7 @@ from recall_jax import schema
 from recall_jax.data.prepared import Data
 from recall_jax.evaluate import encode as encode_lib
 from recall_jax.serve import reader, towers, vectors
-from recall_jax.serve.towers import LoadedRun, Tower
+from recall_jax.serve.towers import ExportSource, Tower
 from recall_jax.types import InputError
 
 
@@ -48,7 +48,7 @@ class Report(NamedTuple):
     completed: int  # items whose vector is made of other items'
 
 
-def write(run: LoadedRun, folder: pathlib.Path | str, *, config: Config) -> Report:
+def write(run: ExportSource, folder: pathlib.Path | str, *, config: Config) -> Report:
     """Export a run into a folder, in place of an older export.
 
     Items whose features and whose tower are those of the older export keep its vectors.
@@ -91,10 +91,10 @@ class _Kind(NamedTuple):
 
 
 def _build(
-    run: LoadedRun, building: pathlib.Path, *, config: Config, old: pathlib.Path
+    run: ExportSource, building: pathlib.Path, *, config: Config, old: pathlib.Path
 ) -> Report:
     """Everything but the last rename."""
-    split = towers.split(run.encoder.graph, run.params, run.data)
+    split = towers.split_towers(run.encoder.graph, run.params, run.data)
     specification = _specification(run)
     specification["towers"] = towers.write_programs(building, split)
     specification["columns"] = towers.write_columns(building, split, run.data)
@@ -119,7 +119,7 @@ def _build(
     return Report(building, specification, sizes, written, seconds, completed)
 
 
-def _specification(run: LoadedRun) -> dict[str, Any]:
+def _specification(run: ExportSource) -> dict[str, Any]:
     """What tells a program how to use the files; see `reader`."""
     return {
         "format": reader.FORMAT,
@@ -131,7 +131,7 @@ def _specification(run: LoadedRun) -> dict[str, Any]:
     }
 
 
-def _write_catalogue(building: pathlib.Path, run: LoadedRun) -> None:
+def _write_catalogue(building: pathlib.Path, run: ExportSource) -> None:
     """What a list of recommendations needs beside vectors."""
     (building / "vocabularies.json").write_text(
         schema.dump_vocabularies(run.data.vocabularies), "utf-8"
@@ -152,7 +152,12 @@ def _write_json(path: pathlib.Path, content: Any) -> None:
 
 
 def _compute(
-    building: pathlib.Path, tower: Tower, run: LoadedRun, *, side: str, batch_size: int
+    building: pathlib.Path,
+    tower: Tower,
+    run: ExportSource,
+    *,
+    side: str,
+    batch_size: int,
 ) -> Callable[..., np.ndarray]:
     """The exported tower, read back, over any number of the data's rows, each array of
     `rows` what `Tower.gather` takes."""
@@ -176,7 +181,11 @@ def _compute(
 
 
 def _items(
-    building: pathlib.Path, run: LoadedRun, split: dict[str, Tower], *, batch_size: int
+    building: pathlib.Path,
+    run: ExportSource,
+    split: dict[str, Tower],
+    *,
+    batch_size: int,
 ) -> tuple[_Kind, int]:
     """The catalogue's vectors as they are served, and how many of them are made of other
     items' (`encode.Towers.complete`): those the item tower alone cannot give."""
@@ -191,7 +200,11 @@ def _items(
 
 
 def _users(
-    building: pathlib.Path, run: LoadedRun, split: dict[str, Tower], *, batch_size: int
+    building: pathlib.Path,
+    run: ExportSource,
+    split: dict[str, Tower],
+    *,
+    batch_size: int,
 ) -> _Kind:
     encode = _compute(
         building, split["query"], run, side="query", batch_size=batch_size
@@ -334,7 +347,7 @@ TOLERANCE = 1e-5  # of a number, or of a larger one its share
 def check_towers(
     building: pathlib.Path,
     specification: dict[str, Any],
-    run: LoadedRun,
+    run: ExportSource,
     split: dict[str, Tower],
 ) -> None:
     """Raise InputError before anything long where a tower, read back, is not the model's."""
@@ -347,7 +360,7 @@ def check_towers(
         )
 
 
-def check_export(exported: reader.Exported, run: LoadedRun, *, dtype: str) -> None:
+def check_export(exported: reader.Exported, run: ExportSource, *, dtype: str) -> None:
     """Raise InputError where the towers, on the columns that were saved, or the stored
     vectors are not what the trained model serves."""
     (items,), (users, ends) = _some(run.data, "item"), _some(run.data, "query")
@@ -375,7 +388,7 @@ def _some(data: Data, side: str) -> tuple[np.ndarray, ...]:
     return (ids,) if side == "item" else (ids, towers.history_ends(data, ids))
 
 
-def _trained(run: LoadedRun, side: str, rows: tuple[np.ndarray, ...]) -> np.ndarray:
+def _trained(run: ExportSource, side: str, rows: tuple[np.ndarray, ...]) -> np.ndarray:
     encode = run.encoder.item if side == "item" else run.encoder.query
     return np.asarray(encode(run.params, run.data.dataset, *rows))
 

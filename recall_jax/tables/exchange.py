@@ -91,7 +91,7 @@ def capacity_of(most: int) -> int:
     return max(FEWEST, -(-most * 21 // 160) * 8)  # a twentieth more, in eights
 
 
-def measure(ids: Int[Array, "n"]) -> Int[Array, ""]:
+def needed_capacity(ids: Int[Array, "n"]) -> Int[Array, ""]:
     """The most rows that one device needs of another for these look-ups."""
 
     def local(ids):

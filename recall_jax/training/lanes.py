@@ -90,7 +90,7 @@ class Program:
 
 def begin(states: Sequence[TrainState]) -> Stack:
     """Before the first step."""
-    stacked = stack_lib.stack([state._replace(slots={}) for state in states])
+    stacked = stack_lib.stacked([state._replace(slots={}) for state in states])
     return Stack(stacked, (Lane({}),) * len(states), 0)
 
 
@@ -168,7 +168,7 @@ def _examples(group: Program) -> int:
     return len(group.loops) * group.first.plan.size * group.first.span
 
 
-class Run(NamedTuple):
+class CompiledProgram(NamedTuple):
     """The compiled program, and what it reads."""
 
     states: Any
@@ -178,13 +178,13 @@ class Run(NamedTuple):
     seconds: float
 
 
-def compiled(group: Program, stack: Stack, *, slots: Any) -> Run:
+def compiled(group: Program, stack: Stack, *, slots: Any) -> CompiledProgram:
     """One compilation for all lanes and all dispatches."""
     layout, start = group.layout, time.perf_counter()
     sources = stack_lib.make_sources([loop.feed.like for loop in group.loops])
-    together_slots = stack_lib.stack([slots] * layout.num)
+    together_slots = stack_lib.stacked([slots] * layout.num)
     states = stack_lib.place(stack.states._replace(slots=together_slots), layout)
-    hypers = stack_lib.stack([loop.hypers for loop in group.loops])
+    hypers = stack_lib.stacked([loop.hypers for loop in group.loops])
     each = stack_lib.place({"hypers": hypers, "own": sources.own}, layout)
     common = {"shared": stack_lib.share(sources.shared, layout)}
     plan = group.first.plan
@@ -199,7 +199,9 @@ def compiled(group: Program, stack: Stack, *, slots: Any) -> Run:
             f"{layout.num} settings need {needed / 2**30:.2f} GiB of a device, and may "
             f"have {group.limit / 2**30:.2f}"
         )
-    return Run(states, executable, each, common, time.perf_counter() - start)
+    return CompiledProgram(
+        states, executable, each, common, time.perf_counter() - start
+    )
 
 
 def _with_examples(
@@ -229,7 +231,7 @@ def portions(group: Program, *, step: int) -> Iterator[np.ndarray]:
 
 
 def dispatch(
-    group: Program, run: Run, states: Any, *, examples: np.ndarray, training
+    group: Program, run: CompiledProgram, states: Any, *, examples: np.ndarray, training
 ) -> tuple[Any, dict[str, np.ndarray]]:
     """The states after one portion of steps, and their metrics, [lanes, scan] each."""
     each, common = _with_examples(
@@ -256,7 +258,7 @@ def _refreshed(
         if at in training:
             spent = time.perf_counter() - start
             lanes[at] = lanes[at].spent("refresh", spent)
-    renewed = stack_lib.place(stack_lib.stack(candidates), group.layout)
+    renewed = stack_lib.place(stack_lib.stacked(candidates), group.layout)
     return states._replace(candidates=renewed)
 
 

@@ -99,7 +99,7 @@ def brief(text: str, *, most: int = 80) -> str:
     return line if len(line) <= most else line[: most - 1] + "…"
 
 
-def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+def as_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     """Rows as a Markdown table that reads well in a terminal too.
 
     A cell that a row lacks stays empty. A column stands to the right if all its cells

@@ -59,7 +59,7 @@ def make_layout(num: int, *, mode: str, devices: Sequence[jax.Device]) -> Layout
     return Layout(mode, tuple(devices[:used]), num, per_device)
 
 
-def stack(trees: Sequence[Any]) -> Any:
+def stacked(trees: Sequence[Any]) -> Any:
     """Trees of one structure as one on the host, [lanes, ...]."""
     trees = [jax.device_get(tree) for tree in trees]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
@@ -119,7 +119,7 @@ def make_sources(sources: Sequence[Any]) -> Sources:
     columns = list(zip(*map(jax.tree.leaves, sources), strict=True))
     alike = [all(_same(column[0], x) for x in column[1:]) for column in columns]
     shared = [column[0] if same else None for column, same in zip(columns, alike)]
-    own = [None if same else stack(column) for column, same in zip(columns, alike)]
+    own = [None if same else stacked(column) for column, same in zip(columns, alike)]
     return Sources(shared, own, jax.tree.structure(sources[0]))
 
 

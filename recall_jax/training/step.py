@@ -187,7 +187,7 @@ def draw(
 ) -> Drawn:
     """Gather the batch and draw its negatives."""
     batch = source.dataset.batch(example)
-    batch = batch._replace(query=mesh.split(batch.query))
+    batch = batch._replace(query=mesh.by_device_rows(batch.query))
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     draw_key, model_key = jax.random.split(key)
 
@@ -198,7 +198,7 @@ def draw(
     sample, memory = objective.draw(
         batch, draw_key, source=source, state=state.candidates, query=query
     )
-    item = mesh.split(source.dataset.item(sample.ids))
+    item = mesh.by_device_rows(source.dataset.item(sample.ids))
     return Drawn(batch, sample, memory, item, model_key)
 
 

@@ -38,7 +38,7 @@ OTHER_PARTS = {
 }
 
 STUDY = """
-from experiments.study import Factor, Study
+from experiments.common.study import Factor, Study
 
 STUDY = Study(
     paper="Somebody 1999",
@@ -418,7 +418,7 @@ def validations(workdir) -> tuple[float, ...]:
 
 
 TRAINED = """
-from experiments.study import Factor, Study
+from experiments.common.study import Factor, Study
 
 STUDY = Study(
     paper="p",

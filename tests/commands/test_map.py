@@ -24,7 +24,7 @@ def workdir(tmp_path_factory, kept_programs):
 
 
 @pytest.fixture(scope="module")
-def loaded(workdir) -> similar.Run:
+def loaded(workdir) -> similar.LoadedRun:
     return similar.load(workdir)
 
 
@@ -108,7 +108,7 @@ def test_an_item_without_a_title_is_told_by_its_id(loaded):
             assert name == (f"{'x' * 79}…" if titles[row] else some.ids[row])
 
 
-def with_columns(loaded: similar.Run, **columns) -> similar.Run:
+def with_columns(loaded: similar.LoadedRun, **columns) -> similar.LoadedRun:
     entities = loaded.items
     return loaded._replace(items=type(entities)(entities.id, columns, entities.text))
 

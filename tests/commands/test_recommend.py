@@ -136,7 +136,7 @@ def test_mf_knows_users_by_their_ids_alone(trained):
     assert new.by == "popularity" and served.item_ids[0] not in new.ids
 
 
-def with_unknown_user(loaded: similar.Run) -> similar.Run:
+def with_unknown_user(loaded: similar.LoadedRun) -> similar.LoadedRun:
     """The run with an unknown user's row other than that of padding, which is zero."""
     tables, dense, statistics = loaded.restored.params
     unknown = loaded.data.vocabularies["user"].rows - 1

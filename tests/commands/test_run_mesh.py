@@ -54,7 +54,7 @@ def encoder_of(config, data):
 def encoded(name: str, *, batch_size: int) -> encode_lib.Vectors:
     config, data = small(name)
     encoder, params = encoder_of(config, data)
-    return encode_lib.encode(
+    return encode_lib.encode_both(
         encoder, params, data=data, part=data.valid, batch_size=batch_size
     )
 
@@ -245,7 +245,10 @@ def test_a_resumed_run_holds_one_state(one, monkeypatch):
 
 @pytest.mark.slow
 def test_shuffled_ties_train_a_second_model_on_eight_too(log_csv, tmp_path):  # noqa: F811
-    arguments = own_log(log_csv, "--config.data.ties=both")
+    # With lazy Adam a gradient that is rounding alone becomes a whole step: here that of
+    # a query with one live unit, which is normalised. In float64 they are the same.
+    more = "--config.data.ties=both", "--config.optim.tables=sgd"
+    arguments = own_log(log_csv, *more)
     one = finish(*arguments, workdir=tmp_path / "one").results
     eight = finish(*arguments, "--devices=8", workdir=tmp_path / "eight").results
     assert_close(one, eight)

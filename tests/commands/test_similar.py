@@ -23,7 +23,7 @@ def workdir(request, tmp_path_factory, kept_programs):
 
 
 @pytest.fixture(scope="module")
-def loaded(workdir) -> similar.Run:
+def loaded(workdir) -> similar.LoadedRun:
     return similar.load(workdir)
 
 
@@ -94,7 +94,7 @@ def test_an_item_is_told_by_id_and_by_a_title_of_one_line():
 
 
 def test_an_only_item_is_said_to_have_none_like_it():
-    only = similar.Run(*[None] * 9)._replace(ids=np.array(["a"]))
+    only = similar.LoadedRun(*[None] * 9)._replace(ids=np.array(["a"]))
     with pytest.raises(InputError, match="a is the run's only item"):
         similar.similar(only, 0, num=3, index="exact")
 

@@ -97,12 +97,12 @@ def all_together(step, states, hypers, sources, examples, *, mode, devices, part
     layout = stack.make_layout(len(states), mode=mode, devices=devices)
     lane_sources = stack.make_sources(sources)
     each = {
-        "hypers": stack.stack(hypers),
+        "hypers": stack.stacked(hypers),
         "own": lane_sources.own,
         "active": np.ones(len(states), bool),
     }
     common = {"shared": stack.share(lane_sources.shared, layout)}
-    stacked = stack.place(stack.stack(states), layout)
+    stacked = stack.place(stack.stacked(states), layout)
     program = stack.make_stacked_step(step, lane_sources, layout)
     each = stack.place(each, layout)
     portions = [

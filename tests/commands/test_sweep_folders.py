@@ -180,7 +180,7 @@ def test_each_lane_keeps_the_best_of_its_own_by_select_by(tmp_path):
             x._replace(slots={}, dense={"bias": jnp.full(3, at)})
             for x, at in zip(states, (1, 2))
         ]
-        placed = stack_lib.place(stack_lib.stack(states), layout)
+        placed = stack_lib.place(stack_lib.stacked(states), layout)
         for at in range(2):
             step = (epoch + 1) * steps
             lanes[at], values = lanes_lib._followed(

@@ -37,7 +37,7 @@ def odd_log():
 
 
 @pytest.fixture(scope="module")
-def run(kept_programs, symbolic_shapes) -> towers.LoadedRun:
+def run(kept_programs, symbolic_shapes) -> towers.ExportSource:
     config = shrunk(cli.load_config("dssm_logs"))
     data = training.lay_out(config, odd_log())
     built = building.build(config, data, batch_size=16)
@@ -45,7 +45,7 @@ def run(kept_programs, symbolic_shapes) -> towers.LoadedRun:
     params = jax.tree.map(
         lambda x: x + 0.1, (state.tables, state.dense, state.statistics)
     )
-    return towers.LoadedRun(
+    return towers.ExportSource(
         building.make_encoder(config, built), params, data, name="odd"
     )
 
@@ -85,6 +85,6 @@ def test_a_feature_of_users_is_not_taken_for_one_of_the_historys_items():
     data = training.lay_out(config, dataclasses.replace(log, users=users))
     built = building.build(config, data, batch_size=16)
     params = built.state.tables, built.state.dense, built.state.statistics
-    query = towers.split(built.graph, params, data)["query"]
+    query = towers.split_towers(built.graph, params, data)["query"]
     (column,) = [c for c in query.columns if c["name"] == "history_market"]
     assert (column["of"], column["column"]) == ("history", "market")

@@ -25,7 +25,8 @@ import pathlib
 import jax
 import numpy as np
 import pytest
-from recall_jax import logs, sharding
+from recall_jax.devices import mesh as mesh_lib
+from recall_jax.training import log as log_lib
 from recall_jax.types import InputError
 
 def refused():
@@ -49,7 +50,7 @@ with processes.together(lambda problem: None):
         processes.check_shared(mine)
     assert not list(mine.iterdir())
 
-    mesh = sharding.make_mesh()
+    mesh = mesh_lib.make_mesh()
     values = np.arange(6, dtype=np.float32)
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     whole = {
@@ -61,11 +62,11 @@ with processes.together(lambda problem: None):
     assert not split.is_fully_addressable and split.addressable_data(0).size == 3
     for array in whole["loss"], split, split * 2 - split:
         np.testing.assert_array_equal(processes.to_host(array), values)
-    with sharding.use(mesh):
-        assert sharding.on_each(values).sharding == whole["step"].sharding
+    with mesh_lib.use(mesh):
+        assert mesh_lib.on_each(values).sharding == whole["step"].sharding
     assert int(whole["step"]) == 3
     np.testing.assert_array_equal(jax.device_get(whole)["loss"], values)
-    with logs.RunLog(mine) as log:
+    with log_lib.RunLog(mine) as log:
         log.write(whole["step"], {"loss": whole["loss"].mean()})
     assert json.loads((mine / "metrics.jsonl").read_text()) == {"step": 3, "loss": 2.5}
 print("agreed")
@@ -100,11 +101,11 @@ import os
 import signal
 import jax
 import numpy as np
-from recall_jax import sharding
+from recall_jax.devices import mesh as mesh_lib
 from recall_jax.types import InputError
 
 how = sys.argv[1]
-mesh = sharding.make_mesh()
+mesh = mesh_lib.make_mesh()
 rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("devices"))
 split = processes.placed(np.ones(4, np.float32), rows)
 total = jax.jit(lambda x: x.sum())

@@ -117,7 +117,7 @@ def test_of_many_targets_only_those_in_the_segment_count():
     ranks = np.array([[0, 2, metrics.MISS], [1, metrics.MISS, 5]], np.int32)
     inside = np.array([[False, True, True], [False, False, False]])
     segment = segments.Segment("tail", "", inside)
-    values = segments.values(segment, ranks, NAMES)
+    values = segments.segment_values(segment, ranks, NAMES)
     # One query is left, of two relevant items, one of them found at rank 2.
     ideal = 1 + 1 / np.log2(3)
     by_hand = {"hr@3": 1, "recall@3": 0.5, "ndcg@3": 0.5 / ideal, "precision@2": 0}
@@ -135,7 +135,7 @@ def test_segments_of_a_part_are_its_own_queries_measured_apart(data):
         seen = []
         for segment in grouping:
             rows = segment.targets.any(axis=1)
-            got = segments.values(segment, result.ranks, NAMES)
+            got = segments.segment_values(segment, result.ranks, NAMES)
             for name in NAMES:
                 np.testing.assert_array_equal(got[name], result.values[name][rows])
             seen += np.flatnonzero(rows).tolist()

@@ -96,7 +96,7 @@ def test_every_similarity_answers_as_on_one_device(build):
     for similarity in ("inner_product", "cosine"):
         one = build(vectors, similarity=similarity).search(queries, 20)
         with mesh.use(mesh_of(8)):
-            rows = rows_lib.split(vectors)  # as encoders leave them
+            rows = rows_lib.split_rows(vectors)  # as encoders leave them
             for given_ in (vectors, rows):
                 index = build(given_, similarity=similarity)
                 result = index.search(queries, 20)
@@ -133,7 +133,7 @@ def test_what_is_no_number_is_an_error_wherever_it_is(build):
         for row in (0, 20):
             bad = vectors.copy()
             bad[row, 1] = np.nan
-            for rows in (bad, rows_lib.split(bad)):
+            for rows in (bad, rows_lib.split_rows(bad)):
                 with pytest.raises(FloatingPointError, match=f"21 vectors.* at {row},"):
                     build(rows)
         # Finite numbers whose products are not.
@@ -162,7 +162,7 @@ def test_two_searches_are_one_program(monkeypatch, build):
 
 def test_devices_exchange_what_they_found_and_no_vectors():
     with mesh.use(mesh_of(8)):
-        rows = rows_lib.split(np.ones((80, 16), np.float32))
+        rows = rows_lib.split_rows(np.ones((80, 16), np.float32))
         args = np.ones((4, 16), np.float32), (np.zeros(0, np.int32),) * 2
         program = topk.search_devices.lower(
             *mesh.on_each(args),

@@ -134,7 +134,7 @@ VALUES = {1: 1.0, 2: 1.0, 3: 4.0, 4: 5.0, 5: -1.0, 6: 6.0, 7: 2.0}
 
 
 def test_figures_by_number_of_clicks(shop):
-    figures = conversions.measure(line(shop, VALUES), shop, PAIRS)
+    figures = conversions.measure_conversions(line(shop, VALUES), shop, PAIRS)
     assert json.loads(json.dumps(figures)) == figures
     assert figures["conversions"] == 1 and figures["ordered"]
     assert list(figures["by_clicks"]) == ["1", "2"]
@@ -156,7 +156,9 @@ def test_figures_by_number_of_clicks(shop):
 
 def test_ordering_is_among_the_other_items_of_the_market(shop):
     """Held-out neighbours of one session and market: 1, 2; 2, 3; 3, 7."""
-    figures = conversions.measure(line(shop, VALUES), shop, PAIRS)["ordering_in_market"]
+    figures = conversions.measure_conversions(line(shop, VALUES), shop, PAIRS)[
+        "ordering_in_market"
+    ]
     # 2 among 1's others 3, 7: none below. 3 among 1, 7 of 2's: both. 7 among 1, 2: both.
     assert figures == {"pairs": 3, "auc": pytest.approx((0 + 1 + 1) / 3)}
 
@@ -166,26 +168,26 @@ def test_an_item_alone_in_its_market_says_nothing_there():
     alone = dict.fromkeys(MARKET, "z") | {3: "y", 7: "x", 2: "w"}
     events = [[(1, 1, "click"), (2, 2, "click"), (3, 3, "click"), (7, 9, "buy")]] * 2
     data = data_of(*events, columns=alone)
-    figures = conversions.measure(line(data, VALUES), data, PAIRS)
+    figures = conversions.measure_conversions(line(data, VALUES), data, PAIRS)
     assert figures["ordering_in_market"] == {}
     assert "rank" in figures["all"] and "rank_in_market" not in figures["all"]
 
 
 def test_vectors_that_say_nothing_are_chance_in_order_and_last_in_rank(shop):
     zeros = np.zeros((shop.dataset.num_items, 2), np.float32)
-    figures = conversions.measure(zeros, shop, PAIRS)
+    figures = conversions.measure_conversions(zeros, shop, PAIRS)
     assert figures["ordering_in_market"]["auc"] == 0.5
     assert figures["all"]["rank"] == 1.0
 
 
 def test_without_markets_or_conversions_these_figures_are_missing(shop):
     plain = dataclasses.replace(PAIRS, market="")
-    figures = conversions.measure(line(shop, VALUES), shop, plain)
+    figures = conversions.measure_conversions(line(shop, VALUES), shop, plain)
     assert set(figures["all"]) == {"pairs", "mrr", "rank"}
     assert "ordering_in_market" not in figures
     calm = [[(1, 1, "click"), (2, 2, "buy"), (3, 3, "click"), (7, 9, "click")]] * 2
     data = data_of(*calm)
-    figures = conversions.measure(line(data, VALUES), data, PAIRS)
+    figures = conversions.measure_conversions(line(data, VALUES), data, PAIRS)
     assert figures["conversions"] == 0 and figures["all"] == figures["by_clicks"] == {}
 
 
@@ -194,7 +196,7 @@ def test_a_day_without_an_order_has_no_number_of_clicks():
     data = data_of(events, events)
     by_day = itemwise.SequencesConfig(cut="day", conversions=("buy",))
     config = dataclasses.replace(PAIRS, order="set", sequences=by_day)
-    figures = conversions.measure(line(data, VALUES), data, config)
+    figures = conversions.measure_conversions(line(data, VALUES), data, config)
     assert not figures["ordered"] and "by_clicks" not in figures
     assert figures["all"]["pairs"] == 4
 

@@ -14,7 +14,7 @@ from recall_jax.types import InputError
 NODES = 9
 
 
-def as_edges(built: graph.Graph) -> dict[tuple[int, int], float]:
+def as_edges(built: graph.ItemGraph) -> dict[tuple[int, int], float]:
     """By (source, target); checks the invariants of a graph on the way."""
     source, target = built.source.tolist(), np.asarray(built.target).tolist()
     pairs = list(zip(source, target, strict=True))
@@ -25,7 +25,7 @@ def as_edges(built: graph.Graph) -> dict[tuple[int, int], float]:
     return dict(zip(pairs, np.asarray(built.weight).tolist(), strict=True))
 
 
-def chance_by_cells(built: graph.Graph) -> np.ndarray:
+def chance_by_cells(built: graph.ItemGraph) -> np.ndarray:
     """Of each edge once at its source, worked out from the alias table alone."""
     keep, alias = built.keep.astype(np.float64), built.alias
     np.testing.assert_array_equal(built.source[alias], built.source)
@@ -35,7 +35,7 @@ def chance_by_cells(built: graph.Graph) -> np.ndarray:
     return height / np.diff(built.offsets)[built.source]
 
 
-def chance_by_weight(built: graph.Graph) -> np.ndarray:
+def chance_by_weight(built: graph.ItemGraph) -> np.ndarray:
     total = np.bincount(built.source, weights=built.weight, minlength=1)
     return built.weight / total[built.source]
 
@@ -50,7 +50,7 @@ RANDOM_EDGES = st.lists(
 )
 
 
-def from_list(edges, **how) -> graph.Graph:
+def from_list(edges, **how) -> graph.ItemGraph:
     source, target, weight = np.array(edges, np.float64).reshape(-1, 3).T
     return graph.from_edges(
         source.astype(np.int32),

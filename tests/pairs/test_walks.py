@@ -26,7 +26,7 @@ EDGES = {
 NODES = 7
 
 
-def make_graph(edges: dict[tuple[int, int], float] = EDGES) -> graph.Graph:
+def make_graph(edges: dict[tuple[int, int], float] = EDGES) -> graph.ItemGraph:
     source, target = np.array(list(edges)).T
     weight = np.array(list(edges.values()))
     return graph.from_edges(source, target, weight, num_nodes=NODES, self_loops="keep")

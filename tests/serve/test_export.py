@@ -38,7 +38,7 @@ def exported(tmp_path_factory, kept_programs, symbolic_shapes) -> dict[str, tupl
     return Exports()
 
 
-def trained(run: towers_lib.LoadedRun, side: str) -> np.ndarray:
+def trained(run: towers_lib.ExportSource, side: str) -> np.ndarray:
     """Vectors of all items, or of all users at the end of their histories."""
     num = run.data.dataset.num_items if side == "item" else len(run.data.user_codes)
     ids = np.arange(1, num + 1, dtype=np.int32)
@@ -147,7 +147,7 @@ def test_a_program_names_no_file_and_is_the_same_when_made_again(exported):
     run, folder = exported["dssm_synthetic"]
     program = (folder / "item.jax").read_bytes()
     assert b".py" not in program and b"recall_jax" not in program
-    again = towers_lib.split(run.encoder.graph, run.params, run.data)["item"]
+    again = towers_lib.split_towers(run.encoder.graph, run.params, run.data)["item"]
     assert again.program == program
 
 
@@ -344,12 +344,12 @@ def test_a_tower_that_is_not_the_models_is_never_written(tmp_path, monkeypatch):
     writer.write(run, folder, config=writer.Config(batch_size=16))
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     wrong = jax.tree.map(lambda x: x * 1.01, run.params)
-    split = towers_lib.split
+    split = towers_lib.split_towers
 
     def of_others(graph, params, data):
         return split(graph, wrong, data)
 
-    monkeypatch.setattr(towers_lib, "split", of_others)
+    monkeypatch.setattr(towers_lib, "split_towers", of_others)
     others = run._replace(params=jax.tree.map(lambda x: x * 2, run.params))
     with pytest.raises(InputError, match="exported query tower is up to .* replaced"):
         writer.write(others, folder, config=writer.Config(batch_size=16))

@@ -187,14 +187,14 @@ def test_two_exports_to_one_folder_do_not_meet(trained, folder):
 def test_vectors_that_are_not_the_models_are_not_put_in_place(
     trained, folder, monkeypatch
 ):
-    before, encode = content(folder), vectors.encode
+    before, encode = content(folder), vectors.stored
 
     def wrong(values, *, dtype):
         stored, scale = encode(values, dtype=dtype)
         stored[3:5] += np.float32(3e-5)
         return stored, scale
 
-    monkeypatch.setattr(vectors, "encode", wrong)
+    monkeypatch.setattr(vectors, "stored", wrong)
     with pytest.raises(InputError, match="items.npy is up to .* nothing was replaced"):
         writer.write(altered(trained), folder, config=CONFIG)
     assert content(folder) == before
@@ -284,7 +284,7 @@ def test_the_benches_run_on_sizes_that_say_nothing(workdir, tmp_path):
 KILLED = """
 import pathlib, sys, time
 sys.path[:0] = sys.argv[2:]
-from recall_jax import publish, vectors
+from recall_jax.serve import vectors, writer
 vectors.SHARD = 16
 write = vectors.write
 def slow(folder, kind, compute, **options):
@@ -296,8 +296,8 @@ def slow(folder, kind, compute, **options):
     return write(folder, kind, waiting, **options)
 vectors.write = slow
 from exports import make_run
-publish.write(
-    make_run("fm_synthetic"), sys.argv[1], config=publish.Config(batch_size=16)
+writer.write(
+    make_run("fm_synthetic"), sys.argv[1], config=writer.Config(batch_size=16)
 )
 """
 

@@ -328,9 +328,9 @@ def test_a_text_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
 HOLDER = """
 import sys
-from recall_jax import checkpoint
+from recall_jax import files
 
-with checkpoint.lock(sys.argv[1]):
+with files.lock(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()
 """

@@ -59,10 +59,11 @@ import warnings
 import jax
 import numpy as np
 import pytest
-from recall_jax import checkpoint, sharding
+from recall_jax.devices import mesh as mesh_lib
+from recall_jax.training import checkpoint
 
 folder = pathlib.Path(sys.argv[1])
-mesh = sharding.make_mesh()
+mesh = mesh_lib.make_mesh()
 rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("devices"))
 table = np.random.default_rng(0).normal(size=(64, 50, 40)).astype(np.float32)
 everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())

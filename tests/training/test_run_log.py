@@ -167,7 +167,9 @@ def test_a_table_sets_numbers_to_the_right():
         {"model": "dssm", "recall": 0.30156, "steps": 12, "spread": "0.30 ± 0.01"},
         {"model": "a|b", "recall": np.float32(0.5), "spread": ".2"},
     ]
-    assert log_lib.table(rows, ["model", "recall", "steps", "spread"]).splitlines() == [
+    assert log_lib.as_table(
+        rows, ["model", "recall", "steps", "spread"]
+    ).splitlines() == [
         "| model | recall | steps |      spread |",
         "| :---- | -----: | ----: | ----------: |",
         "| dssm  | 0.3016 |    12 | 0.30 ± 0.01 |",
@@ -182,7 +184,7 @@ def test_floats_keep_the_digits_that_matter():
 
 
 def column_of(values) -> list[str]:
-    return log_lib.table([{"x": value} for value in values], ["x"]).splitlines()[2:]
+    return log_lib.as_table([{"x": value} for value in values], ["x"]).splitlines()[2:]
 
 
 def test_examples_in_docstrings_are_right():

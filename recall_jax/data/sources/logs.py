@@ -133,7 +133,7 @@ def assemble(source: shards.Source, *, config: Config) -> Interactions:
         events=parse_events(source, config=config),
         source=config.path,
         report=(
-            *describe.files(source.shards),
+            *describe.file_lines(source.shards),
             *describe.passed_over(config.path),
             *sides["user"].report,
             *sides["item"].report,

@@ -43,7 +43,7 @@ BOUNDS = {  # of the fields that are whole numbers
 }
 
 
-class Table(NamedTuple):
+class TextTable(NamedTuple):
     """A text file of one record a line; its first field is the id."""
 
     file: str
@@ -51,23 +51,23 @@ class Table(NamedTuple):
     fields: tuple[str, ...]
 
 
-class Layout(NamedTuple):
+class Release(NamedTuple):
     folder: str
     num_ratings: int
-    tables: tuple[Table, Table, Table]  # ratings, users, items
+    tables: tuple[TextTable, TextTable, TextTable]  # ratings, users, items
 
 
-RATINGS_1M = Table("ratings.dat", "::", RATING_FIELDS)
-USERS_1M = Table("users.dat", "::", ("user", *USER_COLUMNS))
-ITEMS_1M = Table("movies.dat", "::", ("movie", "title", "genres"))
+RATINGS_1M = TextTable("ratings.dat", "::", RATING_FIELDS)
+USERS_1M = TextTable("users.dat", "::", ("user", *USER_COLUMNS))
+ITEMS_1M = TextTable("movies.dat", "::", ("movie", "title", "genres"))
 
-RATINGS_100K = Table("u.data", "\t", RATING_FIELDS)
-USERS_100K = Table("u.user", "|", ("user", "age", "gender", "occupation", "zip"))
-ITEMS_100K = Table("u.item", "|", ("movie", *ITEM_FIELDS_100K, *GENRES_100K))
+RATINGS_100K = TextTable("u.data", "\t", RATING_FIELDS)
+USERS_100K = TextTable("u.user", "|", ("user", "age", "gender", "occupation", "zip"))
+ITEMS_100K = TextTable("u.item", "|", ("movie", *ITEM_FIELDS_100K, *GENRES_100K))
 
 LAYOUTS = {
-    "1m": Layout("ml-1m", 1_000_209, (RATINGS_1M, USERS_1M, ITEMS_1M)),
-    "100k": Layout("ml-100k", 100_000, (RATINGS_100K, USERS_100K, ITEMS_100K)),
+    "1m": Release("ml-1m", 1_000_209, (RATINGS_1M, USERS_1M, ITEMS_1M)),
+    "100k": Release("ml-100k", 100_000, (RATINGS_100K, USERS_100K, ITEMS_100K)),
 }
 
 
@@ -123,7 +123,7 @@ def is_here(config: Config) -> bool:
     return bool(config.dir) or _set_up(layout) is not None or kept_zip(layout).exists()
 
 
-def locate(given: str, *, layout: Layout) -> pathlib.Path:
+def locate(given: str, *, layout: Release) -> pathlib.Path:
     """The folder or zip to read; downloads it when there is neither."""
     if given:
         place = pathlib.Path(given).expanduser()
@@ -133,7 +133,7 @@ def locate(given: str, *, layout: Layout) -> pathlib.Path:
     return _set_up(layout) or fetch(layout)
 
 
-def _set_up(layout: Layout) -> pathlib.Path | None:
+def _set_up(layout: Release) -> pathlib.Path | None:
     """What $RECALL_DATA_DIR holds of it."""
     root = os.environ.get("RECALL_DATA_DIR", "")
     for name in (layout.folder, f"{layout.folder}.zip") if root else ():
@@ -142,7 +142,7 @@ def _set_up(layout: Layout) -> pathlib.Path | None:
     return None
 
 
-def ways(layout: Layout) -> str:
+def ways(layout: Release) -> str:
     names = ", ".join(table.file for table in layout.tables)
     root = os.environ.get("RECALL_DATA_DIR")
     return (
@@ -155,13 +155,13 @@ def ways(layout: Layout) -> str:
     )
 
 
-def kept_zip(layout: Layout) -> pathlib.Path:
+def kept_zip(layout: Release) -> pathlib.Path:
     """Where the cache has the original zip, if it has it."""
     cache = os.environ.get("RECALL_CACHE_DIR") or "~/.cache/recall_jax"
     return pathlib.Path(cache).expanduser() / f"{layout.folder}.zip"
 
 
-def fetch(layout: Layout) -> pathlib.Path:
+def fetch(layout: Release) -> pathlib.Path:
     """The original zip, from the cache or downloaded with its SHA-256 checked."""
     kept = kept_zip(layout)
     if kept.exists():
@@ -189,7 +189,7 @@ def download(url: str, *, folder: str) -> pathlib.Path:
     return pathlib.Path(manager.download(url))
 
 
-def read_files(place: pathlib.Path, *, layout: Layout) -> list[bytes]:
+def read_files(place: pathlib.Path, *, layout: Release) -> list[bytes]:
     """The ratings, users and items files, their lines ended by a plain newline."""
     names = [table.file for table in layout.tables]
     try:
@@ -222,7 +222,7 @@ def brief(error: Exception) -> str:
 # What is in them.
 
 
-def parse_ratings(text: bytes, *, table: Table, path: str) -> np.ndarray:
+def parse_ratings(text: bytes, *, table: TextTable, path: str) -> np.ndarray:
     """User, movie, rating and time, int64 [n, 4]. Raises at the first wrong line."""
     rows = parse_digits(text, separator=table.separator.encode())
     low, high = np.array([BOUNDS[field] for field in table.fields]).T
@@ -246,7 +246,7 @@ def parse_digits(text: bytes, *, separator: bytes) -> np.ndarray | None:
     return np.fromstring(text, np.int64, sep=" ").reshape(-1, 4)
 
 
-def parse_lines(text: bytes, *, table: Table, path: str) -> list[list[str]]:
+def parse_lines(text: bytes, *, table: TextTable, path: str) -> list[list[str]]:
     """Records, their fields checked one by one: tells which line is wrong, and why."""
     lines = text.decode("latin-1").removesuffix("\n").split("\n")
     records = [line.split(table.separator) for line in lines]
@@ -259,7 +259,7 @@ def parse_lines(text: bytes, *, table: Table, path: str) -> list[list[str]]:
     return records
 
 
-def problem_of(record: list[str], *, table: Table) -> str:
+def problem_of(record: list[str], *, table: TextTable) -> str:
     if len(record) != len(table.fields):
         line = table.separator.join(record)
         return f"{len(record)} fields instead of {len(table.fields)} in {line[:80]!r}"
@@ -271,7 +271,7 @@ def problem_of(record: list[str], *, table: Table) -> str:
     return ""
 
 
-def parse_entities(text: bytes, *, table: Table, path: str) -> dict[int, dict]:
+def parse_entities(text: bytes, *, table: TextTable, path: str) -> dict[int, dict]:
     """Records, field by field, by id in file order."""
     records: dict[int, dict[str, str]] = {}
     for line, record in enumerate(parse_lines(text, table=table, path=path), start=1):

@@ -247,7 +247,7 @@ def check_columns(columns: dict[str, str], *, header: list[str], path: str) -> N
                 f"{path} has no column {name!r} (data.{option})"
                 f"{nearest(name, header)} It has {shown(header)}; a file without a line "
                 "of column names needs one"
-                + partition(name, path=path)
+                + partition_hint(name, path=path)
                 + separated(header)
             )
 
@@ -260,7 +260,7 @@ def separated(header: list[str]) -> str:
     return f"; if its columns are parted by {others[0]!r}, say --config.data.separator"
 
 
-def partition(name: str, *, path: str) -> str:
+def partition_hint(name: str, *, path: str) -> str:
     """What to say where a folder's name holds a column, as Hive and Spark write it."""
     if f"{name}=" not in path:
         return ""

@@ -158,7 +158,7 @@ def test_the_array_parser_agrees_with_the_line_parser():
 def test_loads_with_numpy_alone(tmp_path):
     write(tmp_path, FILES_1M)
     code = (
-        "import sys; from recall_jax.data import movielens as m; "
+        "import sys; from recall_jax.data.sources import movielens as m; "
         f"m.Config(dir={str(tmp_path)!r}, num_ratings=0).load(); "
         "print({'polars', 'pandas', 'tensorflow', 'tensorflow_datasets'} "
         "& set(sys.modules))"
