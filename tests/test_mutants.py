@@ -14,19 +14,21 @@ MUTANTS = mutants.load()
 WIRING = {
     f"recall_jax/{name}.py"
     for name in (
-        "train",
-        "fit",
-        "objective",
-        "candidates",
-        "negatives",
-        "remembered",
-        "pairs",
-        "pair_step",
-        "skipgram",
-        "sweep",
-        "together",
-        "evaluate",
-        "data/dataset",
+        "training/step",
+        "training/loop",
+        "training/lanes",
+        "training/stack",
+        "models/graph",
+        "losses/objective",
+        "losses/candidates",
+        "losses/negatives",
+        "pairs/corpus",
+        "pairs/step",
+        "pairs/skipgram",
+        "evaluate/measure",
+        "evaluate/encode",
+        "data/prepare",
+        "data/prepared",
     )
 }
 """Files that compute little and hand much on, as all of experiments/ do: a fault there

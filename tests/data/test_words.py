@@ -109,7 +109,7 @@ def test_two_trigrams_in_one_bucket_share_its_row():
 
 
 def test_buckets_are_the_same_in_every_process():
-    code = "from recall_jax.data import text; print(text.bucket('#go', buckets=9999))"
+    code = "from recall_jax.data import columns; print(columns.bucket('#go', buckets=9999))"
     outputs = [
         subprocess.run(
             [sys.executable, "-c", code],
