@@ -95,6 +95,12 @@ MUTANTS = [
     ),
     (
         "recall_jax/data/duplicates.py",
+        "some = np.flatnonzero(likely[numbers & last])",
+        "some = np.flatnonzero(likely[numbers & last])[1:]",
+        DUPLICATES + "test_few_copies_among_many_rows_are_found",
+    ),
+    (
+        "recall_jax/data/duplicates.py",
         '        "time": log.time,\n',
         '        "time": None,\n',
         DUPLICATES + "test_where_second_visits_are_common_copies_stay_unless_asked",
@@ -107,8 +113,8 @@ MUTANTS = [
     ),
     (
         "recall_jax/data/duplicates.py",
-        "    copies[order[1:][same]] = True\n",
-        "    copies[order[:-1][same]] = True\n",
+        "    copies[some[order[1:][same]]] = True\n",
+        "    copies[some[order[:-1][same]]] = True\n",
         DUPLICATES + "test_a_copy_is_a_row_that_came_before",
     ),
     (

@@ -143,6 +143,14 @@ CODES = st.lists(
 )
 
 
+@pytest.mark.parametrize("copied", [[0], [0, 0, 7], [999], []])
+def test_few_copies_among_many_rows_are_found(copied):
+    user, item = np.divmod(np.arange(1000), 30)
+    of = np.append(np.arange(1000), copied).astype(int)
+    expected = [False] * 1000 + [True] * len(copied)
+    assert duplicates.is_copy([user[of], item[of]]).tolist() == expected
+
+
 @settings(max_examples=100, deadline=None)
 @given(CODES)
 def test_a_copy_is_a_row_that_came_before(rows):
