@@ -5,7 +5,7 @@
 
 The folder holds the user tower and the item tower as programs of jax.export for CPU,
 CUDA and TPU, which run without this package, and the vectors of all items and users as
-.npy and Parquet with raw ids; recall_jax/export.md says what is in it and how it is used.
+.npy and Parquet with raw ids; recall_jax/serve/export.md says what is in it and how it is used.
 Users stand at the end of their whole history, events held out for tests included. An
 older export in the folder is replaced when the new one is complete and agrees with the
 trained model; the same command goes on where it was killed.
@@ -85,8 +85,8 @@ def described(report: writer.Report) -> str:
         )
     lines += [
         "verified   towers and vectors, read back, against the trained model",
-        "next       export.load(folder), of recall_jax, gives towers, vectors and raw ids",
-        "           into Faiss, Milvus or a key-value store: recall_jax/export.md",
+        "next       recall_jax.serve.reader.load(folder) gives towers, vectors and raw ids",
+        "           into Faiss, Milvus or a key-value store: recall_jax/serve/export.md",
     ]
     return "\n".join(lines)
 

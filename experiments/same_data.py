@@ -57,7 +57,7 @@ def _fingerprints(config: Experiment) -> dict[str, tuple[str, str]]:
     if streaming.is_streamed(config):
         # A refit reads the same files.
         least = config.model.min_history
-        sha256 = folders.sha256_of(config.data, min_history=least)
+        sha256 = folders.fingerprint_of(config.data, min_history=least)
         return {"": (config.data.path, sha256)}
     if isinstance(config.data, movielens.Config) and not movielens.is_here(config.data):
         raise MissingData("MovieLens is not on this machine")

@@ -144,7 +144,7 @@ def read(folder: Path, *, kind: str) -> Saved:
                 f"{path} has {size} bytes of {wanted['size']}; build the index again "
                 "and save it, or bring a whole copy"
             )
-        if _sha256(path) != wanted["sha256"]:
+        if sha256_of(path) != wanted["sha256"]:
             raise InputError(
                 f"{path} is not as it was written: its SHA-256 differs; build the index "
                 "again and save it, or bring a whole copy"
@@ -197,9 +197,4 @@ def _seal(path: Path) -> dict[str, Any]:
         os.close(descriptor)
     if path.is_dir():
         return {}
-    return {"size": path.stat().st_size, "sha256": _sha256(path)}
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {"size": path.stat().st_size, "sha256": sha256_of(path)}

@@ -27,7 +27,7 @@ KEPT = 20
 
 
 def as_stored(values: np.ndarray, *, dtype: str) -> np.ndarray:
-    stored, scale = vectors.stored(values, dtype=dtype)
+    stored, scale = vectors.as_stored(values, dtype=dtype)
     return vectors.decode(stored, dtype=dtype, scale=scale)
 
 

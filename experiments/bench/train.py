@@ -35,7 +35,7 @@ def total(tree) -> jax.Array:
 
 
 def stages(graph: graph_lib.Graph, goal: objective.Objective, optimizer) -> dict:
-    """The step cut off after each stage, as functions like `train.Step`."""
+    """The step cut off after each stage, as functions like `step.Step`."""
 
     def loss_of(params, drawn, columns, hypers, source, statistics):
         loss, _ = step_lib.mean_loss(

@@ -156,7 +156,7 @@ def train_portion(
     portion: Portion, shared: Shared, *, until: int, mode: str, limit: float
 ) -> Trained:
     """Train a portion's runs up to epoch `until`, from where they were cut off, or the
-    rung below left them. Raises sweep.TooLarge."""
+    rung below left them. Raises lanes.TooLarge."""
     cells = portion.cells
     encoder, loops, states = make_loops(cells, shared)
     layout = stack_lib.make_layout(len(cells), mode=mode, devices=jax.devices())

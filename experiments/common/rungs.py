@@ -51,7 +51,7 @@ def marks(cells: Sequence[Cell], halving: int) -> list[int | None]:
     """Epochs up to which each rung trains; None: all that a config has."""
     num = len({cell.entry.label for cell in cells})
     train = cells[0].config.train
-    every = max(train.eval_every, 1)  # fit.make_plan refuses less
+    every = max(train.eval_every, 1)  # loop.make_plan refuses less
     epochs = rungs(halving, num=num, epochs=train.epochs, every=every)
     return [*epochs[:-1], None]
 

@@ -4,7 +4,7 @@
     python -m experiments.run --config=mf_ml1m_queue
 
 Expected, one seed: test hr@10 0.031, ndcg@10 0.015, no better than popularity: the queue's copies
-take no gradient, so items are pulled more than pushed (recall_jax/negatives.md).
+take no gradient, so items are pulled more than pushed (recall_jax/losses/negatives.md).
 Half a minute to two minutes on two cores (BUILD_NOTES.md, record 8).
 """
 

@@ -254,7 +254,7 @@ def features(entities: Entities, present: np.ndarray, *, side: str) -> list[str]
 
 
 def kind_of(column: np.ndarray | Bag, present: np.ndarray) -> tuple[str, int, int]:
-    """Kind, distinct values and missing ones of a feature among entities `there`."""
+    """Kind, distinct values and missing ones of a feature among those that are `present`."""
     if isinstance(column, Bag):
         lengths = np.diff(column.offsets)
         inside = np.repeat(present, lengths)

@@ -20,9 +20,6 @@ from recall_jax.types import InputError, MissingData
 FORMAT = 2
 
 
-# Preparation: once, whole or not at all.
-
-
 def ensure(config: Config, *, min_history: int) -> pathlib.Path:
     """The folder of a config's arrays, written unless it is there already.
 
@@ -68,7 +65,7 @@ def _ensure(config: Config, *, min_history: int) -> pathlib.Path:
     return folder
 
 
-def sha256_of(config: Config, *, min_history: int) -> str:
+def fingerprint_of(config: Config, *, min_history: int) -> str:
     """`prepared.Data.fingerprint` of the log. Raises MissingData where there is no log or
     it was never prepared, InputError where its files have changed since, if only in the
     time of writing."""

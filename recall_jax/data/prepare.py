@@ -87,7 +87,7 @@ def in_memory(
     """Number users and items by training frequency and lay everything out flat.
 
     `min_history` is how many events must stand before a training example's positive,
-    `span` how many examples a model takes as one row (`Dataset.sequences`). The config
+    `span` how many examples a model takes as one row (`Events.sequences`). The config
     says which examples there are, their labels, searched tokens and texts.
     """
     log, config = split.log, config or log_lib.Config()

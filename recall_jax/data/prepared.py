@@ -69,7 +69,7 @@ class Data:
 
     @property
     def num_rows(self) -> int:
-        """Of which batches are made (`Dataset.num_rows`)."""
+        """Of which batches are made (`Events.num_rows`)."""
         return self.dataset.num_rows if self.log is None else self.log.num_examples
 
     def fingerprint(self) -> str:
@@ -225,7 +225,7 @@ def open_data(config: Config, *, history_length: int, min_history: int) -> Data:
 
 
 def open_log(folder: pathlib.Path, *, min_history: int) -> Log:
-    """What `prepared` has written."""
+    """What `folders.ensure` has written."""
     arrays = {path.stem: _mapped(path) for path in folder.glob("*.npy")}
     mapped = {"items": arrays.pop("items"), "weights": arrays.pop("weights", None)}
     small = {name: np.array(array) for name, array in arrays.items()}

@@ -238,8 +238,6 @@ def by_protocol(log: Interactions, *, config: Config) -> Split:
         raise InputError(f"{log.source}: no events are left after the filters")
     _check_hidden(config)
     if config.protocol == "file_order":
-        # which is made of this module
-
         return by_file_order(log, config=config)
     if config.protocol == "given" and config.min_user_events + config.min_item_events:
         raise InputError(

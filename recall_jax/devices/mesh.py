@@ -1,9 +1,8 @@
-"""One mesh axis over all devices: what is split over it, and how tables are stored.
+"""One mesh axis over all devices, and what is split over it.
 
 Dense parameters and the data set are on every device, a batch and the tables are split.
-A table [V, d] is stored as [64, V/64, d], row i at [i mod 64, i div 64], on one device
-too: popular rows, which have small ids, spread over the devices, and a checkpoint fits
-any number of devices that divides 64. `whole` gives the rows in their order.
+Tables are stored in SHARDS parts (`tables.layout`), so that any number of devices that
+divides 64 reads a checkpoint.
 
 Code outside `spread` is written for the whole batch, and the compiler splits it. Inside
 `spread` it is written for one device's rows: `mine` takes them of what all devices
@@ -131,7 +130,7 @@ def placed_state(make: Callable, *args: Any) -> Any:
 
 
 def outlined(make: Callable, *args: Any) -> Any:
-    """As `made`, but of the state shapes alone, and where each leaf would be placed."""
+    """As `placed_state`, but of the state shapes alone, and where each leaf would be placed."""
     state, _ = jax.eval_shape(make, *args)
     if num_devices() > 1:
         state = jax.tree.map(

@@ -20,7 +20,7 @@ Complete = Callable[[jax.Array, Data], jax.Array]
 class Towers(NamedTuple):
     """Jitted towers of a graph; `params` is (tables, dense, statistics). `complete`
     takes the vectors of the whole catalogue to those that are served, for what an item
-    has from other items. `columns` is the query tower on columns as `Dataset.query` has
+    has from other items. `columns` is the query tower on columns as `Events.query` has
     them, of anybody, but `history` in catalogue ids. `graph` is what the towers are made
     of."""
 
@@ -162,7 +162,7 @@ def encode_catalogue(
     data: Data,
     batch_size: int,
 ) -> Rows:
-    """Vectors of catalogue ids 1..V by `encode.Towers.item`, each on one device."""
+    """Vectors of catalogue ids 1..V by `Towers.item`, each on one device."""
     ids = np.arange(1, data.dataset.num_items + 1, dtype=np.int32)
     return in_batches(
         lambda ids: encode(params, data.dataset, ids), ids, batch_size=batch_size

@@ -182,18 +182,18 @@ def targets(data: Data, part: Part, *, seen: bool) -> Targets:
 
 def ranked_targets(data: Data, part: Part, *, config: EvaluateConfig) -> Targets:
     """As `targets`, with all removed that a config does not rank."""
-    aim = targets(data, part, seen=removes_seen(config, data))
+    wanted = targets(data, part, seen=removes_seen(config, data))
     if config.candidates == "all":
-        return aim
+        return wanted
     only = sampled.only_drawn(
-        aim.positions,
+        wanted.positions,
         popularity=data.popularity[1:],
-        seen=aim.exclude,
+        seen=wanted.exclude,
         kind=config.candidates,
         num=config.num_candidates,
         seed=config.candidates_seed,
     )
-    return aim._replace(exclude=only)
+    return wanted._replace(exclude=only)
 
 
 def check_leak(data: Data, part: Part, *, seen: bool) -> None:
@@ -211,11 +211,11 @@ def check_leak(data: Data, part: Part, *, seen: bool) -> None:
             raise InputError(f"user {user!r}: history holds an event after the target")
     if not seen:
         return
-    aim = targets(data, part, seen=True)
-    query = np.repeat(np.arange(len(part)), np.diff(aim.exclude.offsets))
-    pairs = query * data.dataset.num_items + aim.exclude.ids
-    rows = np.arange(len(part))[:, None] * data.dataset.num_items + aim.positions
-    leaked = np.isin(rows[aim.positions >= 0], pairs)
+    wanted = targets(data, part, seen=True)
+    query = np.repeat(np.arange(len(part)), np.diff(wanted.exclude.offsets))
+    pairs = query * data.dataset.num_items + wanted.exclude.ids
+    rows = np.arange(len(part))[:, None] * data.dataset.num_items + wanted.positions
+    leaked = np.isin(rows[wanted.positions >= 0], pairs)
     if leaked.any():
         raise InputError(
             f"{int(leaked.sum())} targets stand in their own user's history, which "
@@ -253,19 +253,21 @@ def measure_search(
     search: Search, *, data: Data, part: Part, config: EvaluateConfig
 ) -> Result:
     """Search with k + 1, so that a tie across the cut-off shows, and rank."""
-    aim = ranked_targets(data, part, config=config)
+    wanted = ranked_targets(data, part, config=config)
     k = min(cutoff(config) + 1, data.dataset.num_items)
     start = time.perf_counter()
-    answer = search(k, aim.exclude)
+    answer = search(k, wanted.exclude)
     seconds = time.perf_counter() - start
     if k <= cutoff(config):  # a list of the whole catalogue: nothing comes after it
-        ids, listed = answer
+        ids, scores = answer
         answer = search_lib.Found(
             np.pad(ids, ((0, 0), (0, 1)), constant_values=-1),
-            np.pad(listed, ((0, 0), (0, 1)), constant_values=-np.inf),
+            np.pad(scores, ((0, 0), (0, 1)), constant_values=-np.inf),
         )
-    ranks = metrics_lib.target_ranks(answer.ids, answer.scores, targets=aim.positions)
-    values = metrics_lib.metric_table(ranks, aim.count, config.metrics)
+    ranks = metrics_lib.target_ranks(
+        answer.ids, answer.scores, targets=wanted.positions
+    )
+    values = metrics_lib.metric_table(ranks, wanted.count, config.metrics)
     return Result(values, answer, seconds, ranks)
 
 

@@ -39,7 +39,7 @@ def as_inner_product(
 def spread(
     vectors: Vectors, *, ids: np.ndarray | None, similarity: str
 ) -> tuple[rows.Rows, np.ndarray | None]:
-    """As `prepared`, over the devices there are."""
+    """As `as_inner_product`, over the devices there are."""
     if not isinstance(vectors, rows.Rows) or similarity != "inner_product":
         vectors, ids = as_inner_product(vectors, ids=ids, similarity=similarity)
         return rows.split_rows(vectors), ids

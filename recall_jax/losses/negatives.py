@@ -126,7 +126,7 @@ def advice(config: NegativesConfig) -> str:
     if config.correction == "log_q" and masked:
         return (
             "negatives.correction=log_q is right on average only with hits left in, and "
-            f"{min(masked)} masks them; see recall_jax/negatives.md"
+            f"{min(masked)} masks them; see recall_jax/losses/negatives.md"
         )
     return ""
 

@@ -20,7 +20,7 @@ class Config:
     every_position: ClassVar[bool] = False
     query: tuple[str, ...] = ()  # query columns; () takes features and the history
     history: tuple[str, ...] = ("mean", "recency")  # layers.HistoryPool.KINDS
-    text: str = "mean"  # how letter trigrams are pooled; or encoders.ENCODERS
+    text: str = "mean"  # how letter trigrams are pooled; or histories.ENCODERS
     history_length: int = 50
     history_table: str = "own"  # or "shared" with the items
     min_history: int = 1  # events that must stand before a training example

@@ -1,1 +1,1 @@
-"""The front door: a config becomes data, a model, a loop, results."""
+"""The front door: the config of a run."""

@@ -25,13 +25,15 @@ def check_dtype(dtype: str) -> None:
         raise InputError(f"unknown --dtype {dtype!r}; there are: " + ", ".join(DTYPES))
 
 
-def stored(values: np.ndarray, *, dtype: str) -> tuple[np.ndarray, np.ndarray | None]:
+def as_stored(
+    values: np.ndarray, *, dtype: str
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Vectors float32 [n, d] as they are stored, and the scale of each row of int8.
 
     bfloat16 rounds to nearest, ties to even. An int8 row's largest value is 127; a row
     of zeros has the scale 0.
 
-    >>> stored, scale = encode(np.array([[0.5, -1.0]], np.float32), dtype="int8")
+    >>> stored, scale = as_stored(np.array([[0.5, -1.0]], np.float32), dtype="int8")
     >>> stored.tolist()
     [[64, -127]]
     """
@@ -50,7 +52,7 @@ def stored(values: np.ndarray, *, dtype: str) -> tuple[np.ndarray, np.ndarray | 
 def decode(
     stored: np.ndarray, *, dtype: str, scale: np.ndarray | None = None
 ) -> np.ndarray:
-    """Vectors float32 of what `encode` gave."""
+    """Vectors float32 of what `as_stored` gave."""
     if dtype == "float32":
         return stored
     if dtype == "bfloat16":
@@ -117,7 +119,7 @@ def write(
         source = np.full(stop - start, -1) if old is None else old.source[start:stop]
         kept, fresh = np.flatnonzero(source >= 0), np.flatnonzero(source < 0)
         if len(fresh):
-            encoded, scales = stored(compute(start + fresh), dtype=form.dtype)
+            encoded, scales = as_stored(compute(start + fresh), dtype=form.dtype)
             stored[start + fresh] = encoded
             if scale is not None:
                 scale[start + fresh] = scales

@@ -4,7 +4,7 @@ A device makes its look-up ids unique, asks each row's owner, and gets the rows;
 gradients go the same way, and the owner sums them and applies the row rule. Between two
 devices travel `capacity` rows, a fixed number. Where a batch needs more, the exchange
 takes several rounds, each for a share of the rows: exact, slower, and rare where the
-capacity was measured (`measure`). A table with fewer rows than a device looks up goes
+capacity was measured (`needed_capacity`). A table with fewer rows than a device looks up goes
 to all of them whole. Functions with "_local" are one device's part, inside
 `mesh.spread`.
 """
@@ -266,7 +266,7 @@ def _apply(carry, ids, gradient, *, rows: int, rule: RowRule, hypers: Hypers):
     position = jnp.arange(1, ids.size + 1, dtype=jnp.int32)
     slot = slot.at[at].max(jnp.where(valid, position, 0))
     winner = slot[at]
-    slot = slot.at[at].set(jnp.minimum(winner, 0))  # as in tables.compact
+    slot = slot.at[at].set(jnp.minimum(winner, 0))  # as in rows.compact
     into = jnp.where(valid, winner, 0)
     summed = jnp.zeros((ids.size + 1, table.shape[1]), table.dtype)
     summed = summed.at[into].add(gradient)

@@ -73,7 +73,7 @@ def make_plan(config: TrainConfig, *, num_rows: int) -> Plan:
 class Feed(NamedTuple):
     """What steps train on.
 
-    `like` is the source that a step reads, a pytree (negatives.Source, pairs.Source), or
+    `like` is the source that a step reads, a pytree (negatives.StepData, corpus.PairData), or
     the shapes of one. `portions(step)` gives, from a step on that begins a dispatch, the
     source of each dispatch and its rows, int32 [scan, size]; closing it ends it.
     """

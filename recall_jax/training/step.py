@@ -47,7 +47,7 @@ class TrainState(NamedTuple):
 
     step: Int[Array, ""]
     key: Array  # raw key data; the step's randomness is fold_in(key, step)
-    tables: dict[str, Float[Array, "64 rows d"]]  # as `devices.mesh` stores them
+    tables: dict[str, Float[Array, "64 rows d"]]  # as `tables.layout` has them
     table_states: dict[str, RowState]
     slots: dict[
         str, Int[Array, "64 rows"]

@@ -2,7 +2,7 @@
 
 The examples of a log, numbered as its events are, are cut into *chunks* of neighbours. An
 epoch puts the chunks in a random order and takes so many of them at a time as a
-*window*: the events of their users and the examples, laid out as a `Dataset` of one
+*window*: the events of their users and the examples, laid out as `Events` of one
 static shape, which goes to the device while the one before it trains. Within a window
 examples are shuffled. All of it is a function of (key, epoch), so the step alone says
 where in the log training stands, and each example is in one window of an epoch.
@@ -141,7 +141,7 @@ class Read(NamedTuple):
 
 
 class Window(NamedTuple):
-    """Some users' events and some of their examples, as `Dataset` has them."""
+    """Some users' events and some of their examples, as `Events` has them."""
 
     items: np.ndarray  # [events] int32, and 0
     weights: np.ndarray | None  # [events] float32

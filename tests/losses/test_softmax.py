@@ -17,7 +17,7 @@ HYPERS = {"temperature": jnp.float32(0.4), "strength": jnp.float32(0.8)}
 
 
 def plain_softmax_sum(query, columns, logits, *, weight, temperature, strength):
-    """What `blockwise.softmax_sum` computes, with the whole matrix."""
+    """What `softmax.softmax_sum` computes, with the whole matrix."""
     shared = scores.column_logits(
         query,
         columns.vector,

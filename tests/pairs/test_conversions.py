@@ -14,7 +14,7 @@ from recall_jax.evaluate import encode
 from recall_jax.models import itemwise
 from recall_jax.models.itemwise import PairsConfig
 from recall_jax.pairs import conversions, sequences
-from recall_jax.pairs.conversions import Asked
+from recall_jax.pairs.conversions import Clicks
 
 DAY = 86_400
 MARKET = {1: "a", 2: "a", 3: "a", 4: "b", 5: "b", 6: "b", 7: "a"}
@@ -45,7 +45,7 @@ def data_of(*users, columns=MARKET) -> prepared.Data:
     return prepare.in_memory(split, history_length=2, min_history=0)
 
 
-def raw(data, pairs: Asked) -> list[tuple]:
+def raw(data, pairs: Clicks) -> list[tuple]:
     ids = data.vocabularies["item"].ids
     clicked, wanted = ids[pairs.clicked - 1], ids[pairs.wanted - 1]
     return sorted(zip(clicked.tolist(), wanted.tolist(), pairs.ago.tolist()))
@@ -92,7 +92,7 @@ def test_ranks_by_hand():
     """Vectors on a line: item j + 1 stands at VALUES[j], asked with 1.0 times that."""
     values = np.array([[1.0], [3.0], [2.0], [2.0], [-1.0], [5.0]], np.float32)
     market = np.array([1, 1, 1, 2, 2, 2])
-    pairs = Asked(
+    pairs = Clicks(
         np.array([1, 1, 5, 6]), np.array([2, 3, 6, 5]), np.array([1, 2, 1, 1])
     )
     places = conversions.places(values, pairs)
@@ -113,7 +113,7 @@ def test_ranks_by_hand():
 def test_blocks_of_pairs_change_nothing(monkeypatch):
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(9, 3)).astype(np.float32)
-    pairs = Asked(*rng.integers(1, 10, (2, 25)), np.ones(25, int))
+    pairs = Clicks(*rng.integers(1, 10, (2, 25)), np.ones(25, int))
     whole = conversions.places(vectors, pairs)
     monkeypatch.setattr(conversions, "BLOCK", 20)
     for ours, theirs in zip(conversions.places(vectors, pairs), whole, strict=True):

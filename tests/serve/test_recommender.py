@@ -241,7 +241,7 @@ def test_an_item_that_is_not_there_or_has_no_vector_is_refused():
 
 
 def exported(**specification):
-    """A stand-in of `export.Exported` that records what its tower is asked."""
+    """A stand-in of `reader.Exported` that records what its tower is asked."""
     gender = {
         "name": "gender",
         "of": "query",

@@ -22,7 +22,7 @@ def values() -> np.ndarray:
 
 def test_bfloat16_is_what_ml_dtypes_rounds_to(values):
     values[0] = [0.0, -0.0, 1e38, 1e-38, 1.00390625, 1.01171875, -1.00390625, 3e-39]
-    stored, scale = vectors.stored(values, dtype="bfloat16")
+    stored, scale = vectors.as_stored(values, dtype="bfloat16")
     assert stored.dtype == np.uint16 and scale is None
     wanted = values.astype(ml_dtypes.bfloat16)
     np.testing.assert_array_equal(stored, wanted.view(np.uint16))
@@ -32,7 +32,7 @@ def test_bfloat16_is_what_ml_dtypes_rounds_to(values):
 
 def test_int8_has_a_scale_for_each_row_and_rounds_to_half_a_step(values):
     values[3] = 0
-    stored, scale = vectors.stored(values, dtype="int8")
+    stored, scale = vectors.as_stored(values, dtype="int8")
     assert stored.dtype == np.int8 and scale.shape == (50,) and scale[3] == 0
     assert (np.abs(stored).max(axis=1)[np.arange(50) != 3] == 127).all()
     back = vectors.decode(stored, dtype="int8", scale=scale)
@@ -42,7 +42,7 @@ def test_int8_has_a_scale_for_each_row_and_rounds_to_half_a_step(values):
 
 @pytest.mark.parametrize("dtype", vectors.DTYPES)
 def test_what_is_stored_is_within_its_tolerance(values, dtype):
-    stored, scale = vectors.stored(values, dtype=dtype)
+    stored, scale = vectors.as_stored(values, dtype=dtype)
     back = vectors.decode(stored, dtype=dtype, scale=scale)
     allowed = vectors.tolerance(values, dtype=dtype)
     assert (np.abs(back - values) <= allowed).all()
@@ -87,7 +87,7 @@ def test_a_killed_writer_goes_on_where_it_stopped(tmp_path, values, shards, dtyp
     assert source.asked == list(range(32, 50))
     assert done == vectors.Written(computed=18, reused=0, resumed=32)
     back = vectors.read(tmp_path, "items", form=vars(form))
-    stored, scale = vectors.stored(values, dtype=dtype)
+    stored, scale = vectors.as_stored(values, dtype=dtype)
     np.testing.assert_array_equal(
         back, vectors.decode(stored, dtype=dtype, scale=scale)
     )
@@ -117,7 +117,7 @@ def test_a_record_cut_in_half_begins_again(tmp_path, values, shards):
 def test_rows_of_an_older_export_are_copied_in_their_new_order(
     tmp_path, values, shards, dtype
 ):
-    stored, scale = vectors.stored(values, dtype=dtype)
+    stored, scale = vectors.as_stored(values, dtype=dtype)
     rng = np.random.default_rng(1)
     source = rng.permutation(50)
     source[[3, 20, 49]] = -1
@@ -127,7 +127,7 @@ def test_rows_of_an_older_export_are_copied_in_their_new_order(
     assert fresh.asked == [3, 20, 49]
     assert (done.computed, done.reused) == (3, 47)
     wanted = np.where((source >= 0)[:, None], values[source], -values)
-    encoded, scales = vectors.stored(wanted, dtype=dtype)
+    encoded, scales = vectors.as_stored(wanted, dtype=dtype)
     np.testing.assert_array_equal(
         vectors.read(tmp_path, "items", form=vars(form)),
         vectors.decode(encoded, dtype=dtype, scale=scales),

@@ -187,14 +187,14 @@ def test_two_exports_to_one_folder_do_not_meet(trained, folder):
 def test_vectors_that_are_not_the_models_are_not_put_in_place(
     trained, folder, monkeypatch
 ):
-    before, encode = content(folder), vectors.stored
+    before, encode = content(folder), vectors.as_stored
 
     def wrong(values, *, dtype):
         stored, scale = encode(values, dtype=dtype)
         stored[3:5] += np.float32(3e-5)
         return stored, scale
 
-    monkeypatch.setattr(vectors, "stored", wrong)
+    monkeypatch.setattr(vectors, "as_stored", wrong)
     with pytest.raises(InputError, match="items.npy is up to .* nothing was replaced"):
         writer.write(altered(trained), folder, config=CONFIG)
     assert content(folder) == before

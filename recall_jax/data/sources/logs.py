@@ -345,7 +345,7 @@ def parse_event(
     return values.as_strings(values.as_codes(raw))
 
 
-# Features: `entities`.
+# Features: `entity_files`.
 
 
 def read_entities(
