@@ -105,7 +105,7 @@ def as_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     A cell that a row lacks stays empty. A column stands to the right if all its cells
     begin like numbers, as "0.285 +- 0.003" does.
 
-    >>> print(table([{"model": "dssm", "hr@10": 0.29}], ["model", "hr@10"]))
+    >>> print(as_table([{"model": "dssm", "hr@10": 0.29}], ["model", "hr@10"]))
     | model |  hr@10 |
     | :---- | -----: |
     | dssm  | 0.2900 |

@@ -127,7 +127,7 @@ def planted_log() -> Interactions:
 
 def test_features_find_new_items_far_above_chance_and_popularity(tmp_path, monkeypatch):
     monkeypatch.setattr(synthetic.Config, "load", lambda self: planted_log())
-    monkeypatch.setattr(synthetic.Config, "baselines", lambda *args: {})
+    monkeypatch.setattr(baselines, "oracle", lambda *arguments: None)
     config = Experiment(
         name="planted",
         data=synthetic.Config(hidden_share=0.2, tokens=""),
