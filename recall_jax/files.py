@@ -62,15 +62,21 @@ def lock(workdir: Path, *, what: str = "run folder"):
 
 
 def sha256_of(path: Path) -> str:
+    """The hash of a file's bytes, in hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:
+    """Force a file or folder to disk."""
     descriptor = os.open(path, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
+
+# A saved index.
 
 FORMAT = "recall_jax index"
 VERSION = 1
@@ -190,11 +196,7 @@ def _check_fields(record, *, path):
 
 def _seal(path: Path) -> dict[str, Any]:
     """Force a file or folder to disk; a file's size and hash."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path)
     if path.is_dir():
         return {}
     return {"size": path.stat().st_size, "sha256": sha256_of(path)}

@@ -27,6 +27,9 @@ from recall_jax.serve import reader, towers, vectors
 from recall_jax.serve.towers import ExportSource, Tower
 from recall_jax.types import InputError
 
+VERIFIED = 1024  # users and items that are compared with the trained model
+TOLERANCE = 1e-5  # of a number, or of a larger one its share
+
 
 @dataclasses.dataclass
 class Config:
@@ -308,7 +311,7 @@ def _write_manifest(building: pathlib.Path) -> dict[str, int]:
     for path in sorted(building.rglob("*")):
         if path.is_dir() or path.name == ".lock" or path.match("*.progress.json"):
             continue
-        _sync(path)
+        files_lib.sync(path)
         name = path.relative_to(building).as_posix()
         files[name] = {"bytes": path.stat().st_size, "sha256": reader.sha256(path)}
     manifest = {"format": reader.FORMAT, "jax": jax.__version__, "files": files}
@@ -330,18 +333,8 @@ def _publish(building: pathlib.Path, folder: pathlib.Path) -> None:
     if folder.exists():
         os.rename(folder, before)
     os.rename(building, folder)
-    _sync(folder.parent)
+    files_lib.sync(folder.parent)
     shutil.rmtree(before, ignore_errors=True)
-
-
-def _sync(path: pathlib.Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
-
-
-VERIFIED = 1024  # users and items that are compared with the trained model
-TOLERANCE = 1e-5  # of a number, or of a larger one its share
 
 
 def check_towers(
