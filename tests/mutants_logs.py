@@ -101,8 +101,8 @@ MUTANTS = [
     ),
     (
         "recall_jax/data/duplicates.py",
-        '        "time": log.time,\n',
-        '        "time": None,\n',
+        '    times = {"time": log.time, ',
+        '    times = {"time": None, ',
         DUPLICATES + "test_where_second_visits_are_common_copies_stay_unless_asked",
     ),
     (
@@ -113,9 +113,21 @@ MUTANTS = [
     ),
     (
         "recall_jax/data/duplicates.py",
-        "    copies[some[order[1:][same]]] = True\n",
-        "    copies[some[order[:-1][same]]] = True\n",
+        "    copies[order[1:][same]] = True\n",
+        "    copies[order[:-1][same]] = True\n",
         DUPLICATES + "test_a_copy_is_a_row_that_came_before",
+    ),
+    (
+        "recall_jax/data/duplicates.py",
+        "    numbers >>= np.uint64(64 - bits)\n",
+        "    numbers >>= np.uint64(bits)\n",
+        DUPLICATES + "test_rows_are_counted_as_a_reader_would",
+    ),
+    (
+        "recall_jax/data/duplicates.py",
+        "stop = ends[np.searchsorted(ends, min(start + BLOCK, len(user)))]",
+        "stop = min(start + BLOCK, len(user))",
+        DUPLICATES + "test_rows_are_counted_as_a_reader_would",
     ),
     (
         "recall_jax/data/describe.py",

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from recall_jax.data import duplicates, prepare, prepared
 from recall_jax.data import split as split_lib
+from recall_jax.data.log import Entities, Interactions
 from recall_jax.data.sources import logs, stream
 from recall_jax.evaluate import measure
 from recall_jax.types import InputError
@@ -160,7 +161,42 @@ def test_a_copy_is_a_row_that_came_before(rows):
         expected.append(row in seen)
         seen.add(row)
     assert duplicates.is_copy(columns).tolist() == expected
-    pairs = [row[:2] for row in rows]
-    shifted = [column + 3 for column in columns[:2]]
-    num_repeats = duplicates.repeats(*shifted, num_items=7)
-    assert num_repeats == len(pairs) - len(set(pairs))
+
+
+ROWS = st.lists(
+    st.tuples(*[st.integers(0, 3) for _ in range(5)]), min_size=1, max_size=60
+)
+
+
+@pytest.mark.parametrize(
+    ("block", "many", "size"), [(3, 0, 4), (1 << 16, 1 << 22, 4), (7, 1 << 22, 1 << 31)]
+)
+@settings(max_examples=100, deadline=None)
+@given(rows=ROWS, told=st.integers(2, 5))
+def test_rows_are_counted_as_a_reader_would(block, many, size, rows, told):
+    rows = [row[:told] for row in rows]
+    columns = [np.array(x) for x in zip(*rows, strict=True)]
+    columns += [None] * (5 - told)
+    ids = Entities(np.broadcast_to(0, (size,)))  # so many take no memory
+    log = Interactions(
+        user=columns[0].astype(np.int32),
+        item=columns[1].astype(np.int32),
+        users=ids,
+        items=ids,
+        time=columns[2],
+        nanoseconds=columns[3],
+        events={} if told < 5 else {"action": columns[4]},
+    )
+    pairs, moments = {row[:2] for row in rows}, {(*row[:1], *row[2:4]) for row in rows}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(duplicates, "BLOCK", block)
+        patch.setattr(duplicates, "MANY", many)
+        mask, count = duplicates.count_of(log)
+        together = log.select(np.argsort(log.user, kind="stable"))
+        repeats = duplicates.repeats(together.user, together.item, num_items=size)
+    assert mask.tolist() == [row in rows[:place] for place, row in enumerate(rows)]
+    assert count.equal == len(rows) - len(set(rows))
+    assert count.equal + count.again == repeats == len(rows) - len(pairs)
+    if many or told == 2:  # else a share of the users may tell
+        often = 2 * len(moments) >= len(set(rows)) or not count.equal
+        assert count.timed == (told > 2 and often)
