@@ -33,14 +33,14 @@ MUTANTS = [
     ),
     (
         "recall_jax/data/split.py",
-        "order = np.lexsort((position, *parts, log.user))",
-        "order = np.lexsort((position, log.user))",
+        "for x in (log.user, log.time, log.nanoseconds) if",
+        "for x in (log.user, log.nanoseconds) if",
         SPLITS + "test_leave_one_out_by_hand",
     ),
     (
         "recall_jax/data/split.py",
-        "np.random.default_rng([seed, len(log)]).permutation(position)",
-        "np.random.default_rng([0, len(log)]).permutation(position)",
+        "np.random.default_rng([seed, len(log)]).permutation(rows)",
+        "np.random.default_rng([0, len(log)]).permutation(rows)",
         SPLITS + "test_shuffled_ties_move_ties_only_and_follow_the_seed",
     ),
     (

@@ -41,8 +41,8 @@ MUTANTS = [
     ),
     (
         "recall_jax/data/split.py",
-        "    parts = (time,) if log.nanoseconds is None else (log.nanoseconds, time)\n",
-        "    parts = (time,)\n",
+        "for x in (log.user, log.time, log.nanoseconds) if",
+        "for x in (log.user, log.time) if",
         STRANGE + "test_order_within_a_second_is_kept",
     ),
     (
@@ -152,5 +152,11 @@ MUTANTS = [
         "    mask[some] = duplicates.is_copy([records[name][some] for name in names])\n",
         "    mask[some] = duplicates.is_copy([records[name][some] for name in names[:3]])\n",
         DUPLICATES + "test_an_action_tells_two_events_apart",
+    ),
+    (
+        "recall_jax/data/log.py",
+        "            if (numbers % np.uint64(1000)).any():\n",
+        "            if False:\n",
+        "tests/data/test_log.py::test_rows_are_ordered_as_python_sorts_them",
     ),
 ]

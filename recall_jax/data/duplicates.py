@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from recall_jax.data.log import Interactions
+from recall_jax.data.log import Interactions, order_by
 from recall_jax.types import InputError
 
 CHOICES = ("auto", "kept", "dropped", "repeats")
@@ -138,8 +138,7 @@ def _later(log: Interactions) -> np.ndarray:
     """Mask of the events that are not the first of their user and item."""
     order = np.arange(len(log))
     if log.time is not None:
-        keys = [x for x in (log.nanoseconds, log.time) if x is not None]
-        order = np.lexsort(keys)
+        order = order_by(*(x for x in (log.time, log.nanoseconds) if x is not None))
     later = np.zeros(len(log), bool)
     later[order] = is_copy([log.user[order], log.item[order]])
     return later
@@ -163,7 +162,7 @@ def _later_equal(columns: list[np.ndarray]) -> np.ndarray:
     alike = numbers[order[1:]] == numbers[order[:-1]]
     same = _same(columns, order)
     if (alike & ~same).any():  # two rows that only look alike may part equal ones
-        order = np.lexsort((np.arange(len(order)), *columns))
+        order = order_by(*columns)
         same = _same(columns, order)
     copies[order[1:][same]] = True
     return copies

@@ -107,7 +107,7 @@ def passed_over(log: Interactions, flat: Flat, *, users, items, min_history: int
         instants, moment = np.unique(moment, return_inverse=True)
         time = time * 10**9 + log.shown.nanoseconds
         time = np.searchsorted(instants, time, side="right") - 1
-    order = np.lexsort((time, user))
+    order = log_lib.order_by(user, time)
     user, item, time = user[order], item[order], time[order]
     first, span = moment.min() - 1, moment.max() - moment.min() + 2
     owner = np.repeat(np.arange(len(flat.offsets) - 1), np.diff(flat.offsets))

@@ -92,6 +92,28 @@ def ranges(starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
     return np.arange(len(shift)) + shift
 
 
+def order_by(*keys: np.ndarray) -> np.ndarray:
+    """Positions of rows sorted by columns of integers, by the first one first; equal
+    rows as they stand.
+
+    >>> order_by(np.array([2, 1, 2, 1]), np.array([5, 9, 3, 9])).tolist()
+    [1, 3, 2, 0]
+    """
+    # One number a row, where its bits suffice, sorts in a third of lexsort's time.
+    packed, free = np.zeros(len(keys[0]), np.uint64), 64
+    for key in keys if len(packed) else ():
+        numbers = key.astype(np.int64)
+        numbers = (numbers - numbers.min()).view(np.uint64)
+        while (bits := int(numbers.max()).bit_length()) > free:
+            if (numbers % np.uint64(1000)).any():
+                return np.lexsort(keys[::-1])
+            numbers //= np.uint64(1000)  # of nanoseconds that are whole seconds, say
+        free -= bits
+        packed <<= np.uint64(bits)
+        packed |= numbers
+    return np.argsort(packed, kind="stable")
+
+
 def factorize(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Codes int32 [n] and the distinct raw values in order of first appearance."""
     distinct, first, codes = np.unique(raw, return_index=True, return_inverse=True)

@@ -290,8 +290,8 @@ def sort(
 
 def sorted_records(records: np.ndarray) -> np.ndarray:
     """By user, then time, then as they stood."""
-    keys = [records[name] for name in ("time",) if name in records.dtype.names]
-    return records[np.lexsort((*keys, records["user"]))]
+    names = [name for name in ("user", "time") if name in records.dtype.names]
+    return records[log.order_by(*(records[name] for name in names))]
 
 
 def as_npy(

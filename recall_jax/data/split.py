@@ -205,22 +205,21 @@ def _sorted(
     log: Interactions, *, ties: str, seed: int
 ) -> tuple[Interactions, np.ndarray, float]:
     """The log by user, then time, where users begin, and how many last events tie."""
+    rows = np.arange(len(log))
     if ties not in ("file", "shuffled"):
         raise InputError(
             f'data.ties must be "file", "shuffled" or "both", not {ties!r}'
         )
-    time = np.zeros(len(log), np.int8) if log.time is None else log.time
-    position = np.arange(len(log))
     if ties == "shuffled":
         if log.time is None:
             raise InputError(
                 "data.ties=shuffled needs times: without a time column the order in "
                 "the file is all the order there is"
             )
-        position = np.random.default_rng([seed, len(log)]).permutation(position)
-    parts = (time,) if log.nanoseconds is None else (log.nanoseconds, time)
-    order = np.lexsort((position, *parts, log.user))
-    log = log.select(order)
+        position = np.random.default_rng([seed, len(log)]).permutation(rows)
+        rows[position] = np.arange(len(log))
+    keys = [x for x in (log.user, log.time, log.nanoseconds) if x is not None]
+    log = log.select(rows[log_lib.order_by(*(x[rows] for x in keys))])
     count = np.bincount(log.user, minlength=len(log.users))
     start = np.concatenate([[0], np.cumsum(count)])
     last = start[1:][count >= 2] - 1

@@ -1,9 +1,11 @@
-"""Which events are positives."""
+"""Which events are positives, and how rows are ordered."""
 
 import dataclasses
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from recall_jax.data import log as log_lib
 from recall_jax.data import prepare, prepared
@@ -147,3 +149,25 @@ def test_a_streamed_log_is_refused_alike(tmp_path, weights):
     split = split_lib.by_protocol(plain.load(), config=plain)
     with pytest.raises(InputError, match="log.parquet: data.weight=w of the training"):
         prepare.in_memory(split, history_length=2, min_history=1, config=plain)
+
+
+WIDE = st.integers(-(2**63), 2**63 - 1)
+KEYS = st.lists(
+    st.tuples(
+        st.integers(0, 3),
+        st.one_of(st.integers(-2, 2), WIDE),
+        st.integers(-2, 2).map(lambda seconds: seconds * 10**9),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(KEYS, st.permutations(range(3)), st.booleans())
+def test_rows_are_ordered_as_python_sorts_them(rows, order, whole):
+    if whole:  # seconds as nanoseconds, over more years than all bits would hold
+        rows = [(a, (b % 2**33) * 10**9, c) for a, b, c in rows]
+    rows = [tuple(row[j] for j in order) for row in rows]
+    keys = [np.array([row[j] for row in rows], np.int64) for j in range(3)]
+    expected = sorted(range(len(rows)), key=rows.__getitem__)
+    assert log_lib.order_by(*keys).tolist() == expected
