@@ -1,5 +1,7 @@
 """What the commands share: a config by name, its overrides checked, plain errors."""
 
+import ast
+import difflib
 import importlib.machinery
 import importlib.util
 import json
@@ -38,11 +40,22 @@ def config_path(name: str) -> pathlib.Path:
             raise InputError(f"--config: there is no file {name}")
         return pathlib.Path(name)
     if name not in config_names():
+        near = difflib.get_close_matches(name, config_names(), n=3, cutoff=0)
         raise InputError(
-            f"--config: there is no config {name!r}"
-            + config_lib.nearest(name, config_names())
+            f"--config: there is no config {name!r}; the nearest are {', '.join(near)}; "
+            "--config=help lists all"
         )
     return CONFIGS / f"{name}.py"
+
+
+def catalogue() -> str:
+    """Every config by name, with the first line of its docstring."""
+    width = max(map(len, config_names()))
+    lines = []
+    for name in config_names():
+        docstring = ast.get_docstring(ast.parse(config_path(name).read_text("utf-8")))
+        lines.append(f"{name:{width}}  {docstring.splitlines()[0]}")
+    return "\n".join(lines)
 
 
 def load_config(name: str) -> Experiment:
@@ -227,7 +240,8 @@ def _overridden(config: Experiment, overrides: dict[str, str]) -> Experiment:
 
 
 def split_overrides(argv: list[str]) -> tuple[str | None, dict[str, str], list[str]]:
-    """What --config names, its overrides by field, and all other arguments."""
+    """What --config names, its overrides by field, and all other arguments. With
+    --config=help prints the configs there are, and leaves."""
     name, overrides, rest = None, {}, []
     arguments = iter(argv)
     for argument in arguments:
@@ -241,6 +255,9 @@ def split_overrides(argv: list[str]) -> tuple[str | None, dict[str, str], list[s
             name = value
         else:
             overrides[field] = value
+    if name == "help":
+        print(catalogue())
+        raise SystemExit(0)
     return name, overrides, rest
 
 

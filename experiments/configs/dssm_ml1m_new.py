@@ -1,5 +1,6 @@
-"""DSSM on MovieLens 1M with a tenth of the items hidden from training: can items that
-nobody has met be found by their features alone?
+"""DSSM on MovieLens 1M, a tenth of the items hidden from training.
+
+Can items that nobody has met be found by their features alone?
 
     python -m experiments.run --config=dssm_ml1m_new
 

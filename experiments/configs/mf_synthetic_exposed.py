@@ -1,5 +1,6 @@
-"""MF on a synthetic log, in-batch negatives and four that the user was shown and
-passed over.
+"""MF on a synthetic log, with negatives that users were shown and passed over.
+
+Four of them beside those of the batch.
 
     python -m experiments.run --config=mf_synthetic_exposed
 

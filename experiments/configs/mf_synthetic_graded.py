@@ -1,5 +1,6 @@
-"""Matrix completion on a synthetic log: squared error on graded interest, 0 shown only,
-1 to 4 by click, like, save, share and purchase (Koren et al. 2009).
+"""Matrix completion (Koren et al. 2009) of graded interest, on a synthetic log.
+
+Squared error; 0 shown only, 1 to 4 by click, like, save, share and purchase.
 
     python -m experiments.run --config=mf_synthetic_graded
 

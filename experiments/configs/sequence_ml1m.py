@@ -1,9 +1,8 @@
-"""Self-attention user tower (Kang and McAuley 2018, SASRec) on MovieLens 1M, 5-core,
-leave-one-out.
+"""Self-attention user tower (Kang and McAuley 2018, SASRec) on MovieLens 1M, leave-one-out.
 
     python -m experiments.run --config=sequence_ml1m
 
-Two blocks, 128 wide, over the last 200 items, a table of its own for the history, full
+5-core. Two blocks, 128 wide, over the last 200 items, a table of its own for the history, full
 softmax, every position trained in one pass. Expected, ties in file order, five seeds: test
 hr@10 0.314 (spread 0.003), ndcg@10 0.185, recall@20 0.417; on validation 0.336, 0.196.
 With ties shuffled (--config.data.ties=shuffled) 0.293, 0.168, 0.402.

@@ -22,6 +22,7 @@ from conftest import make_log
 from test_run_log import events
 
 from experiments import figures, run, training
+from experiments.common import cli
 from recall_jax.training import checkpoint, loop
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -417,17 +418,28 @@ def refused(tmp_path):
     return call
 
 
+def test_help_has_a_line_for_every_config():
+    status, output, errors = command("--config=help")
+    assert (status, errors) == (0, "")
+    names = [line.split()[0] for line in output.splitlines()]
+    assert names == cli.config_names()
+    assert all(line.endswith(".") and len(line) < 120 for line in output.splitlines())
+
+
 def test_a_mistake_stops_a_real_process_with_one_line(kept_programs):
     process = spawn("--config=dssm_sintetic", programs=kept_programs)
     _, said = process.communicate()
-    assert_refused(process.returncode, said, "did you mean 'dssm_synthetic'")
+    assert_refused(process.returncode, said, "the nearest are dssm_synthetic")
     assert said.count("\n") == 1
 
 
 @pytest.mark.parametrize(
     ("argument", "expected"),
     [
-        ("--config=dssm_sintetic", "no config 'dssm_sintetic'; did you mean"),
+        (
+            "--config=dssm_sintetic",
+            r"'dssm_sintetic'; the nearest are dssm_synthetic(, \w+){2}; --config=help",
+        ),
         ("--config=no/such.py", r"no file no/such\.py"),
         ("--config=", "no config ''"),
         ("--config.model.widht=8", "--config.model has no field 'widht'.* 'width'"),

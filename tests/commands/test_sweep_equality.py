@@ -10,20 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from marks import slow_but
-from test_configs import NAMES, shrunk, tiny_log
+from test_configs import NAMES, named, shrunk, tiny_log
 
 from experiments import building, streaming, training
-from experiments.common import cli
 from recall_jax.data.sources import synthetic
 from recall_jax.training import stack
 from recall_jax.training import step as step_lib
 
-NAMES = [n for n in NAMES if not streaming.is_streamed(cli.load_config(n))]
+NAMES = [n for n in NAMES if not streaming.is_streamed(named(n))]
 STEPS = 20
 SETTINGS = ((0, 1.0), (1, 1.5), (1, 2.0))  # seed, and what hypers are multiplied by
 RATE = 0.2  # of the config's learning rate: Adam magnifies what rounding leaves of zero
 TRACED = ("learning_rate", "weight_decay", "temperature", "margin", "strength")
-QUICK = ("item2vec_synthetic", "mf_ml1m_popularity")
+POPULARITY = "mf_ml1m, 1,024 by popularity^0.75"
+QUICK = ("item2vec_synthetic", POPULARITY)
 
 
 def in_float64(tree):
@@ -40,7 +40,7 @@ def in_float64(tree):
 def small(name):
     """A config shrunk, and its data. Not so far that all hidden units of a query are off:
     its vector is then a bias near 0, and made one of length 1 it magnifies rounding."""
-    config = shrunk(cli.load_config(name))
+    config = shrunk(named(name))
     for field in ("hidden", "item_hidden"):
         if getattr(config.model, field, ()):
             setattr(config.model, field, (32,))
@@ -147,7 +147,7 @@ def test_each_setting_ends_as_alone(name):
 
 def test_two_settings_a_device_and_padding_end_as_alone():
     with jax.enable_x64(True):
-        step, *rest = pieces("mf_ml1m_popularity")
+        step, *rest = pieces(POPULARITY)
         expected = [end for end, _ in alone(step, *rest)]
         for mode in stack.MODES:
             devices = jax.devices()[:2]

@@ -75,7 +75,10 @@ def test_the_sweeps_of_shipped_configs_are_plain_grids(tmp_path):
 def test_traced_fields_share_a_group_and_others_do_not(tmp_path):
     overs = ["negatives.alpha=0,1", "optim.tables=sgd,lazy_adam"]
     grid_settings = grid.make_settings(
-        entry("mf_ml1m_popularity"), overs, samples=0, seed=0
+        cli.read_entry("mf_ml1m:negatives.kind=popularity", shared={}),
+        overs,
+        samples=0,
+        seed=0,
     )
     cells = cells_lib.make_cells(grid_settings, num_seeds=2, folder=tmp_path)
     groups = plan.make_groups(cells)

@@ -395,7 +395,7 @@ def test_a_refit_has_its_row_compared_with_the_firsts(runs, tmp_path):
     [
         (["--configs="], "--configs is empty"),
         ([], "--configs is empty"),
-        (["--configs=mf_ml1m,dsm_ml1m"], "no config 'dsm_ml1m'; did you mean 'dssm"),
+        (["--configs=mf_ml1m,dsm_ml1m"], "no config 'dsm_ml1m'; the nearest are dssm"),
         (["--configs=mf_ml1m:model.width=8,9"], "no config '9'.* a list in brackets"),
         (["--configs=mf_ml1m:model.width"], "'model.width' of .* is no override"),
         (["--configs=mf_ml1m:model.width=x"], "mf_ml1m:model.width=x: .*int"),

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 from marks import slow, slow_but
 from meshes import run_steps
-from test_configs import NAMES, shrunk, tiny_log
+from test_configs import NAMES, named, shrunk, tiny_log
 from test_objective import KINDS, LOSSES, MODEL, TINY, WARM
 
 from experiments import building, training
-from experiments.common import cli
 from recall_jax.data import prepare
 from recall_jax.data import split as split_lib
 from recall_jax.data.sources import synthetic
@@ -36,7 +35,7 @@ def close(one, other):
 def small(name: str, **optim):
     """A config on the tiny log, and its data. Its vectors are not small: of some that
     are, l2_normalize and Adam make the most of every rounding, step after step."""
-    config = shrunk(cli.load_config(name))
+    config = shrunk(named(name))
     config = dataclasses.replace(
         config,
         model=dataclasses.replace(config.model, init_scale=0.5),
