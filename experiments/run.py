@@ -12,6 +12,7 @@ train as one, on all that they have (experiments/common/distributed.py).
 import collections
 import contextlib
 import pathlib
+import textwrap
 import time
 from typing import Any
 
@@ -84,7 +85,7 @@ def run(config: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
         processes.of_first(lambda: held.enter_context(lock))
         processes.check_shared(workdir)
         processes.of_first(lambda: refuse_another(config, workdir))
-        print("\n".join(config_lib.as_flags(config)))
+        print(settings(config, workdir))
         done = workdir / "results.json"
         if processes.of_first(done.exists):
             same_data.check([same_data.Finished(config, workdir)])
@@ -95,6 +96,22 @@ def run(config: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
             processes.of_first(lambda: run_files.write_json(done, results))
     summary.show(results, workdir)
     return results
+
+
+def settings(config: Experiment, workdir: pathlib.Path) -> str:
+    """The fields that differ from their defaults, as flags are written."""
+    flags_ = config_lib.as_flags(config, changed=True)
+    indent = " " * 11
+    lines = textwrap.wrap(
+        " ".join(flag.replace("--config.", "", 1) for flag in flags_),
+        width=100,
+        initial_indent="config     ",
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    rest = f"{indent}the rest as by default; {workdir}/config.json has every field"
+    return "\n".join([*lines, rest])
 
 
 def check_same_everywhere(config: Experiment) -> None:

@@ -8,30 +8,45 @@ from recall_jax.training import log
 
 
 def show(results: dict[str, Any], workdir: pathlib.Path) -> None:
-    """The tables of results, how they were measured, and where everything lies."""
+    """The table of results and how it was measured, then details, each under a line on
+    what to read in it, and where everything lies."""
     print(_figures(results))
-    print(_indexes(results))
-    if results["segments"]:
-        print(_segments(results))
-    if results["lists"]:
-        print(_lists(results))
-    if links := results.get("link_auc"):
-        print(
-            f"links      auc {links['auc']:.4f}, by popularity "
-            f"{results['link_auc_popularity']['auc']:.4f}: {links['edges']:,} removed "
-            "edges against as many random pairs without one, by the inner product of "
-            "the items' vectors"
-        )
-    print(f"protocol   {results['protocol']}")
     print(
+        f"protocol   {results['protocol']}\n"
         f"           {results['candidates']}, seen items {results['seen']}, ties in score "
         "count against the model; +- is half a 95 % bootstrap interval over users"
     )
     if l2 := results.get("ease_l2"):
         print(f"           ease with l2 {l2:g}, the best on validation")
-    _explain(results)
+    print(
+        "\nindexes    what each costs to build and to search, and loses against exact"
+    )
+    print(_indexes(results))
+    if results["segments"]:
+        print(
+            "\nsegments   who and what is served well: light, medium, heavy are thirds of "
+            "the users by length of\n           history; head, torso, tail items with a "
+            "third of the training events each, new without\n           any; a user counts "
+            "where they have a target, and only their targets there count"
+        )
+        print(_segments(results))
+    if results["lists"]:
+        print(
+            "\nlists      what is shown: share of the catalogue in somebody's list, mean "
+            "rank by popularity (0 first),\n           gini of how often items are listed "
+            "(0 equally); targets: if what was to be found were listed"
+        )
+        print(_lists(results))
+    if links := results.get("link_auc"):
+        print(
+            f"\nlinks      auc {links['auc']:.4f}, by popularity "
+            f"{results['link_auc_popularity']['auc']:.4f}: {links['edges']:,} removed "
+            "edges against as many random pairs without one, by the inner product of "
+            "the items' vectors"
+        )
     if conversions := results.get("conversions"):
-        print(f"booked     {_conversions(conversions)}")
+        print(f"\nbooked     {_conversions(conversions)}")
+    print()
     speed, seconds = results["examples_per_second"], results["seconds"]
     if speed:
         print(f"speed      {speed:,.0f} training examples/s on {results['device']}")
@@ -56,24 +71,6 @@ def _conversions(conversions: dict[str, Any]) -> str:
     if "rank_in_market" in mean:
         line += f", in the market {mean['rank_in_market']:.3f}"
     return f"{line} (0 first, 1 last)"
-
-
-def _explain(results: dict[str, Any]) -> None:
-    """How the tables of segments and lists are read."""
-    if results["segments"]:
-        print(
-            "segments   light, medium, heavy: thirds of the users by length of history; "
-            "head, torso, tail:\n           items with a third of the training events "
-            "each; new: items without; a user counts\n           where he has a target, "
-            "and only his targets there count"
-        )
-    if results["lists"]:
-        print(
-            "lists      coverage: share of the catalogue in somebody's list; popularity "
-            "rank: mean over\n           what is listed, 0 the most popular; gini of "
-            "how often items are listed, 0 equally;\n           row targets: as if what "
-            "was to be found were all that is listed"
-        )
 
 
 def _figures(results: dict[str, Any]) -> str:
@@ -120,9 +117,7 @@ def _indexes(results: dict[str, Any]) -> str:
         }
         for name, row in results["indexes"].items()
     ]
-    return "\n" + log.as_table(
-        table, list(dict.fromkeys(k for row in table for k in row))
-    )
+    return log.as_table(table, list(dict.fromkeys(k for row in table for k in row)))
 
 
 def _seconds(spent: float | None) -> str:
@@ -164,7 +159,7 @@ def _segments(results: dict[str, Any]) -> str:
                 }
             )
     columns = list(dict.fromkeys(name for row in table for name in row))
-    return "\n" + log.as_table(table, columns)
+    return log.as_table(table, columns)
 
 
 def _lists(results: dict[str, Any]) -> str:
@@ -179,7 +174,7 @@ def _lists(results: dict[str, Any]) -> str:
         }
         for name, row in results["lists"]["rows"].items()
     ]
-    return "\n" + log.as_table(table, list(table[0])) + "\n"
+    return log.as_table(table, list(table[0]))
 
 
 def _cell(mean: float, intervals: dict[str, list[float]], metric: str) -> str:

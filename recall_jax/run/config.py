@@ -47,15 +47,18 @@ def as_dict(config: Any) -> Any:
     return {"type": f"{kind.__module__}:{kind.__qualname__}", **fields}
 
 
-def as_flags(config: Any, *, path: str = "--config") -> list[str]:
-    """Every field as the flag that would set it, quoted for a shell."""
+def as_flags(
+    config: Any, *, path: str = "--config", changed: bool = False
+) -> list[str]:
+    """Every field as the flag that would set it, quoted for a shell; with `changed`
+    only those that differ from their defaults."""
     if dataclasses.is_dataclass(config):
         return [
             line
             for field in dataclasses.fields(config)
-            for line in as_flags(
-                getattr(config, field.name), path=f"{path}.{field.name}"
-            )
+            for value in [getattr(config, field.name)]
+            if not changed or dataclasses.is_dataclass(value) or value != field.default
+            for line in as_flags(value, path=f"{path}.{field.name}", changed=changed)
         ]
     if isinstance(config, tuple) and not any("," in str(value) for value in config):
         config = ",".join(map(str, config))

@@ -21,7 +21,7 @@ from recall_jax import files
 BAR_SECONDS = 1.0
 LINE_SECONDS = 10.0
 
-Show = Callable[[int, float], None]  # examples done, loss
+Show = Callable[[int, str], None]  # examples done, their loss in words
 
 
 class RunLog:
@@ -59,34 +59,43 @@ class RunLog:
 
 
 class Advance(Protocol):
-    """Counts examples done. `loss` is fetched only when it is to be shown."""
+    """Counts examples done. `loss` is fetched only when it is to be shown, beside the
+    last validation."""
 
-    def __call__(self, examples: int, *, loss: Any) -> None: ...
+    def __call__(self, examples: int, *, loss: Any, validation: str = "") -> None: ...
 
 
 @contextlib.contextmanager
 def progress(
     total: int, *, initial: int = 0, description: str = "training"
 ) -> Iterator[Advance]:
-    """Show loss, examples/s and time left until `total` examples; gives an `Advance`.
+    """Show loss, the last validation, examples/s and time left until `total` examples;
+    gives an `Advance`.
 
     A bar on a terminal; elsewhere a plain line every ten seconds and one at the end.
     `initial` examples were done before (by a run resumed) and count for no speed.
     """
     start, period = (_bar, BAR_SECONDS) if _on_terminal() else (_lines, LINE_SECONDS)
-    done, latest, shown = initial, math.nan, time.monotonic()
+    done, latest, shown = initial, (math.nan, ""), time.monotonic()
+
+    def words() -> str:
+        loss, validation = latest
+        return (
+            f"loss {float(jax.device_get(loss)):.4f}{validation and ', '}{validation}"
+        )
+
     with start(total, initial=initial, description=description) as show:
 
-        def advance(examples: int, *, loss: Any) -> None:
+        def advance(examples: int, *, loss: Any, validation: str = "") -> None:
             nonlocal done, latest, shown
-            done, latest = done + examples, loss
+            done, latest = done + examples, (loss, validation)
             if done > initial and time.monotonic() - shown >= period:
-                show(done, float(jax.device_get(loss)))
+                show(done, words())
                 shown = time.monotonic()
 
         yield advance
         if done > initial:
-            show(done, float(jax.device_get(latest)))
+            show(done, words())
 
 
 def brief(text: str, *, most: int = 80) -> str:
@@ -203,8 +212,8 @@ def _bar(total: int, *, initial: int, description: str) -> Iterator[Show]:
         total=total, initial=initial, desc=description, unit="ex", unit_scale=True
     ) as bar:
 
-        def show(done: int, loss: float) -> None:
-            bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
+        def show(done: int, words: str) -> None:
+            bar.set_postfix_str(words, refresh=False)
             bar.update(done - bar.n)
             bar.refresh()
 
@@ -215,11 +224,11 @@ def _bar(total: int, *, initial: int, description: str) -> Iterator[Show]:
 def _lines(total: int, *, initial: int, description: str) -> Iterator[Show]:
     began = time.monotonic()
 
-    def show(done: int, loss: float) -> None:
+    def show(done: int, words: str) -> None:
         speed = (done - initial) / max(time.monotonic() - began, 1e-9)
         left = datetime.timedelta(seconds=round((total - done) / speed))
         print(
-            f"{description}: {done:,} of {total:,} examples, loss {loss:.4f}, "
+            f"{description}: {done:,} of {total:,} examples, {words}, "
             f"{speed:,.0f} examples/s, {left} left",
             file=sys.stderr,
             flush=True,

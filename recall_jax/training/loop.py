@@ -180,7 +180,7 @@ def fit(loop: Loop, state: TrainState) -> Fitted:
     step = int(state.step)
     run, plan = _compile(loop, state, clock=clock), loop.plan
     size = plan.size * loop.span  # examples a step
-    fed = contextlib.closing(loop.feed.portions(step))
+    fed, validation = contextlib.closing(loop.feed.portions(step)), ""
     with _reports(loop, step=step) as (advance, write), fed as portions:
         while step < plan.num_steps and progress.since_best < loop.config.patience:
             with clock.of("train"):
@@ -195,7 +195,7 @@ def fit(loop: Loop, state: TrainState) -> Fitted:
             _check_finite(loop, metrics, step=step)
             step += plan.scan
             values = {name: float(value.mean()) for name, value in metrics.items()}
-            advance(plan.scan * size, loss=values["loss"])
+            advance(plan.scan * size, loss=values["loss"], validation=validation)
             values["epoch"] = step / plan.steps_per_epoch
             if loop.validate is None:
                 progress = progress._replace(best_step=step)
@@ -206,6 +206,8 @@ def fit(loop: Loop, state: TrainState) -> Fitted:
                     # One rounding apart, two processes would save different steps.
                     measured = processes.agreed(_validated(loop, state, step=step))
                 progress = progress.after(measured[loop.select_by], step=step)
+                name = loop.select_by
+                validation = f"valid {name} {measured[name]:.4f}"
                 values |= {f"valid_{name}": value for name, value in measured.items()}
                 if progress.best_step == step:
                     _save(loop, state, progress=progress, clock=clock, kind="best")
@@ -233,7 +235,7 @@ def _reports(loop: Loop, *, step: int) -> Iterator[tuple[Callable, Callable]]:
         yield advance, log.write
 
 
-def _silent(*arguments: Any, loss: Any = None) -> None:
+def _silent(*arguments: Any, loss: Any = None, validation: str = "") -> None:
     pass
 
 

@@ -9,6 +9,7 @@ from absl import flags
 
 from experiments.common import cli
 from recall_jax.run import config as config_lib
+from recall_jax.run.config import Experiment
 from recall_jax.types import InputError
 
 NAMES = cli.config_names()
@@ -54,6 +55,16 @@ def test_a_config_is_the_same_after_its_flags(name, parse):
     config = with_field(config, "evaluate.select_by", "it's $HOME")
     line = shlex.split(" ".join(config_lib.as_flags(config)))
     assert parse(f"--config={name}", *line) == config
+
+
+def test_flags_that_differ_from_defaults_are_all_that_is_needed(parse):
+    config = with_field(cli.load_config(cli.DEFAULT), "loss.temperature", 0.5)
+    line = config_lib.as_flags(config, changed=True)
+    assert "--config.loss.temperature=0.5" in line
+    assert not any(x.startswith("--config.loss.name") for x in line)
+    bare = Experiment("", type(config.data)(), type(config.model)())
+    values = dict(x.removeprefix("--config.").split("=", 1) for x in line)
+    assert cli._overridden(bare, values) == config
 
 
 @pytest.mark.parametrize(

@@ -109,9 +109,11 @@ def test_a_bar_shows_loss_speed_and_time_left(monkeypatch):
     monkeypatch.setattr(log_lib, "BAR_SECONDS", 0.0)
     with log_lib.progress(4000, initial=1000, description="epoch 2") as advance:
         advance(500, loss=jnp.float32(0.75))
-        advance(500, loss=0.5)
+        advance(500, loss=0.5, validation="valid ndcg@10 0.1000")
     last = sys.stderr.getvalue().split("\r")[-1]
-    shape = r"epoch 2:  50%.* 2.00k/4.00k \[.*<.*ex/s, loss 0.5000\]"
+    shape = (
+        r"epoch 2:  50%.* 2.00k/4.00k \[.*<.*ex/s, loss 0.5000, valid ndcg@10 0.1000\]"
+    )
     assert re.match(shape, last), last
 
 
