@@ -100,7 +100,7 @@ def run(config: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
 
 def settings(config: Experiment, workdir: pathlib.Path) -> str:
     """The fields that differ from their defaults, as flags are written."""
-    flags_ = config_lib.as_flags(config, changed=True)
+    flags_ = config_lib.changed_flags(config)
     indent = " " * 11
     lines = textwrap.wrap(
         " ".join(flag.replace("--config.", "", 1) for flag in flags_),

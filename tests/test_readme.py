@@ -23,7 +23,7 @@ def test_every_config_and_command_that_it_names_exists():
     named = set(re.findall(r"--configs?=([\w,]+)", README.replace("\\\n", "")))
     names = {name for entry in named for name in entry.split(",") if name}
     assert len(names) > 5
-    assert names - {"runs"} <= set(cli.config_names())
+    assert names - {"runs", "help"} <= set(cli.config_names())
     for module in set(re.findall(r"python -m (experiments[\w.]+)", README)):
         assert (ROOT / f"{module.replace('.', '/')}.py").exists(), module
 

@@ -21,6 +21,7 @@ RARE = 0.01
 MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, random bits
 BLOCK = 1 << 16  # rows at a time
 MANY = 1 << 22  # rows, from which a share of the users tells
+FAIR = 1 << 14  # users, of whom a share is like the others
 COMPARED = ("user", "item", "time", "action", "session")
 
 
@@ -87,7 +88,7 @@ def _alike(log: Interactions, times: list[np.ndarray]) -> tuple[np.ndarray, int]
     """Rows that may equal another in user, item and times, none missing; and how many
     are of a user and an item that another one has."""
     # One sort tells both: the pair stands before what its bits leave for the times.
-    bits = 64 - (len(log.users) * len(log.items) - 1).bit_length()
+    bits = 64 - (len(log.users) * len(log.items) - 1).bit_length() if times else 0
     numbers = _mixed(times) if times else np.zeros(len(log), np.uint64)
     numbers >>= np.uint64(64 - bits)
     pairs = log.user.astype(np.uint64)
@@ -104,12 +105,13 @@ def _mostly_differ(
     log: Interactions, times: dict[str, np.ndarray], kept: np.ndarray
 ) -> bool:
     """Whether the times of a user's events mostly differ, of the rows that are kept."""
-    # A share of the users tells where it is not close; then all are counted.
+    # A share of the users tells, where it holds its part of the rows and is not close.
     for share in (16, 1) if len(log) > MANY else (1,):
         some = np.flatnonzero(kept & (log.user % share == 0))
         ordered = np.sort(_mixed([log.user[some], *(x[some] for x in times.values())]))
         moments = len(ordered) - len(_twice(ordered))
-        if share == 1 or abs(moments - 0.5 * len(some)) > 0.1 * len(some):
+        fair = 2 * share * len(some) >= int(kept.sum()) and len(log.users) >= FAIR
+        if share == 1 or (fair and abs(moments - 0.5 * len(some)) > 0.1 * len(some)):
             break
     return tells_apart(moments, rows=len(some))
 

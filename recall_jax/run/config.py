@@ -47,22 +47,30 @@ def as_dict(config: Any) -> Any:
     return {"type": f"{kind.__module__}:{kind.__qualname__}", **fields}
 
 
-def as_flags(
-    config: Any, *, path: str = "--config", changed: bool = False
-) -> list[str]:
-    """Every field as the flag that would set it, quoted for a shell; with `changed`
-    only those that differ from their defaults."""
+def as_flags(config: Any, *, path: str = "--config") -> list[str]:
+    """Every field as the flag that would set it, quoted for a shell."""
     if dataclasses.is_dataclass(config):
         return [
             line
             for field in dataclasses.fields(config)
-            for value in [getattr(config, field.name)]
-            if not changed or dataclasses.is_dataclass(value) or value != field.default
-            for line in as_flags(value, path=f"{path}.{field.name}", changed=changed)
+            for line in as_flags(
+                getattr(config, field.name), path=f"{path}.{field.name}"
+            )
         ]
     if isinstance(config, tuple) and not any("," in str(value) for value in config):
         config = ",".join(map(str, config))
     return [shlex.quote(f"{path}={config}")]
+
+
+def changed_flags(config: Experiment) -> list[str]:
+    """Of `as_flags` those that differ from the defaults of the same source and model;
+    all where one of these has fields without a default."""
+    try:
+        default = Experiment("", type(config.data)(), type(config.model)())
+    except TypeError:
+        return as_flags(config)
+    unchanged = set(as_flags(default))
+    return [flag for flag in as_flags(config) if flag not in unchanged]
 
 
 def as_literal(config: Any, path: str, value: str) -> str:

@@ -208,6 +208,7 @@ def fit(loop: Loop, state: TrainState) -> Fitted:
                 progress = progress.after(measured[loop.select_by], step=step)
                 name = loop.select_by
                 validation = f"valid {name} {measured[name]:.4f}"
+                advance(0, loss=values["loss"], validation=validation)
                 values |= {f"valid_{name}": value for name, value in measured.items()}
                 if progress.best_step == step:
                     _save(loop, state, progress=progress, clock=clock, kind="best")

@@ -219,7 +219,7 @@ def test_the_fields_that_a_run_prints_are_its_config(whole):
     assert block.startswith("config     ") and f"{whole.workdir}/config.json" in rest
     config = cli.load_config(f"{whole.workdir}/config.json")
     printed = [f"--config.{x}" for x in shlex.split(block)[1:]]
-    assert printed == config_lib.as_flags(config, changed=True)
+    assert printed == config_lib.changed_flags(config)
     arguments = f"--config={whole.workdir}/config.json", f"--workdir={whole.workdir}"
     status, again, _ = command(*arguments)
     assert status == 0 and again.startswith(block) and "is finished" in again
