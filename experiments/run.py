@@ -99,19 +99,22 @@ def run(config: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def settings(config: Experiment, workdir: pathlib.Path) -> str:
-    """The fields that differ from their defaults, as flags are written."""
-    flags_ = config_lib.changed_flags(config)
+    """The fields that differ from their defaults: FIELD=VALUE of --config.FIELD=VALUE."""
+    fields = [
+        flag.replace("--config.", "", 1).replace(" ", "\0")  # no line ends in a value
+        for flag in config_lib.changed_flags(config)
+    ]
     indent = " " * 11
     lines = textwrap.wrap(
-        " ".join(flag.replace("--config.", "", 1) for flag in flags_),
+        " ".join(fields),
         width=100,
         initial_indent="config     ",
         subsequent_indent=indent,
         break_long_words=False,
         break_on_hyphens=False,
     )
-    rest = f"{indent}the rest as by default; {workdir}/config.json has every field"
-    return "\n".join([*lines, rest])
+    rest = f"{indent}the rest as by default; all go to {workdir}/config.json"
+    return "\n".join([*lines, rest]).replace("\0", " ")
 
 
 def check_same_everywhere(config: Experiment) -> None:

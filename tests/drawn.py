@@ -141,7 +141,7 @@ def _objective(drawing: Drawing, config: Experiment) -> None:
 
 def reconcile(drawing: Drawing, config: Experiment) -> None:
     """Most contradictions between drawn fields taken back, the objective's first."""
-    sampling, goal = config.negatives, config.loss
+    sampling = config.negatives
     on_examples = not hasattr(config.model, "pairs")
 
     def put(group: str, name: str, value: Any) -> None:
@@ -153,51 +153,7 @@ def reconcile(drawing: Drawing, config: Experiment) -> None:
 
     data, source = config.data, drawing.drawn["source"]
     if on_examples:
-        if sampling.own == "exposed" and source != "synthetic":
-            put("negatives", "own", "uniform")
-        labelled = sampling.kind == sampling.own == "none"
-        if labelled and (source != "synthetic" or config.model.every_position):
-            put("negatives", "kind", "in_batch")
-        elif labelled:
-            put("data", "label", "conversion")
-            put("loss", "name", drawing.one(("logistic", "squared")))
-            put("negatives", "correction", "none")
-        allowed = objective.CORRECTIONS.get(goal.name, ("none",))
-        if sampling.correction not in allowed:
-            put("negatives", "correction", allowed[0])
-        if (
-            sampling.hardest
-            or sampling.kind in ("full", "none")
-            or sampling.own == "exposed"
-        ):
-            put("negatives", "correction", "none")
-        if sampling.kind == "none":
-            put("negatives", "hardest", 0)
-        if sampling.own != "none" and sampling.correction == "log_q":
-            put("negatives", "own", "none")
-        if sampling.kind in ("full", "none"):
-            put("negatives", "suppress_negatives", 0.0)
-        if sampling.own == "market" and source == "synthetic":
-            put("negatives", "market", "market")
-        elif sampling.own == "market":
-            put(
-                "negatives",
-                "own",
-                "uniform" if sampling.kind != "none" else "semi_hard",
-            )
-        if sampling.own == "semi_hard":
-            put("negatives", "ranks", (2, 10))
-            put("negatives", "correction", "none")
-        if sampling.kind not in negatives.BATCH_KINDS:
-            put("negatives", "frequency", "exact")
-        if goal.name in objective.SIMILARITY:
-            put("loss", "temperature_kind", "fixed")
-        if goal.name == "gbce":
-            put("negatives", "hardest", 0)
-        if "item" not in sampling.mask and "positives" not in sampling.mask:
-            put("negatives", "mask", ("item",))
-        if sampling.kind == "full":
-            put("negatives", "mask", ("item",))
+        _reconcile_objective(drawing, config, put, source=source)
     _reconcile_data(config, put, source=source)
     _reconcile_columns(config, put, source=source)
     if on_examples and not (sampling.kind == sampling.own == "none"):
@@ -215,6 +171,57 @@ def reconcile(drawing: Drawing, config: Experiment) -> None:
         put("data", "context", "past")
     if not on_examples:
         _reconcile_pairs(config, put, source=source)
+
+
+def _reconcile_objective(
+    drawing: Drawing, config: Experiment, put: Callable, *, source: str
+) -> None:
+    sampling, goal = config.negatives, config.loss
+    if sampling.own == "exposed" and source != "synthetic":
+        put("negatives", "own", "uniform")
+    labelled = sampling.kind == sampling.own == "none"
+    if labelled and (source != "synthetic" or config.model.every_position):
+        put("negatives", "kind", "in_batch")
+    elif labelled:
+        put("data", "label", "conversion")
+        put("loss", "name", drawing.one(("logistic", "squared")))
+        put("negatives", "correction", "none")
+    allowed = objective.CORRECTIONS.get(goal.name, ("none",))
+    if sampling.correction not in allowed:
+        put("negatives", "correction", allowed[0])
+    if (
+        sampling.hardest
+        or sampling.kind in ("full", "none")
+        or sampling.own == "exposed"
+    ):
+        put("negatives", "correction", "none")
+    if sampling.kind == "none":
+        put("negatives", "hardest", 0)
+    if sampling.own != "none" and sampling.correction == "log_q":
+        put("negatives", "own", "none")
+    if sampling.kind in ("full", "none"):
+        put("negatives", "suppress_negatives", 0.0)
+    if sampling.own == "market" and source == "synthetic":
+        put("negatives", "market", "market")
+    elif sampling.own == "market":
+        put(
+            "negatives",
+            "own",
+            "uniform" if sampling.kind != "none" else "semi_hard",
+        )
+    if sampling.own == "semi_hard":
+        put("negatives", "ranks", (2, 10))
+        put("negatives", "correction", "none")
+    if sampling.kind not in negatives.BATCH_KINDS:
+        put("negatives", "frequency", "exact")
+    if goal.name in objective.SIMILARITY:
+        put("loss", "temperature_kind", "fixed")
+    if goal.name == "gbce":
+        put("negatives", "hardest", 0)
+    if "item" not in sampling.mask and "positives" not in sampling.mask:
+        put("negatives", "mask", ("item",))
+    if sampling.kind == "full":
+        put("negatives", "mask", ("item",))
 
 
 def _reconcile_data(config: Experiment, put: Callable, *, source: str) -> None:

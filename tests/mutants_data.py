@@ -39,8 +39,8 @@ MUTANTS = [
     ),
     (
         "recall_jax/data/split.py",
-        "np.random.default_rng([seed, len(log)]).permutation(rows)",
-        "np.random.default_rng([0, len(log)]).permutation(rows)",
+        "np.random.default_rng([seed, len(log)]).permutation(len(log))",
+        "np.random.default_rng([0, len(log)]).permutation(len(log))",
         SPLITS + "test_shuffled_ties_move_ties_only_and_follow_the_seed",
     ),
     (

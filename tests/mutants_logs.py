@@ -5,6 +5,8 @@ TIMES = "tests/data/sources/test_times.py::"
 STRANGE = "tests/data/sources/test_strange_logs.py::"
 VALUES = "tests/data/sources/test_values.py::"
 DUPLICATES = "tests/data/test_duplicates.py::"
+LOOP = "tests/training/test_loop.py::"
+CONFIG = "tests/run/test_config.py::"
 DESCRIBE = "tests/data/test_describe.py::"
 STREAM = "tests/data/test_prepared.py::"
 
@@ -158,5 +160,17 @@ MUTANTS = [
         "            if (numbers % np.uint64(1000)).any():\n",
         "            if False:\n",
         "tests/data/test_log.py::test_rows_are_ordered_as_python_sorts_them",
+    ),
+    (
+        "recall_jax/training/loop.py",
+        '                advance(0, loss=values["loss"], validation=validation)\n',
+        "",
+        LOOP + "test_early_stopping_keeps_the_best_and_the_last_line_has_the_last",
+    ),
+    (
+        "recall_jax/run/config.py",
+        "    unchanged = set(as_flags(default))\n",
+        "    unchanged = set(as_flags(config))\n",
+        CONFIG + "test_flags_that_differ_from_defaults_are_all_that_is_needed",
     ),
 ]

@@ -25,16 +25,17 @@ def show(results: dict[str, Any], workdir: pathlib.Path) -> None:
     if results["segments"]:
         print(
             "\nsegments   who and what is served well: light, medium, heavy are thirds of "
-            "the users by length of\n           history; head, torso, tail items with a "
-            "third of the training events each, new without\n           any; a user counts "
-            "where they have a target, and only their targets there count"
+            "the users by length of\n           history; head, torso and tail are items "
+            "with a third of the training events each, new\n           items have none; a "
+            "user counts where they have a target, by their targets there"
         )
         print(_segments(results))
     if results["lists"]:
         print(
-            "\nlists      what is shown: share of the catalogue in somebody's list, mean "
-            "rank by popularity (0 first),\n           gini of how often items are listed "
-            "(0 equally); targets: if what was to be found were listed"
+            "\nlists      what is shown. coverage: share of the catalogue in somebody's "
+            "list; popularity rank: mean\n           over what is listed, 0 the most "
+            "popular; gini: how unevenly items are listed, 0 evenly;\n           row "
+            "targets: lists of exactly what was to be found"
         )
         print(_lists(results))
     if links := results.get("link_auc"):

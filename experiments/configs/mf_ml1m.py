@@ -3,7 +3,7 @@
     python -m experiments.run --config=mf_ml1m
 
 A vector a user and a vector an item, no features, no history: a baseline for losses and
-negatives, which study mf varies. Without the order of events it is far below
+negatives, which study mf_movielens varies. Without the order of events it is far below
 a bigram. Expected (one seed): test hr@10 0.083, ndcg@10 0.040; about a minute and a half
 on two cores (BUILD_NOTES.md, record 8).
 """

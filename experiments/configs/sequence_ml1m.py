@@ -2,8 +2,8 @@
 
     python -m experiments.run --config=sequence_ml1m
 
-5-core. Two blocks, 128 wide, over the last 200 items, a table of its own for the history, full
-softmax, every position trained in one pass. Expected, ties in file order, five seeds: test
+5-core. Two blocks, 128 wide, over the last 200 items, a table of its own for the
+history, full softmax, every position trained in one pass. Expected, ties in file order, five seeds: test
 hr@10 0.314 (spread 0.003), ndcg@10 0.185, recall@20 0.417; on validation 0.336, 0.196.
 With ties shuffled (--config.data.ties=shuffled) 0.293, 0.168, 0.402.
 Nine minutes of training on two cores with another training on them (BUILD_NOTES.md,

@@ -20,8 +20,6 @@ the first event of a user and an item, whenever they are."""
 RARE = 0.01
 MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, random bits
 BLOCK = 1 << 16  # rows at a time
-MANY = 1 << 22  # rows, from which a share of the users tells
-FAIR = 1 << 14  # users, of whom a share is like the others
 COMPARED = ("user", "item", "time", "action", "session")
 
 
@@ -79,15 +77,19 @@ def count_of(log: Interactions) -> tuple[np.ndarray, Count]:
     equal = np.zeros(len(log), bool)
     equal[some] = _later_equal(compared)
     number = int(equal.sum())
-    timed = bool(times) and (not number or _mostly_differ(log, times, ~equal))
+    timed = bool(times)
+    if timed and number:
+        moments = num_distinct([log.user, *times.values()])
+        timed = tells_apart(moments, rows=len(log) - number)
     names = tuple(name for name in (*pair, *times, *more) if name in COMPARED)
     return equal, Count(len(log), number, repeated - number, timed, names)
 
 
 def _alike(log: Interactions, times: list[np.ndarray]) -> tuple[np.ndarray, int]:
     """Rows that may equal another in user, item and times, none missing; and how many
-    are of a user and an item that another one has."""
-    # One sort tells both: the pair stands before what its bits leave for the times.
+    are of a user and an item that an earlier one has."""
+    # One sort tells both. Of a row's 64 bits the first hold user and item, the others a
+    # part of the mixed times.
     bits = 64 - (len(log.users) * len(log.items) - 1).bit_length() if times else 0
     numbers = _mixed(times) if times else np.zeros(len(log), np.uint64)
     numbers >>= np.uint64(64 - bits)
@@ -101,25 +103,16 @@ def _alike(log: Interactions, times: list[np.ndarray]) -> tuple[np.ndarray, int]
     return some, int(np.count_nonzero(ordered[1:] == ordered[:-1]))
 
 
-def _mostly_differ(
-    log: Interactions, times: dict[str, np.ndarray], kept: np.ndarray
-) -> bool:
-    """Whether the times of a user's events mostly differ, of the rows that are kept."""
-    # A share of the users tells, where it holds its part of the rows and is not close.
-    for share in (16, 1) if len(log) > MANY else (1,):
-        some = np.flatnonzero(kept & (log.user % share == 0))
-        ordered = np.sort(_mixed([log.user[some], *(x[some] for x in times.values())]))
-        moments = len(ordered) - len(_twice(ordered))
-        fair = 2 * share * len(some) >= int(kept.sum()) and len(log.users) >= FAIR
-        if share == 1 or (fair and abs(moments - 0.5 * len(some)) > 0.1 * len(some)):
-            break
-    return tells_apart(moments, rows=len(some))
-
-
 def tells_apart(moments: int, *, rows: int) -> bool:
     """Whether a clock that gives the users' events so many moments tells a second visit
     from a copy."""
     return 2 * moments >= rows
+
+
+def num_distinct(columns: list[np.ndarray]) -> int:
+    """Distinct rows, but for the few that only look alike."""
+    ordered = np.sort(_mixed(columns))
+    return len(ordered) - len(_twice(ordered))
 
 
 def repeats(user: np.ndarray, item: np.ndarray, *, num_items: int) -> int:
@@ -127,7 +120,7 @@ def repeats(user: np.ndarray, item: np.ndarray, *, num_items: int) -> int:
     user stand together."""
     ends = np.append(np.flatnonzero(user[1:] != user[:-1]) + 1, len(user))
     start, number = 0, 0
-    while start < len(user):  # blocks of whole users stay in the cache
+    while start < len(user):  # blocks of whole users, which stay in the cache
         stop = ends[np.searchsorted(ends, min(start + BLOCK, len(user)))]
         pairs = user[start:stop].astype(np.int64) * num_items + item[start:stop]
         pairs.sort()
@@ -157,7 +150,7 @@ def is_copy(columns: list[np.ndarray]) -> np.ndarray:
 
 
 def _later_equal(columns: list[np.ndarray]) -> np.ndarray:
-    """`is_copy` of rows most of which equal another."""
+    """As `is_copy`, for rows most of which equal another: without its first sort."""
     numbers = _mixed(columns)
     copies = np.zeros(len(numbers), bool)
     order = np.argsort(numbers, kind="stable")
@@ -173,7 +166,7 @@ def _later_equal(columns: list[np.ndarray]) -> np.ndarray:
 def _mixed(columns: list[np.ndarray]) -> np.ndarray:
     """A number for each row; rows that differ hardly ever share one."""
     mixed = np.zeros(len(columns[0]), np.uint64)
-    for start in range(0, len(mixed), BLOCK):  # in the cache, a tenth of the time
+    for start in range(0, len(mixed), BLOCK):  # they stay in the cache
         part = mixed[start : start + BLOCK]
         for column in columns:
             part ^= column[start : start + BLOCK].astype(np.int64).view(np.uint64)

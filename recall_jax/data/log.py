@@ -93,8 +93,8 @@ def ranges(starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
 
 
 def order_by(*keys: np.ndarray) -> np.ndarray:
-    """Positions of rows sorted by columns of integers, by the first one first; equal
-    rows as they stand.
+    """Positions of rows sorted by columns of integers that int64 holds, by the first
+    column first; equal rows as they stand.
 
     >>> order_by(np.array([2, 1, 2, 1]), np.array([5, 9, 3, 9])).tolist()
     [1, 3, 2, 0]
@@ -107,7 +107,7 @@ def order_by(*keys: np.ndarray) -> np.ndarray:
         while (bits := int(numbers.max()).bit_length()) > free:
             if (numbers % np.uint64(1000)).any():
                 return np.lexsort(keys[::-1])
-            numbers //= np.uint64(1000)  # of nanoseconds that are whole seconds, say
+            numbers //= np.uint64(1000)  # nanoseconds may be whole seconds: order stays
         free -= bits
         packed <<= np.uint64(bits)
         packed |= numbers

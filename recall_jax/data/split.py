@@ -205,7 +205,6 @@ def _sorted(
     log: Interactions, *, ties: str, seed: int
 ) -> tuple[Interactions, np.ndarray, float]:
     """The log by user, then time, where users begin, and how many last events tie."""
-    rows = np.arange(len(log))
     if ties not in ("file", "shuffled"):
         raise InputError(
             f'data.ties must be "file", "shuffled" or "both", not {ties!r}'
@@ -216,10 +215,10 @@ def _sorted(
                 "data.ties=shuffled needs times: without a time column the order in "
                 "the file is all the order there is"
             )
-        position = np.random.default_rng([seed, len(log)]).permutation(rows)
-        rows[position] = np.arange(len(log))
+        position = np.random.default_rng([seed, len(log)]).permutation(len(log))
+        log = log.select(log_lib.order_by(position))
     keys = [x for x in (log.user, log.time, log.nanoseconds) if x is not None]
-    log = log.select(rows[log_lib.order_by(*(x[rows] for x in keys))])
+    log = log.select(log_lib.order_by(*keys))
     count = np.bincount(log.user, minlength=len(log.users))
     start = np.concatenate([[0], np.cumsum(count)])
     last = start[1:][count >= 2] - 1

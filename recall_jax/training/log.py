@@ -21,7 +21,7 @@ from recall_jax import files
 BAR_SECONDS = 1.0
 LINE_SECONDS = 10.0
 
-Show = Callable[[int, str], None]  # examples done, their loss in words
+Show = Callable[[int, str], None]  # examples done; loss and validation in words
 
 
 class RunLog:
@@ -59,8 +59,8 @@ class RunLog:
 
 
 class Advance(Protocol):
-    """Counts examples done. `loss` is fetched only when it is to be shown, beside the
-    last validation."""
+    """Counts examples done. `loss` is fetched only when it is shown; `validation` is the
+    last one, in words."""
 
     def __call__(self, examples: int, *, loss: Any, validation: str = "") -> None: ...
 
@@ -80,9 +80,8 @@ def progress(
 
     def words() -> str:
         loss, validation = latest
-        return (
-            f"loss {float(jax.device_get(loss)):.4f}{validation and ', '}{validation}"
-        )
+        shown_loss = f"loss {float(jax.device_get(loss)):.4f}"
+        return f"{shown_loss}, {validation}" if validation else shown_loss
 
     with start(total, initial=initial, description=description) as show:
 

@@ -206,8 +206,7 @@ def fit(loop: Loop, state: TrainState) -> Fitted:
                     # One rounding apart, two processes would save different steps.
                     measured = processes.agreed(_validated(loop, state, step=step))
                 progress = progress.after(measured[loop.select_by], step=step)
-                name = loop.select_by
-                validation = f"valid {name} {measured[name]:.4f}"
+                validation = f"valid {loop.select_by} {measured[loop.select_by]:.4f}"
                 advance(0, loss=values["loss"], validation=validation)
                 values |= {f"valid_{name}": value for name, value in measured.items()}
                 if progress.best_step == step:

@@ -29,7 +29,7 @@ runs = test_table.runs
 pytestmark = pytest.mark.filterwarnings("ignore:Sharding info not provided")
 command = functools.partial(command_line.called, ablate, parse=ablate.parse)
 
-MOST = 30
+MOST = 24
 OTHER_PARTS = {
     "loss": LossConfig,
     "optim": OptimConfig,

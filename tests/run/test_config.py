@@ -60,13 +60,28 @@ def test_a_config_is_the_same_after_its_flags(name, parse):
 @pytest.mark.parametrize("name", NAMES)
 def test_flags_that_differ_from_defaults_are_all_that_is_needed(name):
     config = cli.load_config(name)
-    if hasattr(config.model, "pairs"):  # whose model has other defaults of its own
-        config = with_field(config, "model.pairs.num_negatives", 7)
     flags_ = [shlex.split(flag)[0] for flag in config_lib.changed_flags(config)]
     assert not any(x.startswith("--config.loss.calibration") for x in flags_)
     bare = Experiment("", type(config.data)(), type(config.model)())
     values = dict(x.removeprefix("--config.").split("=", 1) for x in flags_)
     assert cli._overridden(bare, values) == config
+
+
+def test_defaults_are_those_of_the_model_not_of_its_parts():
+    config = cli.load_config("eges_synthetic")
+    assert config.model.pairs.corpus == "walks"
+    assert not any("corpus" in x for x in config_lib.changed_flags(config))
+    config = with_field(config, "model.pairs.corpus", "sequences")
+    assert "--config.model.pairs.corpus=sequences" in config_lib.changed_flags(config)
+
+
+def test_of_a_source_without_defaults_all_fields_are_printed():
+    @dataclasses.dataclass
+    class Source:
+        path: str
+
+    config = Experiment("mine", Source("here"), cli.load_config(cli.DEFAULT).model)
+    assert config_lib.changed_flags(config) == config_lib.as_flags(config)
 
 
 @pytest.mark.parametrize(

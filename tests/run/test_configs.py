@@ -20,10 +20,10 @@ from recall_jax.run.config import Experiment
 from recall_jax.training import checkpoint, step
 
 SEMI_HARD = "the batch's and four of ranks 50 to 300"
-MOVIELENS = [f for f in study.load("mf").factors if f.base.startswith("mf_ml1m")]
-VARIED = {  # as a study has them: all kinds of negatives, and other losses
-    f"mf_ml1m, {label}": f"{factor.base}:{text}"
-    for factor in MOVIELENS
+MOVIELENS = study.load("mf_movielens")
+VARIED = {  # as a study has them: most kinds of negatives, and other losses
+    f"mf_ml1m, {label}": f"{factor.base or MOVIELENS.base}:{text}"
+    for factor in MOVIELENS.factors
     for label, text in factor.settings.items()
 }
 NAMES = [*cli.config_names(), *VARIED]

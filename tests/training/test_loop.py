@@ -237,7 +237,9 @@ def _validations(loop) -> int:
     return (checkpoint.latest_step(loop.folder) or 0) // loop.plan.steps_per_epoch
 
 
-def test_early_stopping_keeps_the_best(data, tmp_path):
+def test_early_stopping_keeps_the_best_and_the_last_line_has_the_last(
+    data, tmp_path, capsys
+):
     values = iter([0.1, 0.5, 0.4, 0.3, 0.9])
     states = []
 
@@ -251,6 +253,7 @@ def test_early_stopping_keeps_the_best(data, tmp_path):
     assert len(states) == 4
     assert fitted.progress.best_step == 2 * loop.plan.steps_per_epoch
     assert_same(fitted.state.tables, states[1])
+    assert "valid ndcg@10 0.3000" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_vectors_that_are_no_numbers_stop_the_run_in_validation(data, tmp_path):
