@@ -11,15 +11,11 @@ older export in the folder is replaced when the new one is complete and agrees w
 trained model; the same command goes on where it was killed.
 """
 
-import pathlib
-
 from absl import flags
 
-from experiments import training
 from experiments.common import cli
-from recall_jax.data import prepared
-from recall_jax.evaluate import measure
-from recall_jax.serve import towers, writer
+from recall_jax.run import open as open_lib
+from recall_jax.serve import writer
 from recall_jax.types import InputError
 
 
@@ -28,32 +24,14 @@ def main(argv: list[str]) -> None:
     options = flags.FLAGS
     if options.run is None or options.to is None:
         raise InputError("name a run's folder with --run and a new folder with --to")
-    config = writer.Config(
-        dtype=options.dtype, batch_size=options.batch_size, users=options.users
+    run = open_lib.open_run(options.run)
+    report = run.export(
+        options.to,
+        dtype=options.dtype,
+        batch_size=options.batch_size,
+        users=options.users,
     )
-    target = pathlib.Path(options.to)
-    writer.check(target, config)
-    run = load(pathlib.Path(options.run))
-    report = writer.write(run, target, config=config)
     print(described(report))
-
-
-def load(workdir: pathlib.Path) -> towers.ExportSource:
-    """A run by its folder. Raises InputError if there is none or its data changed."""
-    config, log, data = training.open_run(workdir)
-    encoder, params = training.restore(config, data, workdir)
-    if data.log is not None:  # users' vectors are made of all of their histories
-        data = prepared.resident(data)
-    titles = log.items.text.get("title")
-    removed = measure.removes_seen(config.evaluate, data)
-    return towers.ExportSource(
-        encoder,
-        params,
-        data,
-        name=config.name,
-        titles=None if titles is None else titles[data.item_codes],
-        seen="removed" if removed else "kept",
-    )
 
 
 def described(report: writer.Report) -> str:

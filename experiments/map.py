@@ -21,10 +21,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from experiments import similar
 from experiments.common import cli
 from experiments.common import clusters as clusters_lib
 from recall_jax.data.log import Bag
+from recall_jax.run import open as open_lib
+from recall_jax.run.restored import LoadedRun
 from recall_jax.training import log
 from recall_jax.types import InputError
 
@@ -45,7 +46,7 @@ def main(argv: list[str]) -> None:
     if path.suffix != ".png":
         raise InputError(f"--to={path} must end in .png, the kind of file it will be")
     pyplot = _pyplot()
-    run = similar.load(workdir)
+    run = open_lib.open_run(workdir).loaded
     values = values_of(run, options.color)
     item_map = make(run, values, num=options.clusters, seed=options.seed)
     described = describe(item_map, run)
@@ -73,7 +74,7 @@ class Map(NamedTuple):
     values: Values  # of these items
 
 
-def values_of(run: similar.LoadedRun, name: str | None) -> Values:
+def values_of(run: LoadedRun, name: str | None) -> Values:
     """An item column by catalogue id. Raises InputError for one that cannot colour."""
     columns = run.items.columns
     fit = [name for name, column in columns.items() if _is_categorical(column)]
@@ -97,7 +98,7 @@ def _is_categorical(column: np.ndarray | Bag) -> bool:
     return isinstance(column, Bag) or column.dtype.kind != "f"
 
 
-def make(run: similar.LoadedRun, values: Values, *, num: int, seed: int) -> Map:
+def make(run: LoadedRun, values: Values, *, num: int, seed: int) -> Map:
     """Raises InputError for more clusters than items with a vector."""
     rows = np.flatnonzero(run.vectors.any(axis=1))
     if num > len(rows):
@@ -117,7 +118,7 @@ def make(run: similar.LoadedRun, values: Values, *, num: int, seed: int) -> Map:
     return Map(rows, of, near, flat, values._replace(of=values.of[rows]))
 
 
-def describe(item_map: Map, run: similar.LoadedRun) -> list[dict[str, Any]]:
+def describe(item_map: Map, run: LoadedRun) -> list[dict[str, Any]]:
     """A row for each cluster, the largest first."""
     rows = []
     for cluster, near in enumerate(item_map.near):
@@ -146,7 +147,11 @@ def _commonest(values: np.ndarray) -> tuple[str, float]:
 
 
 def as_text(
-    item_map: Map, run: similar.LoadedRun, described: list[dict[str, Any]], *, seed: int
+    item_map: Map,
+    run: LoadedRun,
+    described: list[dict[str, Any]],
+    *,
+    seed: int,
 ) -> str:
     """What is printed."""
     left, (x, y) = len(run.ids) - len(item_map.rows), item_map.flat.share
@@ -237,7 +242,7 @@ def _pyplot():
 
 def write(
     item_map: Map,
-    run: similar.LoadedRun,
+    run: LoadedRun,
     described: list[dict[str, Any]],
     path: pathlib.Path,
 ) -> None:

@@ -13,13 +13,12 @@ nothing of is left out with a note, and where it knows nothing at all, the most 
 items are listed. Nothing is trained or written.
 """
 
-import pathlib
 from typing import Any
 
 from absl import flags
 
-from experiments import restored, similar
 from experiments.common import cli
+from recall_jax.run import open as open_lib
 from recall_jax.serve import recommender as recommender_lib
 from recall_jax.training import log
 from recall_jax.types import InputError
@@ -41,7 +40,10 @@ def main(argv: list[str]) -> None:
     if options.k < 1:
         raise InputError(f"--k is {options.k}; it must be at least 1")
     pairs = as_pairs(options.features)
-    recommender = load(options.run, options.export)
+    if options.export is not None:
+        recommender = recommender_lib.load(options.export)
+    else:
+        recommender = open_lib.open_run(options.run).recommender
     history = options.history
     answer = recommender.recommend(
         user=options.user,
@@ -55,14 +57,6 @@ def main(argv: list[str]) -> None:
             answer, recommender.served, user=options.user, given=history is not None
         )
     )
-
-
-def load(run: str | None, export: str | None) -> recommender_lib.Recommender:
-    """Of a run's folder, or of an export's."""
-    if export is not None:
-        return recommender_lib.load(export)
-    workdir = pathlib.Path(run)
-    return recommender_lib.Recommender(restored.served(similar.load(workdir), workdir))
 
 
 def as_pairs(entries: list[str]) -> dict[str, str]:

@@ -10,37 +10,19 @@ written.
 """
 
 import difflib
-import pathlib
-from typing import NamedTuple
 
 import numpy as np
 from absl import flags
 
-from experiments import training
 from experiments.common import cli
-from recall_jax.data.log import Entities
-from recall_jax.data.prepared import Data
-from recall_jax.evaluate import encode, measure
+from recall_jax.evaluate import measure
 from recall_jax.index import search
-from recall_jax.run.config import Experiment
+from recall_jax.run import open as open_lib
+from recall_jax.run.restored import LoadedRun
 from recall_jax.training import log as log_lib
 from recall_jax.types import InputError
 
 SHOWN = 10  # of several items that match, or of those nearest to a name
-
-
-class LoadedRun(NamedTuple):
-    """A trained run and the names of its items; all in order of catalogue id."""
-
-    config: Experiment
-    data: Data
-    ids: np.ndarray  # [V] of str
-    titles: np.ndarray | None  # [V] of Python's str
-    vectors: np.ndarray  # [V, d] of length 1, or 0
-    served: np.ndarray  # [V, d] as the model serves them
-    restored: training.Restored
-    users: Entities  # of the log, in its own order (data.user_codes)
-    items: Entities  # the same (data.item_codes)
 
 
 def main(argv: list[str]) -> None:
@@ -48,32 +30,10 @@ def main(argv: list[str]) -> None:
     options = flags.FLAGS
     if options.run is None or options.item is None:
         raise InputError("name a run's folder with --run and an item with --item")
-    run = load(pathlib.Path(options.run))
+    run = open_lib.open_run(options.run).loaded
     row = find(options.item, ids=run.ids, titles=run.titles)
     print(f"item       {_named(row, ids=run.ids, titles=run.titles)}")
     print(similar(run, row, num=options.num, index=options.index))
-
-
-def load(workdir: pathlib.Path) -> LoadedRun:
-    """A run by its folder. Raises InputError if there is none or its data changed."""
-    config, log, data = training.open_run(workdir)
-    restored = training.restore_chosen(config, data, workdir)
-    size = config.evaluate.batch_size
-    served = encode.encode_items(*restored[:2], data=data, batch_size=size)
-    served = np.asarray(served)
-    length = np.linalg.norm(served, axis=1, keepdims=True)
-    titles = log.items.text.get("title")
-    return LoadedRun(
-        config,
-        data,
-        data.vocabularies["item"].ids.astype(str),
-        None if titles is None else titles[data.item_codes].astype(object),
-        served / np.maximum(length, 1e-12),
-        served,
-        restored,
-        log.users,
-        log.items,
-    )
 
 
 def find(text: str, *, ids: np.ndarray, titles: np.ndarray | None) -> int:

@@ -31,13 +31,15 @@ from typing import Any
 import jax
 from absl import flags
 
-from experiments import figures, run_files, streaming
 from experiments.common import cells as cells_lib
 from experiments.common import cli, grid, programs, ranking, rungs
 from experiments.common import plan as plan_lib
 from experiments.common.cells import Cell
 from experiments.common.programs import Shared
 from recall_jax import files
+from recall_jax.run import data as data_lib
+from recall_jax.run import folder as folder_lib
+from recall_jax.run import results as run_results
 from recall_jax.training import lanes
 from recall_jax.types import InputError
 
@@ -46,7 +48,7 @@ def main(argv: list[str]) -> None:
     del argv
     options, entry = flags.FLAGS, flags.FLAGS.config
     overs = options.over or cli.load_sweep(entry.name)
-    if streaming.is_streamed(entry.config):
+    if data_lib.is_streamed(entry.config):
         raise InputError(
             f"{entry.name} reads its log in windows, another for each seed, which one "
             "program cannot share; run its settings with experiments.table"
@@ -73,7 +75,7 @@ def main(argv: list[str]) -> None:
     }
     with files.lock(folder):
         plan_lib.refuse_another(folder, request)
-        with programs.locked(cells), figures.baselines_kept():
+        with programs.locked(cells), run_results.baselines_kept():
             plan_lib.note(folder, request)
             run_all(cells, folder, options)
     print(f"\n{ranking.as_text(cells)}\n")
@@ -89,7 +91,7 @@ def run_all(cells: Sequence[Cell], folder: pathlib.Path, options: Any) -> None:
     portion. What training needs to go on is kept while a run is left that failed."""
     groups, held = folder / "groups", {}
     for path in sorted(groups.glob("decided-*.json")):
-        rungs.follow(cells, run_files.read_json(path))
+        rungs.follow(cells, folder_lib.read_json(path))
     parts = []
     if any(map(programs.goes_on, cells)):
         parts = _parts(cells, groups, held, options)
@@ -105,7 +107,7 @@ def run_all(cells: Sequence[Cell], folder: pathlib.Path, options: Any) -> None:
         if mark is None or not reached:  # where all have failed, nothing is decided
             break
         content = rungs.decide(cells, reached, halving=options.halving, epoch=mark)
-        run_files.write_json(decided, content)
+        folder_lib.write_json(decided, content)
         rungs.follow(cells, content)
     ranking.write(cells, folder)
     if not any(map(programs.left, cells)):

@@ -26,12 +26,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from absl import flags
 
-from experiments import figures, run
+from experiments import run
 from experiments.common import cells as cells_lib
 from experiments.common import cli, results, summaries, tabulate
 from experiments.common.cells import Cell
 from recall_jax import files
 from recall_jax.run import config
+from recall_jax.run import results as run_results
 from recall_jax.training import log
 from recall_jax.types import InputError
 
@@ -75,7 +76,7 @@ def check_by(by: str, cells: Sequence[Cell]) -> None:
 def run_missing(cells: Sequence[Cell], *, after_each: Callable[[], None]) -> None:
     """Run what is not finished, a seed of every config before the next seed. What ends
     one run is its cell's problem, and the others go on."""
-    with figures.baselines_kept():
+    with run_results.baselines_kept():
         _run_missing(cells, after_each=after_each)
 
 

@@ -1,16 +1,33 @@
 """Embedding-based retrieval for recommenders, in JAX.
 
+    run = recall_jax.train(experiment)      # in runs/NAME; again, it resumes
+    run = recall_jax.open_run("runs/NAME")
+    run.recommend(user=42).ids
+    run.export("exported/NAME")
+    recall_jax.load("exported/NAME").recommend(user=42).ids
+
 Read `types` first, then a batch's way: `data.arrays`, `losses.objective`, `tables.rows`,
 `training.step`, `training.loop`, `evaluate.measure`. Models are in `models`, sources of
-data in `data.sources`. What was trained and exported is served by `load`.
+data in `data.sources`; `run.experiment` puts an experiment together.
 """
+
+import importlib
 
 __version__ = "0.1.0"
 
+_PUBLIC = {
+    "Experiment": "run.config",
+    "InputError": "types",
+    "Run": "run.open",
+    "load": "serve.recommender",
+    "open_run": "run.open",
+    "train": "run.experiment",
+}
+__all__ = list(_PUBLIC)
 
-def load(folder):
-    """The `serve.recommender.Recommender` of an export's folder."""
-    # It needs JAX, which a version number does not.
-    from recall_jax.serve import recommender
 
-    return recommender.load(folder)
+def __getattr__(name: str):
+    """What is public, imported where it is first used: a version number needs no JAX."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'recall_jax' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"recall_jax.{_PUBLIC[name]}"), name)

@@ -41,8 +41,10 @@ import jax
 import numpy as np
 import tiny_logs
 
-from experiments import building, run, streaming, training
+from experiments import run
 from recall_jax.devices import mesh
+from recall_jax.run import build as build_lib
+from recall_jax.run import experiment as experiment_lib
 from recall_jax.training import loop, step
 from recall_jax.types import InputError
 
@@ -69,7 +71,7 @@ class TooLong(BaseException):
 def main() -> int:
     options = _parse()
     if options.dry:
-        training.train_model = trace
+        experiment_lib.train_model = trace
     counts: collections.Counter = collections.Counter()
     refusals: collections.Counter = collections.Counter()
     start = time.perf_counter()
@@ -162,11 +164,11 @@ def _run(config, workdir: pathlib.Path, *, options: argparse.Namespace) -> Outco
 
 def trace(config, data, workdir, **_):
     """What `training.train_model` checks, and its step traced."""
-    on = training.make_corpus(config, data)
-    plan = streaming.make_plan(config, data, num_rows=on.num_rows)
-    training.check_devices(config, plan)
+    on = build_lib.make_corpus(config, data)
+    plan = build_lib.make_plan(config, data, num_rows=on.num_rows)
+    build_lib.check_devices(config, plan)
     size = plan.size * on.span
-    built = building.build(config, data, batch_size=size, placement=mesh.outlined)
+    built = build_lib.make(config, data, batch_size=size, placement=mesh.outlined)
     source = on.source
     if data.log is None:
         hypers = step.make_hypers(
@@ -174,7 +176,7 @@ def trace(config, data, workdir, **_):
         )
         rows = jax.ShapeDtypeStruct((plan.size,), np.int32)
         jax.eval_shape(
-            building.make_step(config, built), built.state, hypers, source, rows
+            build_lib.make_step(config, built), built.state, hypers, source, rows
         )
     raise Reached
 

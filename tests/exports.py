@@ -7,9 +7,10 @@ import jax
 import numpy as np
 from test_configs import shrunk
 
-from experiments import building, training
 from experiments.common import cli
 from recall_jax.models import markov, mf
+from recall_jax.run import build as build_lib
+from recall_jax.run import data as data_lib
 from recall_jax.serve import towers
 
 CONFIGS = [name for name in cli.config_names() if "synthetic" in name]
@@ -57,8 +58,8 @@ QUICK = (  # of every kind one
 def make_run(name: str) -> towers.ExportSource:
     config = config_of(name)
     log = config.data.load()
-    data = training.lay_out(config, log)
-    built = building.build(config, data, batch_size=16 * data.dataset.span)
+    data = data_lib.lay_out(config, log)
+    built = build_lib.make(config, data, batch_size=16 * data.dataset.span)
     rng = np.random.default_rng(0)
 
     def moved(leaf: jax.Array) -> jax.Array:
@@ -68,7 +69,7 @@ def make_run(name: str) -> towers.ExportSource:
     state = built.state
     params = jax.tree.map(moved, (state.tables, state.dense, state.statistics))
     return towers.ExportSource(
-        building.make_encoder(config, built),
+        build_lib.make_encoder(config, built),
         params,
         data,
         name=config.name,

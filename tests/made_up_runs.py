@@ -6,9 +6,9 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from experiments import run_files
 from experiments.common import cells, cli
 from recall_jax.run import config as config_lib
+from recall_jax.run import folder as folder_lib
 from recall_jax.run.config import Experiment
 
 METRICS = ("hr@10", "ndcg@10", "recall@20")
@@ -42,7 +42,7 @@ def write(
     begin(folder, config, level=level, protocol=protocol, source=source, epochs=epochs)
     content = results_of(config, level=level, protocol=protocol) | (results or {})
     content = _only(measured, content) | {"curves": content["curves"]}
-    run_files.write_json(folder / "results.json", content)
+    folder_lib.write_json(folder / "results.json", content)
     return folder
 
 
@@ -57,9 +57,9 @@ def begin(
 ) -> pathlib.Path:
     """A run that is not finished."""
     folder.mkdir(parents=True)
-    run_files.write_json(folder / "config.json", config_lib.as_dict(config))
+    folder_lib.write_json(folder / "config.json", config_lib.as_dict(config))
     data = {"source": source, "protocol": protocol, "events": 7000, "sha256": "5a"}
-    run_files.write_json(folder / "data.json", data)
+    folder_lib.write_json(folder / "data.json", data)
     lines = []
     for epoch in range(1, epochs + 1):
         valid = {f"valid_{m}": level * (1 - 0.5**epoch) for m in METRICS}
@@ -97,7 +97,7 @@ def cell(
 
 def end(folder: pathlib.Path, *, outcome: str, message: str) -> None:
     """As a sweep ends a run without figures."""
-    run_files.write_json(folder / "ended.json", {"outcome": outcome, "told": message})
+    folder_lib.write_json(folder / "ended.json", {"outcome": outcome, "told": message})
 
 
 def _only(measured: Sequence[str], content: Any) -> Any:

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import building, training
 from recall_jax.devices import mesh
+from recall_jax.run import build as build_lib
 from recall_jax.training import loop, step
 
 
@@ -38,15 +38,15 @@ def run_steps(
     """The first steps of an experiment in float64; `capacity` is that of exchanges, as
     measured where None."""
     with jax.enable_x64(True), mesh.use(mesh_of(devices)):
-        on = training.make_corpus(config, data)
+        on = build_lib.make_corpus(config, data)
         plan = loop.make_plan(config.train, num_rows=on.num_rows)
-        training.check_devices(config, plan)
+        build_lib.check_devices(config, plan)
         hypers = step.make_hypers(
             config.optim, config.loss, config.negatives, num_steps=steps
         )
-        built = building.build(config, data, batch_size=plan.size * on.span)
+        built = build_lib.make(config, data, batch_size=plan.size * on.span)
         source = float64(mesh.on_each(on.source))
-        built = training.with_capacity(
+        built = build_lib.with_capacity(
             config, built, source, num_rows=on.num_rows, size=plan.size
         )
         if capacity and devices > 1:
@@ -55,7 +55,7 @@ def run_steps(
         built = built._replace(state=float64(built.state))
         rows = np.random.default_rng(1).integers(0, on.num_rows, (steps, plan.size))
         examples = mesh.on_each((rows * on.span).astype(np.int32))
-        run = step.scan_steps(building.make_step(config, built))
+        run = step.scan_steps(build_lib.make_step(config, built))
         state, metrics = run(
             built.state, float64(mesh.on_each(hypers)), source, examples
         )

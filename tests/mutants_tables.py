@@ -1,8 +1,8 @@
 """Faults in a run's figures, in what compares runs, and tells of them: see `mutants`."""
 
 COMPARE = "tests/commands/test_compare.py::"
-FIGURES = "tests/commands/test_figures.py::"
-TRAINING = "tests/commands/test_training.py::"
+FIGURES = "tests/run/test_results.py::"
+TRAINING = "tests/run/test_experiment.py::"
 TABLE = "tests/commands/test_table.py::"
 ABLATE = "tests/commands/test_ablate.py::"
 CHARTS = "tests/commands/test_report_charts.py::"
@@ -10,68 +10,68 @@ CHARTS = "tests/commands/test_report_charts.py::"
 MUTANTS = [
     # A run's own validation and test.
     (
-        "experiments/training.py",
+        "recall_jax/run/experiment.py",
         "part=data.valid,",
         "part=data.test,",
         TRAINING + "test_the_checkpoint_is_chosen_on_validation_with_all_items_ranked",
     ),
     (
-        "experiments/training.py",
-        "config=measure.over_all(config.evaluate),",
+        "recall_jax/run/experiment.py",
+        "config=measure_lib.over_all(config.evaluate),",
         "config=config.evaluate,",
         TRAINING + "test_the_checkpoint_is_chosen_on_validation_with_all_items_ranked",
     ),
     (
-        "experiments/training.py",
+        "recall_jax/run/experiment.py",
         "select_by=config.evaluate.select_by,",
         "select_by=config.evaluate.metrics[0],",
         TRAINING + "test_the_checkpoint_is_chosen_on_validation_with_all_items_ranked",
     ),
     (
-        "experiments/training.py",
+        "recall_jax/run/data.py",
         'config = with_ties(config, "file")',
         'config = with_ties(config, "shuffled")',
         TRAINING + "test_the_other_data_have_ties_broken_the_other_way",
     ),
     (
-        "experiments/training.py",
+        "recall_jax/run/data.py",
         'other = "file" if ties == "shuffled" else "shuffled"',
         'other = "shuffled"',
         TRAINING + "test_the_other_data_have_ties_broken_the_other_way",
     ),
     (
-        "experiments/figures.py",
+        "recall_jax/run/results.py",
         'data=data, part=data.valid, config=settings, index="exact"',
         'data=data, part=data.test, config=settings, index="exact"',
         FIGURES + "test_each_part_has_its_own_figures",
     ),
     (
-        "experiments/figures.py",
+        "recall_jax/run/results.py",
         "search, data=data, part=data.test, config=config.evaluate",
         "search, data=data, part=data.valid, config=config.evaluate",
         FIGURES + "test_baselines_have_the_figures_of_the_test_part",
     ),
     (
-        "experiments/figures.py",
+        "recall_jax/run/results.py",
         "chosen = searched[settings.index]",
         'chosen = searched["exact"]',
         FIGURES
         + "test_the_test_row_goes_through_the_index_chosen_and_validation_does_not",
     ),
     (
-        "experiments/figures.py",
+        "recall_jax/run/results.py",
         "gaps = {name: value - exact.values[name] for name, value",
         "gaps = {name: exact.values[name] - value for name, value",
         FIGURES + "test_what_an_index_costs_is_the_difference_of_the_same_users",
     ),
     (
-        "experiments/figures.py",
+        "recall_jax/run/results.py",
         "key = json.dumps([data.fingerprint(), *configs, of])",
         "key = json.dumps([*configs, of])",
         FIGURES + "test_baselines_are_kept_for_the_same_data_measured_alike",
     ),
     (
-        "experiments/figures.py",
+        "recall_jax/run/results.py",
         "key = json.dumps([data.fingerprint(), *configs, of])",
         "key = json.dumps([data.fingerprint(), of])",
         FIGURES + "test_baselines_are_kept_for_the_same_data_measured_alike",

@@ -14,11 +14,11 @@ import pathlib
 import numpy as np
 from absl import flags
 
-from experiments import export
 from experiments.common import cli
 from recall_jax.evaluate import encode
 from recall_jax.evaluate import measure as measure_lib
 from recall_jax.index import search as search_lib
+from recall_jax.run import open as open_lib
 from recall_jax.serve import vectors
 from recall_jax.training import log
 from recall_jax.types import InputError
@@ -33,7 +33,7 @@ def as_stored(values: np.ndarray, *, dtype: str) -> np.ndarray:
 
 def measure(workdir: pathlib.Path) -> list[dict]:
     """A row for each format."""
-    encoder, params, data, *_ = export.load(workdir)
+    encoder, params, data, *_ = open_lib.open_run(workdir).export_source
     config = cli.load_config(str(workdir / "config.json")).evaluate
     size = config.batch_size
     items = encode.encode_items(encoder, params, data=data, batch_size=size)

@@ -33,11 +33,12 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from experiments import training
 from experiments.common import cli
 from recall_jax.evaluate import encode
 from recall_jax.index import scann as scann_lib
 from recall_jax.index import search
+from recall_jax.run import data as data_lib
+from recall_jax.run import restored as restored_lib
 from recall_jax.training import log
 from recall_jax.types import InputError
 
@@ -73,8 +74,8 @@ def of_run(workdir: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     if not path.is_file():
         raise InputError(f"{workdir} holds no run: it has no config.json")
     config = cli.load_config(str(path))
-    data = training.lay_out(config, config.data.load())
-    encoder, params = training.restore(config, data, workdir)
+    data = data_lib.lay_out(config, config.data.load())
+    encoder, params, _ = restored_lib.restore(config, data, workdir)
     given = {"data": data, "batch_size": config.evaluate.batch_size}
     items = encode.encode_items(encoder, params, **given)
     queries = encode.encode_queries(encoder, params, part=data.test, **given)

@@ -29,7 +29,6 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments import building, streaming, training
 from experiments.common import cli
 from recall_jax.data import folders
 from recall_jax.data import prepared as prepared_lib
@@ -38,6 +37,8 @@ from recall_jax.data.sources import shards, stream
 from recall_jax.losses.negatives import NegativesConfig
 from recall_jax.losses.objective import LossConfig
 from recall_jax.models import dssm
+from recall_jax.run import build as build_lib
+from recall_jax.run import data as data_lib
 from recall_jax.run.config import Experiment
 from recall_jax.training import log as log_lib
 from recall_jax.training import loop, step
@@ -115,7 +116,7 @@ def place(options) -> pathlib.Path:
 
 def run_part(part: str, options) -> dict:
     config, start = experiment(options), time.perf_counter()
-    data = training.prepare(config).data
+    data = data_lib.read(config).data
     result = {"part": part, "open_seconds": time.perf_counter() - start}
     if part == "resident":
         data = in_memory(data)
@@ -141,14 +142,14 @@ def in_memory(data: Data) -> Data:
 
 def time_training(config: Experiment, data: Data, *, seconds: float) -> dict:
     """Examples/s from the second dispatch on."""
-    corpus = training.make_corpus(config, data)
-    plan = streaming.make_plan(config, data, num_rows=corpus.num_rows)
-    built = building.build(config, data, batch_size=plan.size)
-    feed = streaming.make_feed(config, data, corpus, plan=plan, key=built.order_key)
+    corpus = build_lib.make_corpus(config, data)
+    plan = build_lib.make_plan(config, data, num_rows=corpus.num_rows)
+    built = build_lib.make(config, data, batch_size=plan.size)
+    feed = build_lib.make_feed(config, data, corpus, plan=plan, key=built.order_key)
     hypers = step.make_hypers(
         config.optim, config.loss, config.negatives, num_steps=plan.num_steps
     )
-    run, state = step.scan_steps(building.make_step(config, built)), built.state
+    run, state = step.scan_steps(build_lib.make_step(config, built)), built.state
     portions, begin, done = feed.portions(0), 0.0, 0
     for dispatch in itertools.count():
         source, rows = next(portions)
@@ -167,10 +168,10 @@ def time_training(config: Experiment, data: Data, *, seconds: float) -> dict:
 
 def time_feed(config: Experiment, data: Data, *, seconds: float) -> dict:
     """Examples/s of windows that nobody trains on: read, laid out, put on the device."""
-    corpus = training.make_corpus(config, data)
-    plan = streaming.make_plan(config, data, num_rows=corpus.num_rows)
+    corpus = build_lib.make_corpus(config, data)
+    plan = build_lib.make_plan(config, data, num_rows=corpus.num_rows)
     key = jax.random.key(0)
-    feed = streaming.make_feed(config, data, corpus, plan=plan, key=key)
+    feed = build_lib.make_feed(config, data, corpus, plan=plan, key=key)
     begin, done = time.perf_counter(), 0
     portions = feed.portions(0)
     while time.perf_counter() - begin < seconds:

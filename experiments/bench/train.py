@@ -17,12 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from experiments import building, training
 from experiments.common import cli
 from recall_jax.evaluate import encode, measure
 from recall_jax.losses import negatives, objective
 from recall_jax.models import graph as graph_lib
+from recall_jax.run import build as build_lib
 from recall_jax.run import config as config_lib
+from recall_jax.run import data as data_lib
 from recall_jax.training import log, loop
 from recall_jax.training import step as step_lib
 
@@ -74,10 +75,10 @@ def main(argv: list[str]) -> None:
     del argv
     config = flags.FLAGS.config
     config_lib.check(config)
-    data = training.prepare(config).data
+    data = data_lib.read(config).data
     measure.check(config.evaluate, data)
     plan = loop.make_plan(config.train, num_rows=data.num_rows)
-    built = building.build(config, data, batch_size=plan.size)
+    built = build_lib.make(config, data, batch_size=plan.size)
     medians, state = time_stages(
         stages(built.graph, built.objective, built.optimizer),
         built.state,

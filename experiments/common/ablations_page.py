@@ -5,9 +5,9 @@ import pathlib
 import re
 from typing import Any
 
-from experiments import run_files
 from experiments.common import ablation, study
 from recall_jax import files
+from recall_jax.run import folder as folder_lib
 
 PATH = "experiments/ABLATIONS.md"
 README = "README.md"
@@ -37,7 +37,7 @@ def fill(runs: pathlib.Path, *, path: str) -> str:
         measured = runs / name / "ablation.json"
         if not measured.exists():
             return match[0]
-        parts = _measured(study.load(name), run_files.read_json(measured))
+        parts = _measured(study.load(name), folder_lib.read_json(measured))
         return begin + "\n\n".join(parts) + "\n" + end
 
     text = pathlib.Path(path).read_text()
@@ -50,7 +50,7 @@ def _section(name: str, path: pathlib.Path) -> str:
     if not path.exists():
         head = ablation.heading(design, finding="not yet measured")
         return f"## {name}\n\n{head}"
-    summary = run_files.read_json(path)
+    summary = folder_lib.read_json(path)
     finding = design.finding or "measured below, and not yet told"
     parts = [f"## {name}", ablation.heading(design, finding=finding)]
     parts += [*_measured(design, summary), _folded(ablation.commands(summary))]

@@ -8,10 +8,10 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from experiments import run, run_files, same_data
 from experiments.common import cli
-from experiments.common import results as results_lib
 from recall_jax.run import config as config_lib
+from recall_jax.run import folder as folder_lib
+from recall_jax.run import same_data
 from recall_jax.run.config import Experiment
 from recall_jax.training.loop import Diverged
 from recall_jax.types import InputError
@@ -93,7 +93,7 @@ def _cell(entry: cli.Entry, config, workdir: pathlib.Path) -> Cell:
         config_lib.check(config)
     except InputError as problem:
         raise InputError(f"{entry.label}: {problem}") from problem
-    run.refuse_another(config, workdir)
+    folder_lib.refuse_another(config, workdir)
     cell = Cell(entry, config, workdir)
     if (workdir / "results.json").exists():
         read(cell)
@@ -101,8 +101,8 @@ def _cell(entry: cli.Entry, config, workdir: pathlib.Path) -> Cell:
 
 
 def read(cell: Cell) -> None:
-    cell.results = results_lib.read(cell.workdir / "results.json")
-    cell.data = run_files.read_json(cell.workdir / "data.json")
+    cell.results = folder_lib.read_results(cell.workdir / "results.json")
+    cell.data = folder_lib.read_json(cell.workdir / "data.json")
 
 
 def folder_name(entry: cli.Entry) -> str:

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import training
 from experiments.common import cli
+from recall_jax.run import build as build_lib
 from recall_jax.run import config
 from recall_jax.types import InputError
 
@@ -153,7 +153,7 @@ def _setting(entry: cli.Entry, own: dict[str, str]) -> cli.Entry:
     setting = cli.with_own(entry, own)
     try:
         config.check(setting.config)
-        training.check_pairs(setting.config)
+        build_lib.check_pairs(setting.config)
     except InputError as problem:
         text = ", ".join(f"{field}={value}" for field, value in own.items())
         raise InputError(f"--over: of the setting {text}: {problem}") from problem

@@ -9,12 +9,11 @@ import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from experiments import run_files
 from experiments.common import cli, programs
-from experiments.common import results as results_lib
 from experiments.common import summaries as summaries_lib
 from experiments.common.cells import Cell
 from recall_jax.run import config as config_lib
+from recall_jax.run import folder as folder_lib
 from recall_jax.run.config import Experiment
 from recall_jax.types import InputError
 
@@ -148,7 +147,7 @@ def read(workdir: pathlib.Path) -> RunFolder:
     data = workdir / "data.json"
     content = _object(data, needed={"source", "protocol", "events", "sha256"})
     path = workdir / "results.json"
-    results = results_lib.read(path) if path.exists() else None
+    results = folder_lib.read_results(path) if path.exists() else None
     if results and not content:
         raise InputError(f"{workdir} has results.json, but no data.json; bring it back")
     config = _config(workdir / "config.json")
@@ -159,14 +158,14 @@ def read(workdir: pathlib.Path) -> RunFolder:
 def _object(path: pathlib.Path, *, needed: set[str]) -> dict[str, Any] | None:
     if not path.exists():
         return None
-    content = run_files.read_json(path)
+    content = folder_lib.read_json(path)
     if not isinstance(content, dict) or needed - content.keys():
         raise InputError(f"{path} should hold {', '.join(sorted(needed))}")
     return content
 
 
 def _config(path: pathlib.Path) -> Experiment:
-    content = run_files.read_json(path)
+    content = folder_lib.read_json(path)
     try:
         config = config_lib.from_dict(content)
     except (InputError, ImportError, AttributeError, TypeError) as problem:

@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import building, run_files, training
 from experiments.common import cli
 from experiments.common.cells import Cell
+from recall_jax.run import build as build_lib
 from recall_jax.run import config as config_lib
+from recall_jax.run import data as data_lib
+from recall_jax.run import folder as folder_lib
 from recall_jax.run.config import Experiment
 from recall_jax.training import log, loop
 from recall_jax.types import InputError
@@ -98,7 +100,7 @@ def _code(config: Experiment) -> str:
 def data_of(config: Experiment) -> str:
     """What decides how the data are laid out and what baselines reach."""
     content, model = config_lib.as_dict(config), config.model
-    laid = [model.history_length, model.min_history, training.span_of(model)]
+    laid = [model.history_length, model.min_history, data_lib.span_of(model)]
     return json.dumps([content["data"], content["evaluate"], *laid])
 
 
@@ -112,11 +114,11 @@ class Size(NamedTuple):
 
 def measure(config: Experiment, data: Any) -> Size:
     """By shapes alone: nothing is trained."""
-    on = training.make_corpus(config, data)
+    on = build_lib.make_corpus(config, data)
     plan = loop.make_plan(config.train, num_rows=on.num_rows)
 
     def state():
-        return building.build(config, data, batch_size=plan.size * on.span).state
+        return build_lib.make(config, data, batch_size=plan.size * on.span).state
 
     leaves = jax.tree.leaves(jax.eval_shape(state))
     kept = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
@@ -209,14 +211,14 @@ def known_seconds(cells: Sequence[Cell], lone: pathlib.Path) -> float | None:
     spent = [sum(c.results["seconds"].values()) for c in cells if c.results]
     path = lone / "results.json"
     if not spent and path.exists():
-        spent = [sum(run_files.read_json(path)["seconds"].values())]
+        spent = [sum(folder_lib.read_json(path)["seconds"].values())]
     return float(np.mean(spent)) if spent else None
 
 
 def refuse_another(folder: pathlib.Path, request: dict[str, Any]) -> None:
     """Raise InputError where the folder holds another sweep, of which a run has begun."""
     path, begun = folder / "plan.json", any(folder.glob("*/seed-*/config.json"))
-    stored_request = run_files.read_json(path) if begun and path.exists() else request
+    stored_request = folder_lib.read_json(path) if begun and path.exists() else request
     differing = [
         f"{name}: {stored_request.get(name)!r} there, {request.get(name)!r} asked"
         for name in {**stored_request, **request}
@@ -231,4 +233,4 @@ def refuse_another(folder: pathlib.Path, request: dict[str, Any]) -> None:
 
 def note(folder: pathlib.Path, request: dict[str, Any]) -> None:
     """What the sweep of a folder was asked."""
-    run_files.write_json(folder / "plan.json", request)
+    folder_lib.write_json(folder / "plan.json", request)

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments import building, figures, run, run_files, streaming, training
 from experiments.common import cells as cells_lib
 from experiments.common import cli
 from experiments.common.cells import Cell
@@ -22,6 +21,11 @@ from recall_jax import files
 from recall_jax.evaluate import encode
 from recall_jax.evaluate import measure as measure_lib
 from recall_jax.pairs import corpus
+from recall_jax.run import build as build_lib
+from recall_jax.run import data as data_lib
+from recall_jax.run import experiment as experiment_lib
+from recall_jax.run import folder as folder_lib
+from recall_jax.run import results as run_results
 from recall_jax.run.config import Experiment
 from recall_jax.training import checkpoint
 from recall_jax.training import lanes as lanes_lib
@@ -38,18 +42,18 @@ class Shared:
     """What all runs on the same data share: the data, and what baselines reach there,
     measured when the first run needs it."""
 
-    prepared: training.Prepared
+    prepared: data_lib.Prepared
     seconds: float  # that it took to lay out
-    compared: figures.Compared | None = None
+    compared: run_results.Compared | None = None
 
 
 def share(config: Experiment) -> Shared:
     """The data of a config, checked for evaluation."""
     start = time.perf_counter()
-    prepared = training.prepare(config)
+    prepared = data_lib.read(config)
     for part in filter(None, prepared):
         measure_lib.check(config.evaluate, part)
-    run.describe(config, prepared.data)
+    experiment_lib.overview(config, prepared.data)
     return Shared(prepared, time.perf_counter() - start)
 
 
@@ -114,7 +118,7 @@ def portion_at(cells: Sequence[Cell], groups: pathlib.Path, *, rung: int) -> Por
     path = portion.folder / "lanes.json"
     if not path.exists():
         return portion
-    begun = set(run_files.read_json(path))
+    begun = set(folder_lib.read_json(path))
     return portion._replace(cells=[c for c in cells if name(c) in begun])
 
 
@@ -123,14 +127,14 @@ def keep_parts(parts: Sequence[Sequence[Cell]], groups: pathlib.Path) -> None:
     less would fit after a split than was thought before."""
     groups.mkdir(parents=True, exist_ok=True)
     names = [list(map(name, part)) for part in parts]
-    run_files.write_json(groups / "portions.json", names)
+    folder_lib.write_json(groups / "portions.json", names)
 
 
 def kept_parts(cells: Sequence[Cell], groups: pathlib.Path) -> list[list[Cell]]:
     """The portions that an earlier command has noted; none of another sweep, which had
     not begun."""
     path, named = groups / "portions.json", {name(cell): cell for cell in cells}
-    noted = run_files.read_json(path) if path.exists() else []
+    noted = folder_lib.read_json(path) if path.exists() else []
     return [
         [named[one] for one in part]
         for part in noted
@@ -165,7 +169,7 @@ def train_portion(
     like, slots = lanes_lib.outline(states[0]), states[0].slots
     stacks = [_restored(portion, like) or lanes_lib.begin(states)]
     portion.folder.mkdir(parents=True, exist_ok=True)
-    run_files.write_json(portion.folder / "lanes.json", portion.names)
+    folder_lib.write_json(portion.folder / "lanes.json", portion.names)
     # Nothing here holds states while they train: a CPU's share this memory.
     del states
     with lanes_lib.memory_told(len(cells)):
@@ -182,7 +186,7 @@ def _restored(portion: Portion, like: step_lib.TrainState) -> lanes_lib.Stack | 
     for rung in range(portion.rung, max(portion.rung - 2, -1), -1):
         checkpoints = []
         for path in portion.groups.glob(f"*/rung-{rung}/lanes.json"):
-            names, folder = run_files.read_json(path), path.parent / "checkpoints"
+            names, folder = folder_lib.read_json(path), path.parent / "checkpoints"
             step = checkpoint.latest_step(folder)
             if step is not None and set(portion.names) <= set(names):
                 checkpoints.append((step, folder, names))
@@ -199,7 +203,7 @@ def make_loops(
     """The loop and the first state of each run, the states on the host: one step, one
     encoder and one set of arrays for all, but for what traced fields and seeds decide."""
     data, first = shared.prepared.data, cells[0].config
-    encoder, loop = training.make_loop(first, data, cells[0].workdir)[:2]
+    encoder, loop = experiment_lib.make_loop(first, data, cells[0].workdir)[:2]
     plan, size = loop.plan, loop.plan.size * loop.span
     corpora: dict[tuple[float, ...], corpus.Corpus] = {}
     makers: dict[float | None, Callable] = {}  # by where a learned temperature starts
@@ -208,20 +212,20 @@ def make_loops(
     for cell in cells:
         config = cell.config
         if (alpha := _exponents(config)) not in corpora:
-            corpora[alpha] = training.make_corpus(config, data)
+            corpora[alpha] = build_lib.make_corpus(config, data)
         learned = config.loss.temperature_kind == "learned"
         at = config.loss.temperature if learned else None
         if at not in makers:
-            makers[at] = building.first_states(config, data, batch_size=size)
+            makers[at] = build_lib.first_states(config, data, batch_size=size)
         if (config.seed, at) not in begun:
             state, key = makers[at](config.seed)
             begun[config.seed, at] = jax.device_get(state), key
         state, key = begun[config.seed, at]
-        run_files.write_description(config, data, cell.workdir)
+        folder_lib.write_description(config, data, cell.workdir)
         hypers = step_lib.make_hypers(
             config.optim, config.loss, config.negatives, num_steps=plan.num_steps
         )
-        feed = streaming.make_feed(config, data, corpora[alpha], plan=plan, key=key)
+        feed = build_lib.make_feed(config, data, corpora[alpha], plan=plan, key=key)
         changes = {"feed": feed, "hypers": hypers, "workdir": cell.workdir}
         loops.append(dataclasses.replace(loop, **changes))
         states.append(state)
@@ -263,7 +267,7 @@ def measure(cells: Sequence[Cell], trained: Trained, shared: Shared) -> None:
             continue
         # So many runs have shared the seconds.
         results["together"] = len(cells)
-        run_files.write_json(cell.workdir / "results.json", results)
+        folder_lib.write_json(cell.workdir / "results.json", results)
         print(f"measured   {name(cell)}, in {cell.workdir}")
 
 
@@ -278,11 +282,11 @@ def _measured(
 ) -> dict[str, Any]:
     config = cell.config
     if shared.compared is None:
-        shared.compared = figures.compare(config, shared.prepared)
+        shared.compared = run_results.compare(config, shared.prepared)
     fitted = lanes_lib.fitted(loop, lane, trained.like)
     seconds = collections.Counter(data=shared.seconds / num, train=0)
     seconds.update(fitted.seconds)
-    return run.measure(
+    return experiment_lib.results_of(
         config,
         shared.prepared,
         cell.workdir,
@@ -318,7 +322,7 @@ def read_end(cell: Cell) -> None:
     path = cell.workdir / "ended.json"
     if cell.results or not path.exists():
         return
-    end = run_files.read_json(path)
+    end = folder_lib.read_json(path)
     if end["outcome"] == "stopped":
         cell.stopped = end["told"]
     elif end["outcome"] in ENDS:

@@ -1,13 +1,6 @@
 """results.json, read, and its rows."""
 
-import pathlib
 from typing import Any, NamedTuple
-
-from experiments import run_files
-from recall_jax.types import InputError
-
-NEEDED = {"protocol", "seen", "candidates", "test", "index", "indexes", "baselines"}
-NEEDED |= {"intervals", "segments", "lists", "curves", "seconds", "num_params"}
 
 
 class Row(NamedTuple):
@@ -16,22 +9,6 @@ class Row(NamedTuple):
     means: dict[str, float]
     intervals: dict[str, list[float]]
     queries: int | None = None  # where they are a segment's
-
-
-def read(path: pathlib.Path) -> dict[str, Any]:
-    """A results.json. Raises InputError for a damaged one and for one of another
-    version."""
-    results = run_files.read_json(path)
-    if not isinstance(results, dict):
-        raise InputError(
-            f"{path} holds no results; remove it to have them measured again"
-        )
-    if lacking := NEEDED - results.keys():
-        raise InputError(
-            f"{path} has no {', '.join(sorted(lacking))}: another version wrote it; "
-            "remove it to have it measured again"
-        )
-    return results
 
 
 def rows(results: dict[str, Any]) -> dict[str, Row]:

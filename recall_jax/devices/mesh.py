@@ -46,6 +46,19 @@ def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
     )
 
 
+def first(num: int) -> Mesh | None:
+    """A mesh of the first `num` devices, all for 0; None for one. Raises InputError where
+    there are not so many, or they cannot share the tables."""
+    devices = jax.devices()
+    num = num or len(devices)
+    if not 1 <= num <= len(devices):
+        raise InputError(
+            f"--devices={num}, but there are {len(devices)} x {devices[0].device_kind}; "
+            f"give 1 to {len(devices)}, or 0 for all"
+        )
+    return make_mesh(devices[:num]) if num > 1 else None
+
+
 def use(mesh: Mesh | None) -> contextlib.AbstractContextManager:
     """The mesh for all that is traced and placed within; None: one device as ever."""
     return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)

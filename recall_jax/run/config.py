@@ -3,7 +3,9 @@
 import dataclasses
 import difflib
 import importlib
+import json
 import math
+import pathlib
 import shlex
 from collections.abc import Callable
 from typing import Any, get_args, get_origin
@@ -111,6 +113,20 @@ def nearest(name: str, names: list[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     offer = f"did you mean {close[0]!r}? " if close else ""
     return f"; {offer}there are: " + ", ".join(sorted(names))
+
+
+def read(path: pathlib.Path) -> Experiment:
+    """The experiment of a config.json. Raises InputError for what is none."""
+    try:
+        config = from_dict(json.loads(path.read_text("utf-8")))
+    except InputError:
+        raise
+    except Exception as problem:  # whatever a damaged file, or another version, holds
+        said = f"{type(problem).__name__}: {problem}"
+        raise InputError(f"{path} could not be read: {said}") from problem
+    if not isinstance(config, Experiment):
+        raise InputError(f"{path} gives a {type(config).__name__}, not an Experiment")
+    return config
 
 
 def find_field(config: Any, path: str) -> dataclasses.Field:

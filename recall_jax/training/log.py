@@ -1,9 +1,11 @@
 """What a run writes while it runs: metrics, progress, tables."""
 
 import contextlib
+import contextvars
 import datetime
 import functools
 import importlib.util
+import io
 import json
 import math
 import re
@@ -65,6 +67,20 @@ class Advance(Protocol):
     def __call__(self, examples: int, *, loss: Any, validation: str = "") -> None: ...
 
 
+_SILENT = contextvars.ContextVar("silent", default=False)
+
+
+@contextlib.contextmanager
+def silent(quiet: bool = True) -> Iterator[None]:
+    """With `quiet` nothing is printed within, and no progress shown; warnings are."""
+    token = _SILENT.set(quiet)
+    try:
+        with contextlib.redirect_stdout(io.StringIO() if quiet else sys.stdout):
+            yield
+    finally:
+        _SILENT.reset(token)
+
+
 @contextlib.contextmanager
 def progress(
     total: int, *, initial: int = 0, description: str = "training"
@@ -76,6 +92,7 @@ def progress(
     `initial` examples were done before (by a run resumed) and count for no speed.
     """
     start, period = (_bar, BAR_SECONDS) if _on_terminal() else (_lines, LINE_SECONDS)
+    start = _nothing if _SILENT.get() else start
     done, latest, shown = initial, (math.nan, ""), time.monotonic()
 
     def words() -> str:
@@ -217,6 +234,11 @@ def _bar(total: int, *, initial: int, description: str) -> Iterator[Show]:
             bar.refresh()
 
         yield show
+
+
+@contextlib.contextmanager
+def _nothing(total: int, *, initial: int, description: str) -> Iterator[Show]:
+    yield lambda done, words: None
 
 
 @contextlib.contextmanager

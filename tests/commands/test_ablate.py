@@ -15,12 +15,15 @@ from flax import nnx
 from test_configs import shrunk, tiny_log
 from test_table import TINY, cells_of
 
-from experiments import ablate, building, figures, run, training
+from experiments import ablate, run
 from experiments.common import ablations_page, cli, study
 from experiments.common import cells as cells_lib
 from recall_jax.evaluate import measure
 from recall_jax.losses.objective import LossConfig
+from recall_jax.run import build as build_lib
 from recall_jax.run import config as config_lib
+from recall_jax.run import data as data_lib
+from recall_jax.run import results as run_results
 from recall_jax.training.loop import TrainConfig
 from recall_jax.training.step import OptimConfig
 from recall_jax.types import InputError
@@ -105,7 +108,7 @@ def test_it_says_what_is_asked_and_has_few_settings_the_base_first(name):
 def laid_out(text: str):
     """The tiny log as a config, written as JSON, wants it."""
     config = config_lib.from_dict(json.loads(text))
-    return training.lay_out(config, tiny_log(config))
+    return data_lib.lay_out(config, tiny_log(config))
 
 
 def tiny_data(config):
@@ -124,8 +127,8 @@ def test_its_settings_mean_something_on_data_that_has_what_they_read(name):
         assert settings.select_by in settings.metrics and not settings.indexes
         measure.check(settings, with_items(data, like=settings))
         jax.eval_shape(functools.partial(parameters, config.model, data.schema))
-        if not building.on_pairs(config):
-            training.make_corpus(config, data)
+        if not build_lib.on_pairs(config):
+            build_lib.make_corpus(config, data)
 
 
 def parameters(model, schema):
@@ -447,13 +450,13 @@ def test_a_tiny_study_trains_tells_what_diverged_and_ranks_what_it_says(
     tiny = [f for f in TINY if "metrics" not in f and "select_by" not in f]
     arguments = "tiny", *tiny, "--seeds=1", f"--runs={tmp_path}"
     counted = []
-    plain = figures.baselines.item_knn_and_ease
+    plain = run_results.baselines.item_knn_and_ease
 
     def counting(*given, **named):
         counted.append(1)
         return plain(*given, **named)
 
-    monkeypatch.setattr(figures.baselines, "item_knn_and_ease", counting)
+    monkeypatch.setattr(run_results.baselines, "item_knn_and_ease", counting)
     status, _, said = command(*arguments)
     assert status == 1 and "1 of 3 runs gave no figures" in said
     assert len(counted) == 2  # one a protocol; of what diverged none

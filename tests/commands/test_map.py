@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from test_configs import shrunk
 
-from experiments import map, run, similar
+from experiments import map, run
 from experiments.common import cli
 from recall_jax.data.log import Bag
+from recall_jax.run import open as open_lib
+from recall_jax.run.restored import LoadedRun
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +26,8 @@ def workdir(tmp_path_factory, kept_programs):
 
 
 @pytest.fixture(scope="module")
-def loaded(workdir) -> similar.LoadedRun:
-    return similar.load(workdir)
+def loaded(workdir) -> LoadedRun:
+    return open_lib.open_run(workdir).loaded
 
 
 command = functools.partial(command_line.called, map, parse=cli.parse_plain)
@@ -108,7 +110,7 @@ def test_an_item_without_a_title_is_told_by_its_id(loaded):
             assert name == (f"{'x' * 79}…" if titles[row] else some.ids[row])
 
 
-def with_columns(loaded: similar.LoadedRun, **columns) -> similar.LoadedRun:
+def with_columns(loaded: LoadedRun, **columns) -> LoadedRun:
     entities = loaded.items
     return loaded._replace(items=type(entities)(entities.id, columns, entities.text))
 

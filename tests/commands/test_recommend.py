@@ -11,12 +11,14 @@ import pytest
 from marks import slow_but
 from test_configs import shrunk
 
-from experiments import recommend, restored, run, similar
+from experiments import recommend, run
 from experiments.common import cli
 from recall_jax import schema
 from recall_jax.data.sources import synthetic
 from recall_jax.evaluate import encode, measure
 from recall_jax.index import search
+from recall_jax.run import open as open_lib
+from recall_jax.run import restored as restored_lib
 from recall_jax.serve import recommender as recommender_lib
 from recall_jax.tables import layout
 
@@ -34,8 +36,8 @@ def trained(tmp_path_factory, kept_programs):
         if name not in cache:
             folder = tmp_path_factory.mktemp(name)
             run.run(one_epoch(cli.load_config(name)), folder)
-            loaded = similar.load(folder)
-            recommender = recommender_lib.Recommender(restored.served(loaded, folder))
+            run_ = open_lib.open_run(folder)
+            loaded, recommender = run_.loaded, run_.recommender
             cache[name] = folder, loaded, recommender
         return cache[name]
 
@@ -136,7 +138,7 @@ def test_mf_knows_users_by_their_ids_alone(trained):
     assert new.by == "popularity" and served.item_ids[0] not in new.ids
 
 
-def with_unknown_user(loaded: similar.LoadedRun) -> similar.LoadedRun:
+def with_unknown_user(loaded: restored_lib.LoadedRun) -> restored_lib.LoadedRun:
     """The run with an unknown user's row other than that of padding, which is zero."""
     tables, dense, statistics = loaded.restored.params
     unknown = loaded.data.vocabularies["user"].rows - 1
@@ -148,7 +150,7 @@ def with_unknown_user(loaded: similar.LoadedRun) -> similar.LoadedRun:
 
 def test_somebody_new_is_taken_by_his_features_with_the_unknown_id(trained):
     loaded = with_unknown_user(trained("dssm_synthetic")[1])
-    recommender = recommender_lib.Recommender(restored.served(loaded, "here"))
+    recommender = recommender_lib.Recommender(restored_lib.served(loaded, "here"))
     data = loaded.data
     encoder, params, _ = loaded.restored
     codes = data.vocabularies["gender"]
@@ -174,7 +176,7 @@ def test_somebody_new_is_taken_by_his_features_with_the_unknown_id(trained):
 def test_a_number_is_standardised_as_the_log_was(trained):
     loaded = trained("dssm_synthetic")[1]
     column = schema.Column("income", "", 0, 0, mean=5.0, scale=2.0)
-    assert restored._as_column(9.0, column, run=loaded) == 2
+    assert restored_lib._as_column(9.0, column, run=loaded) == 2
 
 
 def test_the_command_prints_the_history_the_rule_and_the_list(trained):

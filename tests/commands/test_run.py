@@ -22,9 +22,12 @@ import pytest
 from conftest import make_log
 from test_run_log import events
 
-from experiments import figures, run, training
+from experiments import run
 from experiments.common import cli
 from recall_jax.run import config as config_lib
+from recall_jax.run import data as data_lib
+from recall_jax.run import experiment as experiment_lib
+from recall_jax.run import results as run_results
 from recall_jax.training import checkpoint, loop
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -189,7 +192,7 @@ def test_a_run_leaves_its_config_results_metrics_and_vocabularies(whole):
 
 def test_a_finished_run_prints_its_results_again(whole, monkeypatch):
     before = files(whole.workdir)
-    monkeypatch.setattr(training, "prepare", None)
+    monkeypatch.setattr(data_lib, "read", None)
     status, printed, _ = command(*SYNTHETIC, f"--workdir={whole.workdir}")
     assert status == 0 and "is finished" in printed
     table, again = (
@@ -384,7 +387,10 @@ def test_a_run_cut_off_between_training_and_results_resumes(
     both, log_csv, tmp_path, monkeypatch
 ):
     arguments = own_log(log_csv, "--config.data.ties=both")
-    for room, name in ((figures, "measure_rows"), (run, "_measure_shuffled")):
+    for room, name in (
+        (run_results, "measure_rows"),
+        (experiment_lib, "_measure_shuffled"),
+    ):
         with monkeypatch.context() as patch:
             patch.setattr(room, name, interrupted)
             status, _, said = command(*arguments, f"--workdir={tmp_path}")
@@ -622,13 +628,13 @@ def test_what_stops_a_run_in_its_middle_is_told(
     def fail(*arguments):
         raise problem
 
-    monkeypatch.setattr(training, "train_model", fail)
+    monkeypatch.setattr(experiment_lib, "train_model", fail)
     status, _, said = command(*SYNTHETIC, f"--workdir={tmp_path}")
     assert_refused(status, said, expected)
 
 
 def test_an_error_of_ours_is_no_mistake_of_the_users(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "train_model", lambda *arguments: 1 / 0)
+    monkeypatch.setattr(experiment_lib, "train_model", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         command(*SYNTHETIC, f"--workdir={tmp_path}")
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from test_run import assert_same_run, files, timeless
 
-from experiments import run, training
+from experiments import run
 from recall_jax.data import prepare
 from recall_jax.data import split as split_lib
 from recall_jax.data.sources import lightgcn, synthetic
@@ -18,6 +18,7 @@ from recall_jax.evaluate import measure
 from recall_jax.losses import objective
 from recall_jax.losses.negatives import NegativesConfig
 from recall_jax.models import mf
+from recall_jax.run import experiment as experiment_lib
 from recall_jax.run.config import Experiment
 from recall_jax.training import checkpoint, step
 from recall_jax.training import loop as loop_lib
@@ -144,7 +145,7 @@ def test_the_refit_is_a_training_on_all_of_train_from_the_start(whole, tmp_path)
     split = split_lib.given(config.data.load(), valid_share=0, seed=0)
     data = prepare.in_memory(split, history_length=0, min_history=0)
     assert data.num_examples == 8 * USERS and not len(data.valid)
-    encoder, fitted = training.train_model(config, data, tmp_path, epochs=BEST)
+    encoder, fitted = experiment_lib.train_model(config, data, tmp_path, epochs=BEST)
     result = measure.measure_model(
         encoder,
         step.params_of(fitted.state),
@@ -210,7 +211,7 @@ def test_a_run_cut_off_before_and_within_its_refit_ends_as_if_it_were_not(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, "_refit", interrupted)
+        patch.setattr(experiment_lib, "_refit", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run.run(whole.config, workdir)
     first = len(dispatched)

@@ -24,11 +24,15 @@ from test_run import (  # noqa: F401
     own_log,
 )
 
-from experiments import building, run, training
+from experiments import run
 from experiments.common import cli, distributed
 from recall_jax.devices import mesh
 from recall_jax.evaluate import encode as encode_lib
 from recall_jax.losses.negatives import NegativesConfig
+from recall_jax.run import build as build_lib
+from recall_jax.run import data as data_lib
+from recall_jax.run import experiment as experiment_lib
+from recall_jax.run import restored as restored_lib
 from recall_jax.training import checkpoint, step
 from recall_jax.training import loop as loop_lib
 
@@ -43,12 +47,12 @@ pytestmark = [
 
 def small(name: str):
     config = shrunk(cli.load_config(name))
-    return config, training.lay_out(config, config.data.load())
+    return config, data_lib.lay_out(config, config.data.load())
 
 
 def encoder_of(config, data):
-    built = building.build(config, data, batch_size=16 * data.dataset.span)
-    return building.make_encoder(config, built), step.params_of(built.state)
+    built = build_lib.make(config, data, batch_size=16 * data.dataset.span)
+    return build_lib.make_encoder(config, built), step.params_of(built.state)
 
 
 def encoded(name: str, *, batch_size: int) -> encode_lib.Vectors:
@@ -152,8 +156,8 @@ def test_eight_devices_leave_what_one_leaves(one, tmp_path):
 
 def test_parameters_are_counted_without_what_fills_up_tables(one):
     config = cli.load_config(str(one.workdir / "config.json"))
-    data = training.lay_out(config, config.data.load())
-    built = building.build(config, data, batch_size=16)
+    data = data_lib.lay_out(config, config.data.load())
+    built = build_lib.make(config, data, batch_size=16)
     read = {name: np.asarray(x) for name, x in built.state.tables.items()}
     filled_up = sum(
         read[table.name].size - table.rows * table.width for table in built.graph.tables
@@ -221,7 +225,7 @@ def test_a_resumed_run_holds_one_state(one, monkeypatch):
     """What it was to begin with is gone before a checkpoint is read; to restore a model
     nothing is made."""
     config = cli.load_config(str(one.workdir / "config.json"))
-    data = training.lay_out(config, config.data.load())
+    data = data_lib.lay_out(config, config.data.load())
     states, shapes_alone, gone = [], [], []
     read, go_on = checkpoint._read_arrays, loop_lib.fit
 
@@ -238,8 +242,8 @@ def test_a_resumed_run_holds_one_state(one, monkeypatch):
 
     monkeypatch.setattr(checkpoint, "_read_arrays", reading)
     monkeypatch.setattr(loop_lib, "fit", fitting)
-    assert training.restore_chosen(config, data, one.workdir).step > 0
-    training.train_model(config, data, one.workdir)
+    assert restored_lib.restore(config, data, one.workdir).step > 0
+    experiment_lib.train_model(config, data, one.workdir)
     assert gone == shapes_alone == [True] * 3  # restored; resumed; the best one
 
 

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from test_configs import shrunk
 
-from experiments import run, similar, training
+from experiments import run, similar
 from experiments.common import cli
 from recall_jax.data.sources import synthetic
+from recall_jax.run import data as data_lib
+from recall_jax.run import open as open_lib
+from recall_jax.run.restored import LoadedRun
 from recall_jax.types import InputError
 
 
@@ -23,8 +26,8 @@ def workdir(request, tmp_path_factory, kept_programs):
 
 
 @pytest.fixture(scope="module")
-def loaded(workdir) -> similar.LoadedRun:
-    return similar.load(workdir)
+def loaded(workdir) -> LoadedRun:
+    return open_lib.open_run(workdir).loaded
 
 
 command = functools.partial(command_line.called, similar, parse=cli.parse_plain)
@@ -94,7 +97,7 @@ def test_an_item_is_told_by_id_and_by_a_title_of_one_line():
 
 
 def test_an_only_item_is_said_to_have_none_like_it():
-    only = similar.LoadedRun(*[None] * 9)._replace(ids=np.array(["a"]))
+    only = LoadedRun(*[None] * 9)._replace(ids=np.array(["a"]))
     with pytest.raises(InputError, match="a is the run's only item"):
         similar.similar(only, 0, num=3, index="exact")
 
@@ -130,9 +133,9 @@ def test_changed_data_are_refused(workdir, monkeypatch):
 @pytest.mark.parametrize("ties", ["file", "shuffled", "both"])
 def test_the_data_are_those_that_the_runs_first_model_trained_on(ties):
     config = shrunk(cli.load_config("item2vec_synthetic"))
-    config = training.with_ties(config, ties)
-    prepared = training.prepare(config)
-    alone = training.lay_out(config, config.data.load())
+    config = data_lib.with_ties(config, ties)
+    prepared = data_lib.read(config)
+    alone = data_lib.lay_out(config, config.data.load())
     assert alone.fingerprint() == prepared.data.fingerprint()
     first = {"both": "file"}.get(ties, ties)
     other = "file" if ties == "shuffled" else "shuffled"
@@ -171,5 +174,5 @@ def test_an_item_without_a_vector_is_told(loaded):
 
 def test_nothing_is_written(workdir, loaded):
     before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}
-    similar.load(workdir)
+    open_lib.open_run(workdir).loaded  # noqa: B018
     assert before == {path: path.stat().st_mtime_ns for path in workdir.rglob("*")}

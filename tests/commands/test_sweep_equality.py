@@ -12,12 +12,13 @@ import pytest
 from marks import slow_but
 from test_configs import NAMES, named, shrunk, tiny_log
 
-from experiments import building, streaming, training
 from recall_jax.data.sources import synthetic
+from recall_jax.run import build as build_lib
+from recall_jax.run import data as data_lib
 from recall_jax.training import stack
 from recall_jax.training import step as step_lib
 
-NAMES = [n for n in NAMES if not streaming.is_streamed(named(n))]
+NAMES = [n for n in NAMES if not data_lib.is_streamed(named(n))]
 STEPS = 20
 SETTINGS = ((0, 1.0), (1, 1.5), (1, 2.0))  # seed, and what hypers are multiplied by
 RATE = 0.2  # of the config's learning rate: Adam magnifies what rounding leaves of zero
@@ -50,7 +51,7 @@ def small(name):
         if not isinstance(config.data, synthetic.Config):
             log = tiny_log(config)
             patch.setattr(type(config.data), "load", lambda self: log)
-        return config, training.prepare(config).data
+        return config, data_lib.read(config).data
 
 
 def pieces(name):
@@ -62,9 +63,9 @@ def pieces(name):
         own = dataclasses.replace(config, seed=seed)
         if config.negatives.kind == "popularity":
             own.negatives = dataclasses.replace(own.negatives, alpha=number / 2)
-        on = training.make_corpus(own, data)
+        on = build_lib.make_corpus(own, data)
         size = config.train.batch_size
-        built = building.build(own, data, batch_size=size * on.span)
+        built = build_lib.make(own, data, batch_size=size * on.span)
         base = step_lib.make_hypers(own.optim, own.loss, own.negatives, num_steps=STEPS)
         base["learning_rate"] *= RATE
         changed = {field: base[field] * factor for field in TRACED}
@@ -78,10 +79,10 @@ def pieces(name):
         hypers.append(in_float64(base | changed))
         sources.append(in_float64(on.source))
         examples.append(
-            drawn * (1 if on.span == 1 or building.on_pairs(own) else on.span)
+            drawn * (1 if on.span == 1 or build_lib.on_pairs(own) else on.span)
         )
-        first = built if number == 0 else first
-    return building.make_step(config, first), states, hypers, sources, examples
+        first_built = built if number == 0 else first_built
+    return build_lib.make_step(config, first_built), states, hypers, sources, examples
 
 
 def alone(step, states, hypers, sources, examples):

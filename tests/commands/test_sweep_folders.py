@@ -11,11 +11,11 @@ import pytest
 from test_run import SYNTHETIC
 from test_sweep_rungs import make_cells
 
-from experiments import run_files
 from experiments.common import cells as cells_lib
 from experiments.common import cli, grid, plan, programs
 from recall_jax import files
 from recall_jax.losses import negatives
+from recall_jax.run import folder as folder_lib
 from recall_jax.training import checkpoint
 from recall_jax.training import lanes as lanes_lib
 from recall_jax.training import loop as loop_lib
@@ -32,7 +32,7 @@ def test_another_plan_is_refused_once_a_run_has_begun(tmp_path):
     plan.refuse_another(tmp_path, other)
     workdir = tmp_path / "a" / "seed-0"
     workdir.mkdir(parents=True)
-    run_files.write_json(workdir / "config.json", {})
+    folder_lib.write_json(workdir / "config.json", {})
     plan.refuse_another(tmp_path, first_plan)
     with pytest.raises(InputError, match="seeds: 1 there, 2 asked"):
         plan.refuse_another(tmp_path, other)
@@ -42,8 +42,8 @@ def test_runs_that_are_not_finished_are_held_and_others_read(tmp_path):
     cells = make_cells(tmp_path)
     first, second, *_ = cells
     results = made_up_runs.results_of(first.config, level=0.3, protocol="p")
-    run_files.write_json(first.workdir / "results.json", results)
-    run_files.write_json(first.workdir / "data.json", {})
+    folder_lib.write_json(first.workdir / "results.json", results)
+    folder_lib.write_json(first.workdir / "data.json", {})
     with programs.locked(cells):
         assert first.outcome == "finished" and second.outcome == "missing"
         with pytest.raises(InputError, match=f"{second.workdir} is in use"):
@@ -96,7 +96,7 @@ def keep(portion: programs.Portion, numbers, *, step: int) -> None:
         step=step,
         progress={"step": step, "lanes": lanes},
     )
-    run_files.write_json(portion.folder / "lanes.json", portion.names)
+    folder_lib.write_json(portion.folder / "lanes.json", portion.names)
 
 
 def test_a_split_portion_goes_on_from_the_checkpoint_of_the_whole(tmp_path):
@@ -107,7 +107,7 @@ def test_a_split_portion_goes_on_from_the_checkpoint_of_the_whole(tmp_path):
     keep(halves[0], [5, 6], step=10)
     # Begun, but without a checkpoint of its own yet.
     halves[1].folder.mkdir(parents=True)
-    run_files.write_json(halves[1].folder / "lanes.json", halves[1].names)
+    folder_lib.write_json(halves[1].folder / "lanes.json", halves[1].names)
 
     def restored(portion):
         stack = programs._restored(portion, lanes_lib.outline(state(0)))

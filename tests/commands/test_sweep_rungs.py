@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments import run_files, sweep
+from experiments import sweep
 from experiments.common import cells as cells_lib
 from experiments.common import cli, grid, programs, rungs
+from recall_jax.run import folder as folder_lib
 from recall_jax.training import loop
 from recall_jax.types import InputError
 
@@ -196,7 +197,7 @@ def test_a_decision_that_was_cut_off_is_followed_by_the_next_command(
         epoch=1,
     )
     (tmp_path / "groups").mkdir()
-    run_files.write_json(tmp_path / "groups" / "decided-0.json", content)
+    folder_lib.write_json(tmp_path / "groups" / "decided-0.json", content)
     sweep.run_all(cells, tmp_path, Options)
     assert outcomes(cells[2:]) == ["stopped"] * 6
 

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 from test_run import SYNTHETIC
 
-from experiments import run, run_files, same_data
+from experiments import run
 from experiments import table as table_lib
 from experiments.common import cells as cells_lib
 from experiments.common import cli
 from recall_jax.run import config as config_lib
+from recall_jax.run import folder as folder_lib
+from recall_jax.run import same_data
 from recall_jax.training import checkpoint
 from recall_jax.training.loop import Diverged
 from recall_jax.types import InputError
@@ -98,16 +100,16 @@ def runs(monkeypatch) -> list[tuple[str, int]]:
     def fake(config, workdir):
         calls.append((workdir.parent.name, config.seed))
         workdir.mkdir(parents=True, exist_ok=True)
-        run_files.write_json(workdir / "config.json", config_lib.as_dict(config))
+        folder_lib.write_json(workdir / "config.json", config_lib.as_dict(config))
         source = {"source": f"data {getattr(config.data, 'seed', '')}", "events": 7000}
-        run_files.write_json(workdir / "data.json", source)
+        folder_lib.write_json(workdir / "data.json", source)
         if config.loss.temperature == 7:
             raise KeyboardInterrupt
         if config.loss.temperature > 9:
             raise InputError("there is no such column")
         if config.loss.temperature > 8:
             raise Diverged("training diverged at step 3")
-        run_files.write_json(workdir / "results.json", results_of(config))
+        folder_lib.write_json(workdir / "results.json", results_of(config))
 
     monkeypatch.setattr(run, "run", fake)
     monkeypatch.setattr(same_data, "check", lambda runs: None)  # there are no data
@@ -121,7 +123,7 @@ def test_rows_of_new_items_stand_in_every_form_of_the_table(
 
     def with_new_items(config, workdir):
         plain(config, workdir)
-        results = run_files.read_json(workdir / "results.json")
+        results = folder_lib.read_json(workdir / "results.json")
         metrics = figures(config, config.evaluate.metrics)
         rows = {
             "test": {name: value / 2 for name, value in metrics.items()},
@@ -129,7 +131,7 @@ def test_rows_of_new_items_stand_in_every_form_of_the_table(
         }
         new = {"rows": rows, "intervals": {}}
         results["segments"] = {"popularity": {"new": new}}
-        run_files.write_json(workdir / "results.json", results)
+        folder_lib.write_json(workdir / "results.json", results)
 
     monkeypatch.setattr(run, "run", with_new_items)
     arguments = "--configs=dssm_synthetic,mf_ml1m", f"--runs={tmp_path}"
@@ -152,7 +154,7 @@ def test_rows_of_another_index_are_told(runs, tmp_path, monkeypatch):
 
     def through_approx(config, workdir):
         plain(config, workdir)
-        results = run_files.read_json(workdir / "results.json")
+        results = folder_lib.read_json(workdir / "results.json")
         exact = {name: value + 0.25 for name, value in results["test"].items()}
         gap = {"absolute": -0.25, "relative": -0.5, "interval": [-0.3, -0.2]}
         results["index"] = "approx"
@@ -163,7 +165,7 @@ def test_rows_of_another_index_are_told(runs, tmp_path, monkeypatch):
             },
             "exact": {"metrics": exact},
         }
-        run_files.write_json(workdir / "results.json", results)
+        folder_lib.write_json(workdir / "results.json", results)
 
     monkeypatch.setattr(run, "run", through_approx)
     command("--configs=dssm_synthetic", "--seeds=1", f"--runs={tmp_path}")
@@ -250,7 +252,7 @@ def test_seconds_of_runs_that_trained_together_are_told_as_shares(runs, tmp_path
     command(*arguments)
     assert "a share of their time" not in written(tmp_path)[0]
     path = tmp_path / "dssm_synthetic" / "seed-1" / "results.json"
-    run_files.write_json(path, run_files.read_json(path) | {"together": 4})
+    folder_lib.write_json(path, folder_lib.read_json(path) | {"together": 4})
     command(*arguments)
     assert "a share of their time" in written(tmp_path)[0]
 

@@ -8,8 +8,9 @@ import pytest
 from conftest import make_log
 from test_configs import shrunk
 
-from experiments import building, training
 from experiments.common import cli
+from recall_jax.run import build as build_lib
+from recall_jax.run import data as data_lib
 from recall_jax.serve import reader, towers, writer
 from recall_jax.serve import recommender as recommender_lib
 
@@ -39,14 +40,14 @@ def odd_log():
 @pytest.fixture(scope="module")
 def run(kept_programs, symbolic_shapes) -> towers.ExportSource:
     config = shrunk(cli.load_config("dssm_logs"))
-    data = training.lay_out(config, odd_log())
-    built = building.build(config, data, batch_size=16)
+    data = data_lib.lay_out(config, odd_log())
+    built = build_lib.make(config, data, batch_size=16)
     state = built.state
     params = jax.tree.map(
         lambda x: x + 0.1, (state.tables, state.dense, state.statistics)
     )
     return towers.ExportSource(
-        building.make_encoder(config, built), params, data, name="odd"
+        build_lib.make_encoder(config, built), params, data, name="odd"
     )
 
 
@@ -82,8 +83,8 @@ def test_a_feature_of_users_is_not_taken_for_one_of_the_historys_items():
     log = config.data.load()
     own = {"history_market": np.full(len(log.users), "here")}
     users = dataclasses.replace(log.users, columns=log.users.columns | own)
-    data = training.lay_out(config, dataclasses.replace(log, users=users))
-    built = building.build(config, data, batch_size=16)
+    data = data_lib.lay_out(config, dataclasses.replace(log, users=users))
+    built = build_lib.make(config, data, batch_size=16)
     params = built.state.tables, built.state.dense, built.state.statistics
     query = towers.split_towers(built.graph, params, data)["query"]
     (column,) = [c for c in query.columns if c["name"] == "history_market"]

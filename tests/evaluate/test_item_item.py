@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from conftest import make_data, make_log
 
-from experiments import figures as figures_lib
-from experiments import run
 from recall_jax.data import log as log_lib
 from recall_jax.data import prepare
 from recall_jax.data import split as split_lib
 from recall_jax.evaluate import baselines, measure
 from recall_jax.models import mf
+from recall_jax.run import experiment as experiment_lib
+from recall_jax.run import results as run_results
 from recall_jax.run.config import Experiment
 
 EVALUATE = measure.EvaluateConfig(
@@ -171,7 +171,7 @@ SMALL = Experiment("small", data=log_lib.Config(), model=mf.Config(), evaluate=E
 
 
 def rows_of(data):
-    return figures_lib._baselines(SMALL, data)
+    return run_results._baselines(SMALL, data)
 
 
 def test_a_table_has_both_rows_up_to_the_limit_and_a_line_above_it(monkeypatch, capsys):
@@ -179,13 +179,13 @@ def test_a_table_has_both_rows_up_to_the_limit_and_a_line_above_it(monkeypatch, 
     monkeypatch.setattr(baselines, "MAX_ITEMS", 20)
     searches, l2 = rows_of(data)
     assert list(searches) == ["popularity", "bigram", "item_knn", "ease"]
-    run.describe(SMALL, data)
+    experiment_lib.overview(SMALL, data)
     assert l2 in baselines.L2 and "item knn" not in capsys.readouterr().out
     monkeypatch.setattr(baselines, "MAX_ITEMS", 19)
     monkeypatch.setattr(baselines, "cooccurrence", None)  # nothing is computed
     searches, l2 = rows_of(data)
     assert list(searches) == ["popularity", "bigram"] and l2 is None
-    run.describe(SMALL, data)
+    experiment_lib.overview(SMALL, data)
     (line,) = [x for x in capsys.readouterr().out.splitlines() if "item knn" in x]
     assert "20 are more than 19" in line
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments import run, training
+from experiments import run
 from recall_jax.data import log as log_lib
 from recall_jax.data import prepare as prepare_lib
 from recall_jax.data import prepared
@@ -19,6 +19,8 @@ from recall_jax.models import airbnb, itemwise
 from recall_jax.models.itemwise import PairsConfig
 from recall_jax.pairs import corpus as corpus_lib
 from recall_jax.pairs import step
+from recall_jax.run import data as data_lib
+from recall_jax.run import restored as restored_lib
 from recall_jax.run.config import Experiment
 from recall_jax.tables import layout
 from recall_jax.training.loop import TrainConfig
@@ -305,8 +307,8 @@ def test_a_run_finds_new_items_and_tells_what_was_booked(tmp_path, capsys):
     rows = results["segments"]["popularity"]["new"]["rows"]
     chance = rows["chance"]["recall@20"]
     assert rows["test"]["recall@20"] > 1.3 * chance
-    data = training.prepare(experiment).data
-    restored = training.restore(experiment, data, tmp_path / "cold")
+    data = data_lib.read(experiment).data
+    restored = restored_lib.restore(experiment, data, tmp_path / "cold")[:2]
     vectors = encode.encode_items(*restored, data=data, batch_size=64)
     new = np.asarray(vectors)[data.dataset.known_items :]
     assert len(new) and new.any(axis=1).all(), "restored, it serves them as well"

@@ -10,14 +10,15 @@ from conftest import make_log
 from flax import nnx
 from marks import slow_but
 
-from experiments import building, training
 from recall_jax.data import log as log_lib
 from recall_jax.data import prepare
 from recall_jax.data import split as split_lib
 from recall_jax.losses import negatives
 from recall_jax.models import dssm, layers, tower, youtubednn
+from recall_jax.run import build as build_lib
 from recall_jax.run.config import Experiment
 from recall_jax.tables import layout
+from recall_jax.training import step as step_lib
 from recall_jax.types import InputError
 
 SMALL = {"history_length": 4, "id_width": 4, "feature_width": 3, "width": 4}
@@ -161,13 +162,13 @@ def test_a_model_trains_on_texts_and_on_every_kind_of_history(data, text):
         ),
         negatives=negatives.NegativesConfig(kind="uniform", num=4),
     )
-    built = building.build(config, data, batch_size=16)
+    built = build_lib.make(config, data, batch_size=16)
     step = jax.jit(
-        training.step_lib.make_step(
+        step_lib.make_step(
             built.graph, objective=built.objective, optimizer=built.optimizer
         )
     )
-    hypers = training.step_lib.make_hypers(
+    hypers = step_lib.make_hypers(
         config.optim, config.loss, config.negatives, num_steps=2
     )
     source = negatives.make_source(data, config.negatives)

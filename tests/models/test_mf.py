@@ -8,7 +8,7 @@ import pytest
 from conftest import make_data
 from flax import nnx
 
-from experiments import building, run
+from experiments import run
 from recall_jax.data import log as log_lib
 from recall_jax.data import prepare
 from recall_jax.data import split as split_lib
@@ -17,6 +17,7 @@ from recall_jax.data.sources import lightgcn
 from recall_jax.evaluate.measure import EvaluateConfig
 from recall_jax.losses import negatives, objective
 from recall_jax.models import mf
+from recall_jax.run import build as build_lib
 from recall_jax.run.config import Experiment
 from recall_jax.tables import layout
 from recall_jax.training import loop
@@ -107,7 +108,7 @@ def test_whoever_is_unknown_scores_by_the_other_sides_bias(data, biases, normali
 def test_vectors_are_as_wide_as_their_options_say(data):
     for biases, more in (("none", 0), ("item", 1), ("both", 2)):
         model = build(data, biases=biases)
-        assert building.model_width(model, data) == WIDTH + more
+        assert build_lib.model_width(model, data) == WIDTH + more
         ids = jnp.arange(6).reshape(2, 3)
         assert model.query({"user": ids}).shape == (2, 3, WIDTH + more)
         assert model.item({"item": ids}).shape == (2, 3, WIDTH + more)
@@ -173,7 +174,7 @@ def planted_ratings(*, users=60, items=50, share=0.5, seed=0):
 
 def trained(config: Experiment, data, *, steps: int):
     """A model after so many steps on random batches."""
-    built = building.build(config, data, batch_size=256)
+    built = build_lib.make(config, data, batch_size=256)
     hypers = step_lib.make_hypers(
         config.optim, config.loss, config.negatives, num_steps=steps
     )

@@ -10,7 +10,6 @@ from conftest import make_log
 from flax import nnx
 from marks import slow
 
-from experiments import building, figures, training
 from recall_jax.data import log as log_lib
 from recall_jax.data import prepare as prepare_lib
 from recall_jax.data import split as split_lib
@@ -21,6 +20,10 @@ from recall_jax.losses import negatives
 from recall_jax.losses.negatives import NegativesConfig
 from recall_jax.losses.objective import LossConfig
 from recall_jax.models import sequence
+from recall_jax.run import build as build_lib
+from recall_jax.run import data as data_lib
+from recall_jax.run import experiment as experiment_lib
+from recall_jax.run import results as run_results
 from recall_jax.run.config import Experiment
 from recall_jax.training import loop, step
 from recall_jax.training.step import OptimConfig
@@ -88,7 +91,7 @@ def test_a_row_costs_what_its_examples_cost_one_by_one(config, loss):
     data = prepare()
     settings = experiment(negatives=config, loss=LossConfig(name=loss))
     settings.model = dataclasses.replace(SMALL, dropout=0.0)
-    built = building.build(settings, data, batch_size=4 * H)
+    built = build_lib.make(settings, data, batch_size=4 * H)
     source = negatives.make_source(data, config)
     hypers = step.make_hypers(settings.optim, settings.loss, config, num_steps=1)
     example = jnp.array([0, 9, 20, 40])
@@ -168,11 +171,11 @@ def test_it_learns_the_order_in_which_items_follow(tmp_path):
             return log
 
     config = experiment(data=Source())
-    prepared = training.prepare(config)
+    prepared = data_lib.read(config)
     measure.check(config.evaluate, prepared.data)
-    encoder, fitted = training.train_model(config, prepared.data, tmp_path)
+    encoder, fitted = experiment_lib.train_model(config, prepared.data, tmp_path)
     params = step.params_of(fitted.state)
-    rows = figures.measure_rows(config, prepared, encoder, params)
+    rows = run_results.measure_rows(config, prepared, encoder, params)
     assert rows["test"]["hr@1"] > 0.9
     assert rows["baselines"]["popularity"]["hr@1"] < 0.2
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import make_data
 from test_configs import shrunk
 
-from experiments import run, training
+from experiments import run
 from experiments.common import cells, cli, summaries, summary, tabulate
 from recall_jax.data.log import Entities, Interactions
 from recall_jax.data.sources import movielens
@@ -18,6 +18,8 @@ from recall_jax.evaluate import encode
 from recall_jax.models.itemwise import PairsConfig
 from recall_jax.pairs import corpus as corpus_lib
 from recall_jax.pairs.corpus import Links
+from recall_jax.run import data as data_lib
+from recall_jax.run import restored as restored_lib
 from recall_jax.types import InputError
 
 THIRD = {"corpus": "walks", "removed_share": 1 / 3}
@@ -181,8 +183,8 @@ def test_removed_edges_of_a_planted_graph_are_found_and_popularity_does_not(fini
 
 def test_the_auc_is_of_inner_products_of_the_vectors_that_are_served(finished):
     config, workdir, results = finished
-    data = training.prepare(config).data
-    encoder, params = training.restore(config, data, workdir)
+    data = data_lib.read(config).data
+    encoder, params, _ = restored_lib.restore(config, data, workdir)
     vectors = encode.encode_items(encoder, params, data=data, batch_size=7)
     links = corpus_lib.make_links(data, config.model.pairs)
     for name, score in {
@@ -247,4 +249,4 @@ def test_fields_that_pairs_do_not_heed_are_told_before_the_data_is_read(
     setattr(group, field, value)
     monkeypatch.setattr(type(config.data), "load", lambda self: pytest.fail("read"))
     with pytest.raises(InputError, match=message):
-        training.prepare(config)
+        data_lib.read(config)

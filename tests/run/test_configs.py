@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from marks import slow_but
 
-from experiments import building, run, training
+from experiments import run
 from experiments.common import cli, study
 from recall_jax.data.log import Entities, Interactions
 from recall_jax.data.sources import stream, synthetic
 from recall_jax.devices import mesh
+from recall_jax.run import build as build_lib
+from recall_jax.run import data as data_lib
 from recall_jax.run.config import Experiment
 from recall_jax.training import checkpoint, step
 
@@ -144,14 +146,14 @@ def test_its_docstring_has_its_command_and_its_name_is_its_files(name):
 @pytest.mark.parametrize("name", sorted(ALIKE))
 def test_its_step_can_be_traced(name):
     config = shrunk(named(name))
-    data, size = training.lay_out(config, tiny_log(config)), config.train.batch_size
-    built = building.build(config, data, batch_size=size, placement=mesh.outlined)
+    data, size = data_lib.lay_out(config, tiny_log(config)), config.train.batch_size
+    built = build_lib.make(config, data, batch_size=size, placement=mesh.outlined)
     hypers = step.make_hypers(config.optim, config.loss, config.negatives, num_steps=1)
     state, metrics = jax.eval_shape(
-        building.make_step(config, built),
+        build_lib.make_step(config, built),
         built.state,
         hypers,
-        training.make_corpus(config, data).source,
+        build_lib.make_corpus(config, data).source,
         jax.ShapeDtypeStruct((size,), np.int32),
     )
     assert jax.tree.map(of, state) == jax.tree.map(of, built.state)

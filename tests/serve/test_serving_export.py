@@ -6,20 +6,20 @@ from marks import slow
 from test_recommend import command, one_epoch, rows_of
 
 import recall_jax
-from experiments import export, restored, run, similar
+from experiments import run
 from experiments.common import cli
-from recall_jax.serve import recommender, writer
+from recall_jax.run import open as open_lib
 
 
 @pytest.mark.parametrize("name", ["youtubednn_synthetic", slow("eges_synthetic")])
 def test_an_export_recommends_what_its_run_does(name, symbolic_shapes, tmp_path):
     folder = tmp_path / "run"
     run.run(one_epoch(cli.load_config(name)), folder)
-    loaded = similar.load(folder)
-    ours = recommender.Recommender(restored.served(loaded, folder))
-    writer.write(export.load(folder), tmp_path / "out", config=writer.Config())
+    run_ = open_lib.open_run(folder)
+    ours = run_.recommender
+    run_.export(tmp_path / "out")
     theirs = recall_jax.load(tmp_path / "out")
-    users, items = (loaded.data.vocabularies[x].ids for x in ("user", "item"))
+    users, items = (run_.data.vocabularies[x].ids for x in ("user", "item"))
     requests = [
         {"user": users[0]},
         {"user": users[-1], "seen": "kept"},

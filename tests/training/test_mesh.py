@@ -10,7 +10,6 @@ from meshes import run_steps
 from test_configs import NAMES, named, shrunk, tiny_log
 from test_objective import KINDS, LOSSES, MODEL, TINY, WARM
 
-from experiments import building, training
 from recall_jax.data import prepare
 from recall_jax.data import split as split_lib
 from recall_jax.data.sources import synthetic
@@ -18,6 +17,8 @@ from recall_jax.devices import mesh
 from recall_jax.losses import objective
 from recall_jax.losses.negatives import NegativesConfig
 from recall_jax.losses.objective import LossConfig
+from recall_jax.run import build as build_lib
+from recall_jax.run import data as data_lib
 from recall_jax.run.config import Experiment
 from recall_jax.training import step
 from recall_jax.training.loop import TrainConfig
@@ -42,7 +43,7 @@ def small(name: str, **optim):
         optim=dataclasses.replace(config.optim, **optim),
     )
     log = tiny_log(config) if not isinstance(config.data, synthetic.Config) else None
-    return config, training.lay_out(config, log or config.data.load())
+    return config, data_lib.lay_out(config, log or config.data.load())
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ MODELS = ("dssm_synthetic",)
 @pytest.mark.parametrize("name", slow_but(MODELS, NAMES))
 def test_every_model_trains_on_eight_devices_as_on_one(name, rule):
     config, data = small(name, learning_rate=1e-4, tables=rule)
-    if building.on_pairs(config):
+    if build_lib.on_pairs(config):
         made_by = dataclasses.replace(config.model.pairs, sharing=2)
         model = dataclasses.replace(config.model, pairs=made_by)
         config = dataclasses.replace(config, model=model)
@@ -85,7 +86,7 @@ def test_a_step_whose_exchange_overflows_is_the_same_step():
     config = dataclasses.replace(
         config, train=dataclasses.replace(config.train, batch_size=128)
     )
-    data = training.lay_out(config, split.load())
+    data = data_lib.lay_out(config, split.load())
     assert check(config, data, steps=5) <= 1
     assert check(config, data, steps=5, capacity=8) > 1
 

@@ -16,13 +16,17 @@ from hypothesis import strategies as st
 from test_loop import LOSS, MODEL, assert_same, pieces
 from test_prepared import in_memory, on_disk, random_rows, write_shards
 
-from experiments import building, restored, similar, training
 from recall_jax.data import prepared
 from recall_jax.data.sources import stream
 from recall_jax.devices import mesh as mesh_lib
 from recall_jax.evaluate import encode, measure
 from recall_jax.losses import negatives
 from recall_jax.models import item2vec, sequence
+from recall_jax.run import build as build_lib
+from recall_jax.run import data as data_lib
+from recall_jax.run import experiment as experiment_lib
+from recall_jax.run import open as open_lib
+from recall_jax.run import restored as restored_lib
 from recall_jax.run.config import Experiment
 from recall_jax.training import checkpoint, windows
 from recall_jax.training import loop as loop_lib
@@ -312,10 +316,10 @@ def test_figures_are_those_of_memory(config, streamed, resident):
     experiment = EXPERIMENT(data=config)
     measured = []
     for data in (streamed, resident):
-        built = building.build(experiment, data, batch_size=16)
+        built = build_lib.make(experiment, data, batch_size=16)
         measure.check(experiment.evaluate, data)
         result = measure.measure_model(
-            building.make_encoder(experiment, built),
+            build_lib.make_encoder(experiment, built),
             step_lib.params_of(built.state),
             data=data,
             part=data.test,
@@ -329,9 +333,9 @@ def test_figures_are_those_of_memory(config, streamed, resident):
 
 def test_a_run_on_a_streamed_log_opens_again(config, tmp_path):
     experiment = EXPERIMENT(data=dataclasses.replace(config, measured_users=10))
-    data = training.prepare(experiment).data
-    training.train_model(experiment, data, tmp_path)
-    run = similar.load(tmp_path)
+    data = data_lib.read(experiment).data
+    experiment_lib.train_model(experiment, data, tmp_path)
+    run = open_lib.open_run(tmp_path).loaded
     assert run.vectors.shape == (25, 4) and len(run.data.test) == 10
     held = prepared.resident(data)
     everybody = prepared.part(data.offsets[2:] - 1, data.offsets[2:])
@@ -340,7 +344,7 @@ def test_a_run_on_a_streamed_log_opens_again(config, tmp_path):
         for x in (data, held)
     ]
     np.testing.assert_array_equal(*encoded)
-    served = restored.served(run, tmp_path)
+    served = restored_lib.served(run, tmp_path)
     for user in (1, 25):
         history = served.history(user)[:-1]
         vector = served.encode(user, history, {})
@@ -352,11 +356,13 @@ def test_eight_devices_train_in_windows_as_one_does(config, tmp_path):
     # Adam's first steps know little but signs, which a rounding may turn.
     optim = step_lib.OptimConfig(tables="sgd", learning_rate=1e-3)
     experiment = EXPERIMENT(data=config, optim=optim)
-    data, states = training.prepare(experiment).data, []
+    data, states = data_lib.read(experiment).data, []
     for number in (1, 8):
         mesh = mesh_lib.make_mesh(jax.devices()[:8]) if number > 1 else None
         with mesh_lib.use(mesh):
-            _, fitted = training.train_model(experiment, data, tmp_path / str(number))
+            _, fitted = experiment_lib.train_model(
+                experiment, data, tmp_path / str(number)
+            )
             states.append(jax.device_get(fitted.state))
     assert states[0].step == states[1].step > 8
     for name, table in states[0].tables.items():
@@ -367,7 +373,7 @@ def test_models_that_need_the_log_whole_say_so(config):
     for model in (item2vec.Config(), sequence.Config()):
         experiment = Experiment("tiny", data=config, model=model)
         with pytest.raises(InputError, match="takes the log whole.*dssm, youtubednn"):
-            training.prepare(experiment)
+            data_lib.read(experiment)
 
 
 def test_few_places_of_a_window_are_filled_up():

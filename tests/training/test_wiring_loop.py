@@ -12,10 +12,10 @@ import pytest
 from test_mesh import of_kind
 from test_objective import KINDS, TINY, WARM
 
-from experiments import training
 from recall_jax.data import prepare
 from recall_jax.data import split as split_lib
 from recall_jax.losses import negatives, objective
+from recall_jax.run import experiment as experiment_lib
 from recall_jax.tables import layout
 from recall_jax.training import checkpoint
 from recall_jax.training import loop as loop_lib
@@ -239,7 +239,7 @@ def test_an_index_is_of_the_items_as_they_are_now(tmp_path):
     config = of_kind(dataclasses.replace(KINDS["semi_hard"], refresh_every=3), WARM)
     split = split_lib.by_protocol(TINY.load(), config=TINY)
     data = prepare.in_memory(split, history_length=0, min_history=0)
-    ready = training.make_loop(config, data, tmp_path)
+    ready = experiment_lib.make_loop(config, data, tmp_path)
     assert ready.loop.refresh_every == 3
     moved = jax.tree.map(lambda x: 1.5 - x, ready.state.tables)
     index = ready.loop.refresh(ready.state._replace(tables=moved)).candidates.index

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from conftest import make_data, make_log
 
-from experiments import building, training
 from experiments.common import cli
 from recall_jax.data import log
 from recall_jax.evaluate import measure
+from recall_jax.run import build as build_lib
+from recall_jax.run import data as data_lib
+from recall_jax.run import experiment as experiment_lib
 from recall_jax.training import step
 
 
@@ -18,7 +20,7 @@ def test_a_model_with_dropout_in_its_item_tower_can_be_built():
     config = cli.load_config("dssm_synthetic")
     model = dataclasses.replace(config.model, dropout=0.3, history_length=5)
     config = dataclasses.replace(config, model=model)
-    built = building.build(config, make_data(), batch_size=16)
+    built = build_lib.make(config, make_data(), batch_size=16)
     assert built.state.step == 0
 
 
@@ -26,10 +28,10 @@ def test_first_states_are_those_that_are_built():
     config, data = cli.load_config("dssm_synthetic"), make_data()
     model = dataclasses.replace(config.model, dropout=0.3, history_length=5)
     config = dataclasses.replace(config, model=model)
-    first = building.first_states(config, data, batch_size=16)
+    first = build_lib.first_states(config, data, batch_size=16)
     for seed in (0, 7):
         own = dataclasses.replace(config, seed=seed)
-        built = building.build(own, data, batch_size=16)
+        built = build_lib.make(own, data, batch_size=16)
         state, key = first(seed)
         jax.tree.map(np.testing.assert_array_equal, state, built.state)
         assert key == built.order_key
@@ -49,7 +51,7 @@ def test_the_checkpoint_is_chosen_on_validation_with_all_items_ranked(tmp_path):
             num_candidates=5,
         ),
     )
-    encoder, loop, state = training.make_loop(config, data, tmp_path)
+    encoder, loop, state = experiment_lib.make_loop(config, data, tmp_path)
     means = {}
     for name, part in (("valid", data.valid), ("test", data.test)):
         means[name] = measure.measure_model(
@@ -83,6 +85,6 @@ def test_the_other_data_have_ties_broken_the_other_way(ties, first, second):
     config = dataclasses.replace(
         cli.load_config("dssm_synthetic"), data=Source(ties=ties)
     )
-    prepared = training.prepare(config)
+    prepared = data_lib.read(config)
     protocols = [data.protocol.partition(" (")[0] for data in prepared]
     assert protocols == [f"leave_one_out, ties {how}" for how in (first, second)]

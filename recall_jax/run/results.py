@@ -11,19 +11,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import training
 from recall_jax.data.prepared import Data
 from recall_jax.evaluate import baselines, encode, measure, metrics
 from recall_jax.evaluate import segments as segments_lib
 from recall_jax.evaluate.measure import Result
 from recall_jax.index import search as search_lib
 from recall_jax.run import config as config_lib
+from recall_jax.run import data as data_lib
 from recall_jax.run.config import Experiment
 
 FEWEST = (
     30  # queries of a segment with intervals: of fewer, resampling makes too little
 )
+
+
 CURVE = (1, 2, 5, 10, 20, 50)  # the k of curves, up to the largest of the metrics
+
+
 CURVE_KINDS = ("hr", "recall", "ndcg")
 
 
@@ -54,7 +58,7 @@ class Compared(NamedTuple):
 
 def measure_rows(
     config: Experiment,
-    prepared: training.Prepared,
+    prepared: data_lib.Prepared,
     encoder: encode.Towers,
     params: Any,
     *,
@@ -305,13 +309,13 @@ def _once(make: Callable[[], Any], *, config: Experiment, data: Data, of: Any) -
     return kept[key]
 
 
-def compare(config: Experiment, prepared: training.Prepared) -> Compared:
+def compare(config: Experiment, prepared: data_lib.Prepared) -> Compared:
     """The rows beside a model's."""
     make = functools.partial(_compare, config, prepared)
     return _once(make, config=config, data=prepared.data, of="rows")
 
 
-def _compare(config: Experiment, prepared: training.Prepared) -> Compared:
+def _compare(config: Experiment, prepared: data_lib.Prepared) -> Compared:
     data, other = prepared
     results, ease_l2 = measure_baselines(config, data)
     rows = {name: as_row(x, config=config, data=data) for name, x in results.items()}

@@ -1,4 +1,5 @@
-"""What a run folder says of its model: config.json, vocabularies.json, data.json."""
+"""What a run folder says of its run: config.json, vocabularies.json, data.json,
+results.json; and whether another run may go on there."""
 
 import json
 import pathlib
@@ -9,6 +10,29 @@ from recall_jax.data.prepared import Data
 from recall_jax.run import config as config_lib
 from recall_jax.run.config import Experiment
 from recall_jax.types import InputError
+
+
+def refuse_another(config: Experiment, workdir: pathlib.Path) -> None:
+    """Raise InputError if the folder holds a run of another config."""
+    path = workdir / "config.json"
+    if not path.exists():
+        return
+    differing = list(_differences(read_json(path), config_lib.as_dict(config)))
+    if differing:
+        raise InputError(
+            f"{workdir} holds a run of another config ({'; '.join(differing[:5])}); "
+            "name another folder with --workdir (of a table: --runs)"
+        )
+
+
+def _differences(other: Any, here: Any, *, path: str = ""):
+    if isinstance(other, dict) and isinstance(here, dict):
+        for name in sorted(other.keys() | here.keys()):
+            yield from _differences(
+                other.get(name), here.get(name), path=f"{path}.{name}".strip(".")
+            )
+    elif other != here:
+        yield f"{path}: {other!r} there, {here!r} asked"
 
 
 def check_same_data(data: Data, workdir: pathlib.Path) -> None:
@@ -59,3 +83,36 @@ def read_json(path: pathlib.Path) -> Any:
 
 def write_json(path: pathlib.Path, content: Any) -> None:
     files.write_atomically(path, json.dumps(content, indent=1) + "\n")
+
+
+NEEDED = {
+    "protocol",
+    "seen",
+    "candidates",
+    "test",
+    "index",
+    "indexes",
+    "baselines",
+    "intervals",
+    "segments",
+    "lists",
+    "curves",
+    "seconds",
+    "num_params",
+}
+
+
+def read_results(path: pathlib.Path) -> dict[str, Any]:
+    """A results.json. Raises InputError for a damaged one and for one of another
+    version."""
+    results = read_json(path)
+    if not isinstance(results, dict):
+        raise InputError(
+            f"{path} holds no results; remove it to have them measured again"
+        )
+    if lacking := NEEDED - results.keys():
+        raise InputError(
+            f"{path} has no {', '.join(sorted(lacking))}: another version wrote it; "
+            "remove it to have it measured again"
+        )
+    return results

@@ -9,10 +9,11 @@ import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from experiments import run_files, streaming, training
 from recall_jax.data import folders
 from recall_jax.data.sources import movielens
 from recall_jax.run import config as config_lib
+from recall_jax.run import data as data_lib
+from recall_jax.run import folder as folder_lib
 from recall_jax.run.config import Experiment
 from recall_jax.types import MissingData
 
@@ -40,13 +41,13 @@ def check(runs: Sequence[Finished]) -> None:
             continue
         for run in alike:
             for folder, (source, sha256) in fingerprints.items():
-                run_files.check_sha256(sha256, run.workdir / folder, source=source)
+                folder_lib.check_sha256(sha256, run.workdir / folder, source=source)
 
 
 def _layout(config: Experiment) -> str:
     """What decides which events a run trains on, and how they are laid out."""
     model = config.model
-    laid = [model.history_length, model.min_history, training.span_of(model)]
+    laid = [model.history_length, model.min_history, data_lib.span_of(model)]
     data = config_lib.as_dict(config)["data"]
     return json.dumps([data, *laid, config.train.refit], sort_keys=True)
 
@@ -54,7 +55,7 @@ def _layout(config: Experiment) -> str:
 def _fingerprints(config: Experiment) -> dict[str, tuple[str, str]]:
     """Source and `Data.fingerprint` of the data now, by folder of a run. Raises
     MissingData where there are none."""
-    if streaming.is_streamed(config):
+    if data_lib.is_streamed(config):
         # A refit reads the same files.
         least = config.model.min_history
         sha256 = folders.fingerprint_of(config.data, min_history=least)
@@ -64,10 +65,10 @@ def _fingerprints(config: Experiment) -> dict[str, tuple[str, str]]:
     log = config.data.load()
     laid = {"": config}
     if config.data.ties == "both":
-        laid["ties_shuffled"] = training.with_ties(config, "shuffled")
+        laid["ties_shuffled"] = data_lib.with_ties(config, "shuffled")
     if config.train.refit == "all":
-        laid["refit"] = training.without_validation(config)
+        laid["refit"] = data_lib.without_validation(config)
     return {
-        folder: (log.source, training.lay_out(one, log).fingerprint())
+        folder: (log.source, data_lib.lay_out(one, log).fingerprint())
         for folder, one in laid.items()
     }

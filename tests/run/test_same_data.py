@@ -6,12 +6,14 @@ import shutil
 
 import pytest
 
-from experiments import run, run_files, same_data, streaming, training
+from experiments import run
 from experiments.common import cells as cells_lib
 from experiments.common import cli
-from experiments.common import results as results_lib
 from recall_jax.data.sources import logs, movielens, stream
 from recall_jax.run import config as config_lib
+from recall_jax.run import data as data_lib
+from recall_jax.run import folder as folder_lib
+from recall_jax.run import same_data
 from recall_jax.types import InputError
 
 pl = pytest.importorskip("polars", reason="logs are read with polars")
@@ -42,21 +44,21 @@ def config_of(path: str, *, kind: str = "memory", **data):
 
 def finished(config, workdir: pathlib.Path) -> same_data.Finished:
     """A run folder as training leaves it, without figures."""
-    if streaming.is_streamed(config):
-        parts = {"": streaming.open_data(config)}
+    if data_lib.is_streamed(config):
+        parts = {"": data_lib.open_data(config)}
     else:
         log = config.data.load()
-        parts = {"": training.lay_out(config, log)}
+        parts = {"": data_lib.lay_out(config, log)}
         if config.data.ties == "both":
-            other = training.with_ties(config, "shuffled")
-            parts["ties_shuffled"] = training.lay_out(other, log)
+            other = data_lib.with_ties(config, "shuffled")
+            parts["ties_shuffled"] = data_lib.lay_out(other, log)
         if config.train.refit == "all":
-            again = training.without_validation(config)
-            parts["refit"] = training.lay_out(again, log)
+            again = data_lib.without_validation(config)
+            parts["refit"] = data_lib.lay_out(again, log)
     for folder, data in parts.items():
-        run_files.write_description(config, data, workdir / folder)
-    results = {key: {} for key in results_lib.NEEDED}
-    run_files.write_json(workdir / "results.json", results)
+        folder_lib.write_description(config, data, workdir / folder)
+    results = {key: {} for key in folder_lib.NEEDED}
+    folder_lib.write_json(workdir / "results.json", results)
     return same_data.Finished(config, workdir)
 
 
@@ -88,7 +90,7 @@ def test_the_second_model_of_a_run_is_compared_too(tmp_path, kind, folder):
     finished_run = finished(config, tmp_path / "run")
     same_data.check([finished_run])
     path = tmp_path / "run" / folder / "data.json"
-    run_files.write_json(path, run_files.read_json(path) | {"sha256": "another"})
+    folder_lib.write_json(path, folder_lib.read_json(path) | {"sha256": "another"})
     with pytest.raises(InputError, match=f"run/{folder} {OTHER}"):
         same_data.check([finished_run])
 
@@ -126,7 +128,7 @@ def test_a_table_reads_each_log_once_and_refuses_what_is_of_another(
     configs["hot"].loss.temperature = 0.7
     for name, config in configs.items():
         written = tmp_path / f"{name}.json"
-        run_files.write_json(written, config_lib.as_dict(config))
+        folder_lib.write_json(written, config_lib.as_dict(config))
     entries = [cli.Entry(f"{tmp_path}/{n}.json", {}, {}, c) for n, c in configs.items()]
     folders = [cells_lib.folder_name(entry) for entry in entries]
     for name, config in zip(folders, configs.values()):
@@ -140,7 +142,7 @@ def test_a_table_reads_each_log_once_and_refuses_what_is_of_another(
         return load(config)
 
     monkeypatch.setattr(logs.Config, "load", counted)
-    monkeypatch.setattr(results_lib, "read", run_files.read_json)
+    monkeypatch.setattr(folder_lib, "read_results", folder_lib.read_json)
     cells = cells_lib.make_cells(entries, num_seeds=2, folder=tmp_path / "runs")
     assert all(cell.results for cell in cells) and len(reads) == 2
     log_of(tmp_path, users=7)
@@ -154,7 +156,7 @@ def test_nothing_is_downloaded_to_tell(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(movielens, "download", None)
     config = cli.load_config("mf_ml1m")
     (tmp_path / "run").mkdir()
-    run_files.write_json(tmp_path / "run" / "data.json", {"sha256": "5a"})
+    folder_lib.write_json(tmp_path / "run" / "data.json", {"sha256": "5a"})
     same_data.check([same_data.Finished(config, tmp_path / "run")])
     assert "run: MovieLens is not on this machine" in capsys.readouterr().out
     for name in ("RECALL_CACHE_DIR", "RECALL_DATA_DIR"):

@@ -8,7 +8,6 @@ import pytest
 from conftest import make_log
 from flax import nnx
 
-from experiments import figures, run, training
 from experiments.common import results as results_lib
 from experiments.common import summary
 from recall_jax.data import log
@@ -17,6 +16,9 @@ from recall_jax.evaluate.measure import EvaluateConfig, Result
 from recall_jax.index import search as search_lib
 from recall_jax.models import dssm
 from recall_jax.models import graph as graph_lib
+from recall_jax.run import data as data_lib
+from recall_jax.run import experiment as experiment_lib
+from recall_jax.run import results as run_results
 from recall_jax.run.config import Experiment
 from recall_jax.types import InputError
 
@@ -69,11 +71,11 @@ def experiment(**settings) -> Experiment:
 
 def measured(config) -> dict:
     """Figures of a model as it was initialised."""
-    prepared = training.prepare(config)
+    prepared = data_lib.read(config)
     model, tables = config.model.make(prepared.data.schema, nnx.Rngs(0))
     graph, *params = graph_lib.make_graph(model, tables)
     encoder = encode.make_towers(graph)
-    return figures.measure_rows(config, prepared, encoder, params)
+    return run_results.measure_rows(config, prepared, encoder, params)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +105,9 @@ def result_of(**values) -> Result:
 
 def test_what_an_index_costs_is_the_difference_of_the_same_users():
     exact = result_of(hr=[1, 0, 1, 0], mrr=[0, 0, 0, 0])
-    differences = figures.versus(result_of(hr=[1, 0, 0, 0], mrr=[0, 0, 0, 1]), exact)
+    differences = run_results.versus(
+        result_of(hr=[1, 0, 0, 0], mrr=[0, 0, 0, 1]), exact
+    )
     assert (
         differences["hr"]["absolute"] == -0.25 and differences["hr"]["relative"] == -0.5
     )
@@ -130,9 +134,9 @@ def test_exact_stands_beside_every_index_and_none_twice(
     monkeypatch.setitem(measure.INDEXES, "scann", HalfBlind)
     config = dataclasses.replace(SETTINGS, index=index, indexes=indexes)
     vectors = random_vectors(data)
-    searched = figures.through_indexes(vectors, data=data, config=config)
+    searched = run_results.through_indexes(vectors, data=data, config=config)
     assert list(searched) == wanted
-    rows = figures.as_indexes(searched)
+    rows = run_results.as_indexes(searched)
     assert all(
         ("versus_exact" in row) == (name != "exact") for name, row in rows.items()
     )
@@ -155,7 +159,7 @@ def test_a_row_beside_is_left_out_where_its_package_is_missing(
     monkeypatch.setitem(measure.INDEXES, "scann", Absent)
     config = dataclasses.replace(SETTINGS, indexes=("scann",))
     vectors = random_vectors(data)
-    searched = figures.through_indexes(vectors, data=data, config=config)
+    searched = run_results.through_indexes(vectors, data=data, config=config)
     assert list(searched) == ["exact"]
     assert "no row through scann: it is not installed" in capsys.readouterr().out
 
@@ -213,7 +217,7 @@ def test_a_second_model_goes_through_the_same_index(data, monkeypatch):
     fitted = types.SimpleNamespace(
         state=types.SimpleNamespace(tables=0, dense=0, statistics=0)
     )
-    run._measure_test(experiment(index="approx"), data, None, fitted)
+    experiment_lib._measure_test(experiment(index="approx"), data, None, fitted)
     assert arguments["index"] == "approx" and arguments["part"] is data.test
 
 
@@ -229,11 +233,11 @@ def test_segments_of_a_grouping_average_to_the_whole(exact):
             whole = exact["baselines"].get(row, exact["test"])
             assert total / 30 == pytest.approx(whole["hr@3"])
     (light, *_) = exact["segments"]["activity"].values()
-    assert light["queries"] < figures.FEWEST and not light["intervals"]
+    assert light["queries"] < run_results.FEWEST and not light["intervals"]
 
 
 def test_a_segment_of_enough_users_has_intervals(monkeypatch, exact):
-    monkeypatch.setattr(figures, "FEWEST", 1)
+    monkeypatch.setattr(run_results, "FEWEST", 1)
     segments = measured(experiment())["segments"]
     light = segments["activity"]["light"]
     assert light["rows"] == exact["segments"]["activity"]["light"]["rows"]
@@ -242,7 +246,7 @@ def test_a_segment_of_enough_users_has_intervals(monkeypatch, exact):
 
 
 def test_lists_are_told_beside_what_was_to_be_found(exact):
-    data = training.prepare(experiment()).data
+    data = data_lib.read(experiment()).data
     assert exact["lists"]["k"] == 5
     rows = exact["lists"]["rows"]
     assert rows.keys() == {"targets", "test", *exact["baselines"]}
@@ -259,7 +263,7 @@ def test_curves_run_from_one_to_the_cut_off_and_agree_with_the_metrics(exact):
     assert curves.keys() == {"test", "popularity", "bigram", "item_knn", "ease"}
     sizes = 1, 2, 5  # the metrics' largest k is 5: no list is searched for a curve
     for name, row in curves.items():
-        kinds = figures.CURVE_KINDS
+        kinds = run_results.CURVE_KINDS
         assert list(row.means) == [f"{kind}@{k}" for kind in kinds for k in sizes]
         assert row.means["recall@5"] == results_lib.rows(exact)[name].means["recall@5"]
         rising = [row.means[f"hr@{k}"] for k in sizes]
@@ -309,7 +313,7 @@ def test_links_and_booked_items_are_metrics_of_a_table():
 def test_each_part_has_its_own_figures():
     """Of an untrained model, the same as each part measured by itself."""
     config = experiment(metrics=("mrr@5",), select_by="mrr@5")
-    rows, data = measured(config), training.prepare(config).data
+    rows, data = measured(config), data_lib.read(config).data
     model, tables = config.model.make(data.schema, nnx.Rngs(0))
     graph, *params = graph_lib.make_graph(model, tables)
     encoder = encode.make_towers(graph)
@@ -322,7 +326,7 @@ def test_each_part_has_its_own_figures():
 
 
 def test_baselines_have_the_figures_of_the_test_part(exact):
-    data = training.prepare(experiment()).data
+    data = data_lib.read(experiment()).data
     for name in ("popularity", "bigram"):
         search = getattr(baselines, name)(data, data.test)
         alone = measure.measure_search(
@@ -336,11 +340,11 @@ def test_baselines_are_kept_for_the_same_data_measured_alike(data):
     other = dataclasses.replace(data, items=data.items[::-1].copy())
 
     def ask(config=config, data=data, of="rows"):
-        return figures._once(
+        return run_results._once(
             lambda: calls.append(of) or len(calls), config=config, data=data, of=of
         )
 
-    with figures.baselines_kept():
+    with run_results.baselines_kept():
         assert [ask(), ask()] == [1, 1]
         assert [ask(data=other), ask(data=other)] == [2, 2]
         assert ask(experiment(seen="kept")) == 3
