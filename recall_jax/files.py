@@ -1,12 +1,9 @@
-"""Files and folders that are the old ones or the new ones at any moment, never half, and
-locks on folders; and a saved index, whole or absent:
+"""Files and folders written whole or not at all, sealed by a manifest, and locked.
 
-    folder/record.json       what it is; size and SHA-256 of each file of the data
-    folder/data-1a2b3c4d/    vectors.npy, ids.npy, ScaNN's own files
-
-The data of a save has a folder of its own, and the record names it. The record is
-replaced at one moment after the data is on disk, so that a save cut off at any point
-leaves the index that was there.
+An export, an index and a prepared log are folders of files with a `manifest.json`, which
+says what they are and has the size of each file, and its SHA-256. A folder is made beside
+its place (`building`) and put there by two renames: whoever asks for it (`settled`) finds
+the old one or the new one, whole, at any moment.
 """
 
 import contextlib
@@ -15,12 +12,9 @@ import hashlib
 import json
 import os
 import shutil
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from recall_jax.types import InputError
 
@@ -40,7 +34,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def lock(workdir: Path, *, what: str = "run folder"):
-    """Hold a run folder, or what else it is, for this process; the kernel lets go when the process dies.
+    """Hold a folder for this process; the kernel lets go when the process dies.
 
     Raises InputError, naming the holder, if another process has it. Advisory: it keeps
     out only those who ask. In a multi-process run process 0 asks.
@@ -76,127 +70,158 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-# A saved index.
-
-FORMAT = "recall_jax index"
-VERSION = 1
+MANIFEST = "manifest.json"
 
 
-class Saved(NamedTuple):
-    """A verified index: its record and the folder of its data."""
+@contextlib.contextmanager
+def building(folder: Path, *, what: str, kept: tuple[str, ...] = ()) -> Iterator[Path]:
+    """A locked folder to write in, which takes the place of `folder` when the block ends.
 
-    record: dict[str, Any]
-    data: Path
+    Where the block fails, `folder` stays as it was. What was written goes too, unless
+    there are names of `kept` files, which the next attempt finds there. `folder` is
+    absolute.
+    """
+    place = folder.with_name(f".{folder.name}.building")
+    with lock(place, what=what):
+        before = replaced(folder)
+        if before.exists() and not folder.exists():  # a kill between the two renames
+            os.rename(before, folder)
+        shutil.rmtree(before, ignore_errors=True)
+        _clear(place, kept=(".lock", *kept))
+        try:
+            yield place
+        except BaseException:
+            if not kept:
+                shutil.rmtree(place, ignore_errors=True)
+            raise
+        _clear(place / ".lock")
+        if folder.exists():
+            os.rename(folder, before)
+        os.rename(place, folder)
+        sync(folder.parent)
+        shutil.rmtree(before, ignore_errors=True)
 
-    def array(self, name: str) -> np.ndarray:
-        return np.load(self.data / f"{name}.npy", allow_pickle=False)
 
-    def ids(self) -> np.ndarray | None:
-        return self.array("ids") if "ids.npy" in self.record["files"] else None
+def _clear(place: Path, *, kept: tuple[str, ...] = ()) -> None:
+    """Remove a file, or all of a folder but its `kept` entries."""
+    if not place.is_dir():
+        return place.unlink()
+    for path in place.iterdir():
+        if path.name in kept:
+            continue
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def save(
-    folder: Path,
+def replaced(folder: Path) -> Path:
+    """Where a folder stands for the moment in which a newer one takes its place."""
+    folder = folder.absolute()
+    return folder.with_name(f".{folder.name}.replaced")
+
+
+def settled(folder: Path) -> Path:
+    """The folder, or what it replaces where a kill fell between the two renames."""
+    before = replaced(folder)
+    return before if before.exists() and not folder.exists() else folder
+
+
+def seal(
+    place: Path,
     record: Mapping[str, Any],
     *,
-    arrays: Mapping[str, np.ndarray | None],
-    more: Callable[[Path], None] | None = None,
-) -> None:
-    """Write `arrays`, but those that are None, and what `more(data folder)` writes.
+    what: str,
+    form: int,
+    hashed: bool = True,
+    besides: tuple[str, ...] = (),
+) -> dict[str, int]:
+    """Write the manifest of a folder that is complete; gives the bytes of each file.
 
-    Takes the place of an index in `folder`; raises InputError if anything else is there.
+    `what` names its kind, `form` the version of its format, `record` all else that it
+    says. Files are on disk before the manifest names them; unless they are `hashed`, as
+    those that can be made again need not be, it has their sizes alone and nothing waits.
+    Entries named in `besides` are no part of it.
     """
-    folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()):
-        read_record(folder)  # not ours: not overwritten
-    data = folder / f"data-{uuid.uuid4().hex[:8]}"
-    try:
-        data.mkdir(parents=True)
-        for name, array in arrays.items():
-            if array is not None:
-                np.save(data / f"{name}.npy", array, allow_pickle=False)
-        if more is not None:
-            more(data)
-        files = {path.name: _seal(path) for path in sorted(data.iterdir())}
-        _seal(data)
-        head = {"format": FORMAT, "version": VERSION, "data": data.name, "files": files}
-        text = json.dumps(head | dict(record), indent=1)
-        write_atomically(folder / "record.json", text)
-    except BaseException:
-        shutil.rmtree(data, ignore_errors=True)
-        raise
-    for other in folder.glob("data-*"):
-        if other != data:
-            shutil.rmtree(other, ignore_errors=True)  # one too many does no harm
+    entries = {}
+    for path in sorted(place.rglob("*")):
+        if path.is_dir() or path.name in (".lock", MANIFEST, *besides):
+            continue
+        entry = {"bytes": path.stat().st_size}
+        if hashed:
+            sync(path)
+            entry["sha256"] = sha256_of(path)
+        entries[path.relative_to(place).as_posix()] = entry
+    head = {"what": what, "format": form}
+    text = json.dumps(
+        {**head, **record, "files": entries}, ensure_ascii=False, indent=1
+    )
+    write_atomically(place / MANIFEST, text)
+    return {name: entry["bytes"] for name, entry in entries.items()}
 
 
-def read(folder: Path, *, kind: str) -> Saved:
-    """An index of that kind. Raises InputError, naming the file, if it is not whole."""
-    folder = Path(folder)
-    record = read_record(folder)
-    if record["kind"] != kind:
-        raise InputError(f"{folder} holds an index {record['kind']!r}, not {kind!r}")
-    data = folder / record["data"]
-    strangers = {path.name for path in data.glob("*")} - record["files"].keys()
-    if strangers:  # ScaNN would read one of the right name, a pickle even
-        raise InputError(f"{data / min(strangers)} is no file of this index; remove it")
-    for name, wanted in record["files"].items():
-        path = data / name
-        if not path.is_file():
-            raise InputError(f"{path} is missing; build the index again and save it")
-        size = path.stat().st_size
-        if size != wanted["size"]:
-            raise InputError(
-                f"{path} has {size} bytes of {wanted['size']}; build the index again "
-                "and save it, or bring a whole copy"
-            )
-        if sha256_of(path) != wanted["sha256"]:
-            raise InputError(
-                f"{path} is not as it was written: its SHA-256 differs; build the index "
-                "again and save it, or bring a whole copy"
-            )
-    return Saved(record, data)
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """The record of an index of this version. Raises InputError for anything else."""
-    path = Path(folder) / "record.json"
+def read_manifest(folder: Path, *, what: str, form: int, again: str) -> dict[str, Any]:
+    """The manifest of a folder of that kind and format, its files not looked at. Raises
+    InputError for anything else; `again` is the remedy."""
+    path = folder / MANIFEST
     if not path.is_file():
-        raise InputError(f"{folder} holds no index: it has no record.json")
+        raise InputError(f"{folder} holds no {what}: it has no {MANIFEST}; {again}")
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(path.read_text("utf-8"))
     except ValueError as problem:
+        raise InputError(f"{path} is damaged ({problem}); {again}") from problem
+    manifest = manifest if isinstance(manifest, dict) else {}
+    if (other := manifest.get("what", what)) != what:
+        raise InputError(f"{folder} holds no {what}: its {MANIFEST} is of an {other}")
+    if manifest.get("format") != form:
         raise InputError(
-            f"{path} is damaged ({problem}); build the index again and save it"
-        ) from problem
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise InputError(f"{path} is not the record of an index of recall_jax")
-    if record.get("version") != VERSION:
-        raise InputError(
-            f"{path} has version {record.get('version')}, this package reads version "
-            f"{VERSION}; build the index again and save it"
+            f"{folder} holds an {what} of format {manifest.get('format')}, and this "
+            f"version of recall_jax reads format {form}; {again}, or use the version "
+            "that wrote it"
         )
-    _check_fields(record, path=path)
-    return record
+    names = manifest.get("files")
+    for name in names if isinstance(names, dict) else [".."]:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise InputError(f"{path} is damaged: {name!r} is no file of it; {again}")
+    return manifest
 
 
-def _check_fields(record, *, path):
-    """A record names files of its own folder, none of them a pickle."""
-    kinds = {"kind": str, "data": str, "files": dict, "similarity": str}
-    wrong = [name for name in kinds if not isinstance(record.get(name), kinds[name])]
-    if wrong:
-        raise InputError(f"{path} is damaged: no valid {', '.join(wrong)} in it")
-    for name, entry in record["files"].items():
-        plain = Path(name).name == name and not name.endswith((".pkl", ".pickle"))
-        if not plain or not isinstance(entry, dict) or {*entry} != {"size", "sha256"}:
-            raise InputError(f"{path} is damaged: {name!r} is no file of an index")
-    if Path(record["data"]).name != record["data"]:
-        raise InputError(f"{path} is damaged: {record['data']!r} is no folder of it")
+def check_files(
+    folder: Path,
+    manifest: Mapping[str, Any],
+    *,
+    again: str,
+    meaning: Mapping[str, str] | None = None,
+) -> None:
+    """Raise InputError unless every file is as it was written. `meaning` says what a
+    change in some of them does; these are looked at first."""
+    meaning = meaning or {}
+    for name in sorted(manifest["files"], key=lambda name: name not in meaning):
+        path, wanted = folder / name, manifest["files"][name]
+        if not path.is_file():
+            raise InputError(f"{path} is missing; {again}")
+        why = f", {meaning[name]}" if name in meaning else ""
+        size = path.stat().st_size
+        if size != wanted["bytes"]:
+            raise InputError(
+                f"{path} has {size} bytes of {wanted['bytes']}{why}; {again}, or bring a "
+                "whole copy"
+            )
+        if wanted.get("sha256", "") not in ("", sha256_of(path)):
+            raise InputError(
+                f"{path} is not as it was written, its SHA-256 differs{why}; {again}, or "
+                "bring a copy back"
+            )
 
 
-def _seal(path: Path) -> dict[str, Any]:
-    """Force a file or folder to disk; a file's size and hash."""
-    sync(path)
-    if path.is_dir():
-        return {}
-    return {"size": path.stat().st_size, "sha256": sha256_of(path)}
+def check_replaceable(folder: Path, *, what: str) -> None:
+    """Raise InputError for a folder, or a file, that is neither empty nor of that kind."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+        if manifest["what"] == what:
+            return
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise InputError(
+        f"{folder} holds something that is no {what}, and would be replaced; name "
+        "another folder"
+    )

@@ -124,7 +124,7 @@ MUTANTS = [
     (
         "recall_jax/evaluate/measure.py",
         "leaked = np.isin(rows[wanted.positions >= 0], pairs)",
-        "leaked = np.isin(rows[aim.positions >= 0], wanted.exclude.ids)",
+        "leaked = np.isin(rows[wanted.positions >= 0], wanted.exclude.ids)",
         EVALUATE + "test_a_target_of_anothers_history_is_no_leak",
     ),
     (

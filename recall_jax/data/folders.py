@@ -17,7 +17,7 @@ from recall_jax.data.sources.stream import UNHEEDED, Config
 from recall_jax.devices import processes
 from recall_jax.types import InputError, MissingData
 
-FORMAT = 2
+SEALED = {"what": "prepared log", "form": 3}
 
 
 def ensure(config: Config, *, min_history: int) -> pathlib.Path:
@@ -31,7 +31,7 @@ def ensure(config: Config, *, min_history: int) -> pathlib.Path:
     stream.check(config)
     path = processes.of_first(lambda: str(_ensure(config, min_history=min_history)))
     folder = pathlib.Path(path)
-    visible = processes.appears(folder / "manifest.json")
+    visible = processes.appears(folder / files.MANIFEST)
     processes.check_alike("file system", "" if visible else f"{folder} is not on it")
     return folder
 
@@ -40,28 +40,26 @@ def _ensure(config: Config, *, min_history: int) -> pathlib.Path:
     place, made_of = _place(config), _files(config)
     wanted = _wanted(config, min_history=min_history)
     folder = place / _key(wanted)
-    if _manifest(folder).get("files") == made_of:
+    if _manifest(folder).get("made_of") == made_of:
         return folder
     with files.lock(place, what="folder of prepared arrays"):
-        if _manifest(folder).get("files") == made_of:  # by who had the lock before
+        if _manifest(folder).get("made_of") == made_of:  # by who had the lock before
             return folder
-        if (folder / "manifest.json").exists():
+        if folder.exists():
             print(f"prepare    {config.path} has changed since {folder} was made")
         print(f"prepare    {config.path} as mapped arrays in {folder}", flush=True)
-        for left in place.glob(".building-*"):
+        for left in place.glob(".*.building"):
             shutil.rmtree(left)
-        building = place / f".building-{folder.name}"
-        building.mkdir()
-        fields = partition.write(config, building, min_history=min_history)
-        if _files(config) != made_of:
-            raise InputError(
-                f"{config.path} changed while it was read; start again when it is whole"
-            )
-        text = json.dumps({**wanted, "files": made_of, **fields}, indent=1)
-        files.write_atomically(building / "manifest.json", text)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(building, folder)
+        with files.building(folder, what="folder of prepared arrays") as building:
+            fields = partition.write(config, building, min_history=min_history)
+            if _files(config) != made_of:
+                raise InputError(
+                    f"{config.path} changed while it was read; start again when it is "
+                    "whole"
+                )
+            record = {"settings": wanted["settings"], "made_of": made_of, **fields}
+            # Not hashed: as long as the preparation, and it can be made again.
+            files.seal(building, record, **SEALED, hashed=False)
     return folder
 
 
@@ -75,7 +73,7 @@ def fingerprint_of(config: Config, *, min_history: int) -> str:
     manifest = _manifest(folder)
     if not manifest:
         raise MissingData(f"{config.path} is not prepared, in {folder}")
-    if manifest["files"] != made_of:
+    if manifest["made_of"] != made_of:
         raise InputError(
             f"{config.path}: its files have changed since it was prepared, in size or in "
             "the time of writing; a new run, with another --workdir, prepares it again"
@@ -85,7 +83,7 @@ def fingerprint_of(config: Config, *, min_history: int) -> str:
 
 def _wanted(config: Config, *, min_history: int) -> dict[str, Any]:
     settings = _settings(config, min_history=min_history)
-    return {"format": FORMAT, "settings": settings}
+    return {"format": SEALED["form"], "settings": settings}
 
 
 def _key(wanted: dict[str, Any]) -> str:
@@ -128,9 +126,10 @@ def _files(config: Config) -> list[list]:
 
 
 def _manifest(folder: pathlib.Path) -> dict[str, Any]:
-    """{} where there is none, or none of this version."""
+    """{} where there is none, none of this version, or where files are gone or cut."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
-    except (OSError, ValueError):
+        manifest = files.read_manifest(folder, **SEALED, again="")
+        files.check_files(folder, manifest, again="")
+    except (OSError, InputError):
         return {}
-    return manifest if manifest.get("format") == FORMAT else {}
+    return manifest

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from recall_jax import files
-from recall_jax.index import scann, search
+from recall_jax.index import saved, scann, search
 from recall_jax.types import InputError
 
 INDEXES = {
@@ -16,7 +15,7 @@ INDEXES = {
 def load(folder: Path) -> search.Index:
     """What the `save` of an index wrote. Raises InputError, naming the file, for an
     index that is damaged, cut short or of another version."""
-    kind = files.read_record(folder)["kind"]
+    kind = saved.kind_of(folder)
     if kind not in INDEXES:
         names = ", ".join(INDEXES)
         raise InputError(f"{folder} holds an index {kind!r}; there are: {names}")

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32
 
-from recall_jax import files
 from recall_jax.index import inputs, topk
+from recall_jax.index import saved as saved_lib
 from recall_jax.index import search as search_lib
 from recall_jax.index.search import Exclude, Found
 
@@ -122,7 +122,7 @@ class Scann:
     def save(self, folder: Path) -> None:
         """Take the place of an index in `folder`, at one moment."""
         record = {"similarity": self.similarity, "settings": self.settings._asdict()}
-        files.save(
+        saved_lib.write(
             folder,
             {"kind": "scann"} | record,
             arrays={"ids": self.ids},
@@ -131,11 +131,15 @@ class Scann:
 
     @classmethod
     def load(cls, folder: Path) -> "Scann":
-        saved = files.read(folder, kind="scann")
-        settings = ScannSettings(**saved.record["settings"])
-        searcher = _scann().load_searcher(str(saved.data), assets_backcompat_shim=False)
+        saved = saved_lib.read(folder, kind="scann")
+        settings = ScannSettings(**saved.manifest["settings"])
+        searcher = _scann().load_searcher(
+            str(saved.folder), assets_backcompat_shim=False
+        )
         vectors = saved.array("dataset")  # as ScaNN calls it
-        return cls(vectors, searcher, settings, saved.record["similarity"], saved.ids())
+        return cls(
+            vectors, searcher, settings, saved.manifest["similarity"], saved.ids()
+        )
 
     def _with_leaves_for(self, target):
         """A quarter more leaves, and again, until the sample finds its target."""

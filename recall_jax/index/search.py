@@ -18,10 +18,10 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int32, Int64
 
-from recall_jax import files
 from recall_jax.devices import mesh
 from recall_jax.devices import rows as rows_lib
 from recall_jax.index import inputs, topk
+from recall_jax.index import saved as saved_lib
 from recall_jax.types import InputError
 
 BLOCK_BYTES = 8 << 20  # of scores at a time: larger blocks leave a CPU's cache
@@ -259,13 +259,13 @@ class Exact:
         """Take the place of an index in `folder`, at one moment."""
         record = {"kind": "exact", "similarity": self.similarity}
         arrays = {"vectors": self.vectors.on_host(), "ids": self.ids}
-        files.save(folder, record, arrays=arrays)
+        saved_lib.write(folder, record, arrays=arrays)
 
     @classmethod
     def load(cls, folder: Path) -> "Exact":
-        saved = files.read(folder, kind="exact")
+        saved = saved_lib.read(folder, kind="exact")
         vectors = rows_lib.split_rows(saved.array("vectors"))
-        return cls(vectors, saved.record["similarity"], saved.ids())
+        return cls(vectors, saved.manifest["similarity"], saved.ids())
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -315,12 +315,14 @@ class Approx:
         """Take the place of an index in `folder`, at one moment."""
         record = {"similarity": self.similarity, "recall_target": self.recall_target}
         arrays = {"vectors": self.vectors.on_host(), "ids": self.ids}
-        files.save(folder, {"kind": "approx"} | record, arrays=arrays)
+        saved_lib.write(folder, {"kind": "approx"} | record, arrays=arrays)
 
     @classmethod
     def load(cls, folder: Path) -> "Approx":
-        saved = files.read(folder, kind="approx")
-        similarity, recall = (saved.record[x] for x in ("similarity", "recall_target"))
+        saved = saved_lib.read(folder, kind="approx")
+        similarity, recall = (
+            saved.manifest[x] for x in ("similarity", "recall_target")
+        )
         vectors = rows_lib.split_rows(saved.array("vectors"))
         return cls(vectors, similarity, saved.ids(), recall)
 

@@ -77,7 +77,9 @@ class Run:
 
     @functools.cached_property
     def recommender(self) -> recommender_lib.Recommender:
-        return recommender_lib.Recommender(restored_lib.served(self.loaded, self.workdir))
+        return recommender_lib.Recommender(
+            restored_lib.served(self.loaded, self.workdir)
+        )
 
     def recommend(
         self,

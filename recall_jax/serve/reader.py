@@ -17,7 +17,6 @@ file is ever unpickled.
 """
 
 import dataclasses
-import hashlib
 import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -27,13 +26,14 @@ import jax
 import numpy as np
 from jax import export as jax_export
 
-from recall_jax import schema
+from recall_jax import files, schema
 from recall_jax.data import columns as columns_lib
 from recall_jax.serve import vectors
 from recall_jax.types import InputError
 
-FORMAT = 2
-"""Of the folder; another is refused."""
+SEALED = {"what": "export", "form": 3}
+"""The folder's kind and the version of its format; others are refused."""
+AGAIN = "export the run again: python -m experiments.export --run=RUN --to=FOLDER"
 
 Features = Mapping[str, Any]
 """Of one user or item, by column: a raw value, a list of them where the column takes
@@ -126,7 +126,7 @@ def load(folder: pathlib.Path | str) -> Exported:
     where a file is not as it was written, or where the vocabularies are not those that
     the towers were trained with.
     """
-    folder = settled(pathlib.Path(folder))
+    folder = files.settled(pathlib.Path(folder))
     manifest = read_manifest(folder)
     specification = read_json(folder / "specification.json")
     vocabularies = schema.load_vocabularies(folder / "vocabularies.json")
@@ -163,56 +163,13 @@ def load(folder: pathlib.Path | str) -> Exported:
     )
 
 
-def settled(folder: pathlib.Path) -> pathlib.Path:
-    """The folder, or what it replaces where a kill fell between the two renames."""
-    before = replaced(folder)
-    return before if before.exists() and not folder.exists() else folder
-
-
-def replaced(folder: pathlib.Path) -> pathlib.Path:
-    """Where an export stands for the moment in which a newer one takes its place."""
-    folder = folder.absolute()
-    return folder.with_name(f".{folder.name}.replaced")
-
-
 def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     """The manifest of an export whose files are all as they were written."""
-    path = folder / "manifest.json"
-    if not path.is_file():
-        raise InputError(
-            f"{folder} holds no export: it has no manifest.json; make one with "
-            "python -m experiments.export --run=RUN --to=FOLDER"
-        )
-    manifest = read_json(path)
-    export_format = manifest.get("format") if isinstance(manifest, dict) else None
-    if export_format != FORMAT:
-        raise InputError(
-            f"{folder} is an export of format {export_format}, and this version of recall_jax "
-            f"reads format {FORMAT}; export the run again, or use the version that "
-            "wrote it"
-        )
-    _check_files(folder, manifest)
+    manifest = files.read_manifest(folder, **SEALED, again=AGAIN)
+    other_ids = "so that ids name other things than those the towers were made for"
+    meaning = {"vocabularies.json": other_ids}
+    files.check_files(folder, manifest, again=AGAIN, meaning=meaning)
     return manifest
-
-
-def _check_files(folder: pathlib.Path, manifest: dict[str, Any]) -> None:
-    """Raise InputError unless every file is there, unchanged, the vocabularies first:
-    with those of another run every id would name something else."""
-    for name in sorted(manifest["files"], key=lambda name: name != "vocabularies.json"):
-        path, wanted = folder / name, manifest["files"][name]
-        if not path.is_file():
-            raise InputError(f"{folder} is damaged: {name} is missing; export again")
-        if path.stat().st_size == wanted["bytes"] and sha256(path) == wanted["sha256"]:
-            continue
-        if name == "vocabularies.json":
-            raise InputError(
-                f"{path} is not the vocabulary that this export was made with, so that "
-                "its ids name other things; bring that back, or export again"
-            )
-        raise InputError(
-            f"{folder} is damaged: {name} is not as it was written; export again, or "
-            "bring a copy back"
-        )
 
 
 def _check_rows(
@@ -360,8 +317,3 @@ def read_json(path: pathlib.Path) -> Any:
         return json.loads(path.read_text("utf-8"))
     except ValueError as problem:
         raise InputError(f"{path} is damaged ({problem}); export again") from problem
-
-
-def sha256(path: pathlib.Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,9 +8,7 @@ until then. A killed export goes on where it stopped.
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
-import shutil
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -60,14 +58,15 @@ def write(run: ExportSource, folder: pathlib.Path | str, *, config: Config) -> R
     """
     folder = pathlib.Path(folder).absolute()
     check(folder, config)
-    building = folder.with_name(f".{folder.name}.building")
-    with files_lib.lock(building):
-        _recover(folder)
-        _clear(building, users=config.users)
-        report = _build(run, building, config=config, old=folder)
-        for path in [*building.glob("*.progress.json"), building / ".lock"]:
-            path.unlink()
-        _publish(building, folder)
+    kinds = ("items", "users") if config.users else ("items",)
+    progress = tuple(f"{kind}.progress.json" for kind in kinds)
+    vectors_ = [f"{kind}{end}" for kind in kinds for end in (".npy", "_scale.npy")]
+    # Of a killed export the vectors alone may be gone on with.
+    kept = (*vectors_, *progress)
+    with files_lib.building(folder, what="folder of an export", kept=kept) as building:
+        report = _build(run, building, config=config, old=folder, besides=progress)
+        for name in progress:
+            (building / name).unlink(missing_ok=True)
     return report._replace(folder=folder)
 
 
@@ -76,12 +75,7 @@ def check(folder: pathlib.Path, config: Config) -> None:
     vectors.check_dtype(config.dtype)
     if config.batch_size < 1:
         raise InputError(f"--batch_size is {config.batch_size}; it must be at least 1")
-    occupied = folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
-    if occupied and not (folder / "manifest.json").is_file():
-        raise InputError(
-            f"{folder} holds something that is no export, and would be replaced; name "
-            "another folder"
-        )
+    files_lib.check_replaceable(folder, what="export")
 
 
 class _Kind(NamedTuple):
@@ -94,9 +88,14 @@ class _Kind(NamedTuple):
 
 
 def _build(
-    run: ExportSource, building: pathlib.Path, *, config: Config, old: pathlib.Path
+    run: ExportSource,
+    building: pathlib.Path,
+    *,
+    config: Config,
+    old: pathlib.Path,
+    besides: tuple[str, ...],
 ) -> Report:
-    """Everything but the last rename."""
+    """Everything but the last rename; files named in `besides` are not of the export."""
     split = towers.split_towers(run.encoder.graph, run.params, run.data)
     specification = _specification(run)
     specification["towers"] = towers.write_programs(building, split)
@@ -117,7 +116,8 @@ def _build(
         )
         seconds[kind.name] = time.perf_counter() - begin
     _write_json(building / "specification.json", specification)
-    sizes = _write_manifest(building)
+    record = {"jax": jax.__version__}
+    sizes = files_lib.seal(building, record, **reader.SEALED, besides=besides)
     check_export(reader.load(building), run, dtype=config.dtype)
     return Report(building, specification, sizes, written, seconds, completed)
 
@@ -125,7 +125,7 @@ def _build(
 def _specification(run: ExportSource) -> dict[str, Any]:
     """What tells a program how to use the files; see `reader`."""
     return {
-        "format": reader.FORMAT,
+        "format": reader.SEALED["form"],
         "model": run.name,
         "score": "inner product",
         "seen": run.seen,
@@ -257,7 +257,10 @@ def _write_vectors(
 
 def _key(building: pathlib.Path, files: list[str], more: str) -> str:
     """What names the content of files."""
-    parts = [more, *(f"{file} {reader.sha256(building / file)}" for file in files)]
+    parts = [
+        more,
+        *(f"{file} {files_lib.sha256_of(building / file)}" for file in files),
+    ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -291,50 +294,6 @@ def _old(
         source[differ.reshape(len(differ), -1).any(axis=1)] = -1
     stored = np.load(folder / f"{kind.name}.npy", mmap_mode="r", allow_pickle=False)
     return vectors.Old(stored, vectors.read_scale(folder, kind.name), source)
-
-
-def _clear(building: pathlib.Path, *, users: bool) -> None:
-    """Leave of a killed export the vectors alone, which may be gone on with."""
-    kept = {".lock"}
-    for name in ("items", "users") if users else ("items",):
-        kept |= {f"{name}.npy", f"{name}_scale.npy", f"{name}.progress.json"}
-    for path in building.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name not in kept:
-            path.unlink()
-
-
-def _write_manifest(building: pathlib.Path) -> dict[str, int]:
-    """Sizes and checksums of all files, on disk before anything names them."""
-    files = {}
-    for path in sorted(building.rglob("*")):
-        if path.is_dir() or path.name == ".lock" or path.match("*.progress.json"):
-            continue
-        files_lib.sync(path)
-        name = path.relative_to(building).as_posix()
-        files[name] = {"bytes": path.stat().st_size, "sha256": reader.sha256(path)}
-    manifest = {"format": reader.FORMAT, "jax": jax.__version__, "files": files}
-    _write_json(building / "manifest.json", manifest)
-    return {name: entry["bytes"] for name, entry in files.items()}
-
-
-def _recover(folder: pathlib.Path) -> None:
-    """Put an export back that a kill left between the two renames."""
-    before = reader.replaced(folder)
-    if before.exists() and not folder.exists():
-        os.rename(before, folder)
-    shutil.rmtree(before, ignore_errors=True)
-
-
-def _publish(building: pathlib.Path, folder: pathlib.Path) -> None:
-    """Put the new export in the old one's place; `reader.load` finds one at any moment."""
-    before = reader.replaced(folder)
-    if folder.exists():
-        os.rename(folder, before)
-    os.rename(building, folder)
-    files_lib.sync(folder.parent)
-    shutil.rmtree(before, ignore_errors=True)
 
 
 def check_towers(

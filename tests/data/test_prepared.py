@@ -242,7 +242,19 @@ def test_a_killed_preparation_leaves_nothing_that_looks_whole(
     place = tmp_path / "log.prepared"
     assert not [p for p in place.iterdir() if not p.name.startswith(".")]
     assert_same_log(on_disk(config), in_memory(config))
-    assert not [*place.glob(".building-*")]
+    assert not [*place.glob(".*.building")]
+
+
+def test_arrays_that_were_cut_off_are_made_anew(tmp_path):
+    config = stream.Config(
+        path=write_shards(tmp_path / "log", random_rows()), **COLUMNS
+    )
+    folder = on_disk(config).log.folder
+    whole = {path.name: path.read_bytes() for path in folder.glob("*.npy")}
+    largest = max(folder.glob("*.npy"), key=lambda path: path.stat().st_size)
+    os.truncate(largest, largest.stat().st_size - 8)
+    assert_same_log(on_disk(config), in_memory(config))
+    assert {path.name: path.read_bytes() for path in folder.glob("*.npy")} == whole
 
 
 def test_shards_that_change_while_they_are_read_are_refused(tmp_path, monkeypatch):

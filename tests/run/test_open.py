@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -52,12 +53,12 @@ def test_train_recommend_export_and_open_again_twice_in_one_process(
         np.testing.assert_array_equal(found.ids, wanted.ids)
         np.testing.assert_allclose(found.scores, wanted.scores, atol=1e-5)
         item = wanted.ids[0]
-        np.testing.assert_array_equal(one.similar(item, 3).ids, run.similar(item, 3).ids)
+        np.testing.assert_array_equal(
+            one.similar(item, 3).ids, run.similar(item, 3).ids
+        )
 
 
-def test_vectors_are_those_of_the_export(
-    trained, symbolic_shapes, tmp_path
-):
+def test_vectors_are_those_of_the_export(trained, symbolic_shapes, tmp_path):
     trained.export(tmp_path / "export")
     for side in ("items", "users"):
         ids, vectors = trained.vectors(side)
@@ -146,5 +147,6 @@ def test_the_readmes_first_program_runs_as_it_stands(
     text = (ROOT / "README.md").read_text()
     program = re.search(r"```python\n(import recall_jax\nfrom .*?)```", text, re.DOTALL)
     monkeypatch.chdir(tmp_path)
-    exec(compile(program[1], "README.md", "exec"), {})
+    (tmp_path / "first.py").write_text(program[1])
+    runpy.run_path("first.py")
     assert "hr@10" in capfd.readouterr().out

@@ -28,8 +28,8 @@ def test_an_export_recommends_what_its_run_does(name, symbolic_shapes, tmp_path)
         {"user": "nobody"},
     ]
     if "region" in ours.served.features:
-        region = loaded.data.vocabularies["region"].ids[1]
-        word = loaded.data.vocabularies["searched"].ids[0]
+        region = run_.loaded.data.vocabularies["region"].ids[1]
+        word = run_.loaded.data.vocabularies["searched"].ids[0]
         requests.append({"features": {"region": region, "searched": [word, "xyz"]}})
         requests.append({"user": users[5], "features": {"region": region}})
     for request in requests:

@@ -135,7 +135,7 @@ def test_what_is_no_longer_so_is_computed_again(trained, folder, what):
     else:
         text = (folder / "manifest.json").read_text()
         (folder / "manifest.json").write_text(
-            text.replace('"format": 2', '"format": 0')
+            text.replace('"format": 3', '"format": 0')
         )
     report = writer.write(now, folder, config=config)
     assert report.written["items"] == vectors.Written(40, 0, 0)
@@ -157,11 +157,11 @@ def test_an_export_cut_off_between_the_renames_is_found_and_mended(
         patch.setattr(os, "rename", once)
         with pytest.raises(Killed):
             writer.write(new, folder, config=CONFIG)
-    assert not folder.exists() and content(reader.settled(folder)) == before
+    assert not folder.exists() and content(files_lib.settled(folder)) == before
     reader.load(folder)
     writer.write(new, folder, config=CONFIG)
     assert content(folder) != before
-    assert not reader.replaced(folder).exists()
+    assert not files_lib.replaced(folder).exists()
 
 
 def test_other_things_are_never_replaced(trained, tmp_path):
