@@ -20,7 +20,7 @@ from recall_jax.index import search
 from recall_jax.run import open as open_lib
 from recall_jax.run.restored import LoadedRun
 from recall_jax.training import log as log_lib
-from recall_jax.types import InputError
+from recall_jax.types import InputError, unknown
 
 SHOWN = 10  # of several items that match, or of those nearest to a name
 
@@ -72,8 +72,7 @@ def similar(run: LoadedRun, row: int, *, num: int, index: str) -> str:
     if num < 1:
         raise InputError(f"--num is {num}; it must be at least 1")
     if index not in measure.INDEXES:
-        names = ", ".join(measure.INDEXES)
-        raise InputError(f"unknown --index {index!r}; there are: {names}")
+        raise unknown("--index", index, measure.INDEXES)
     if len(run.ids) == 1:
         raise InputError(f"{run.ids[row]} is the run's only item: none is like it")
     if not run.vectors[row].any():

@@ -31,10 +31,9 @@ from experiments.common import cells as cells_lib
 from experiments.common import cli, results, summaries, tabulate
 from experiments.common.cells import Cell
 from recall_jax import files
-from recall_jax.run import config
 from recall_jax.run import results as run_results
 from recall_jax.training import log
-from recall_jax.types import InputError
+from recall_jax.types import InputError, nearest
 
 STATES = ("finished", "begun", "missing")
 
@@ -69,7 +68,7 @@ def check_by(by: str, cells: Sequence[Cell]) -> None:
     if by and by not in listed and not by.startswith(results.NOT_OF_LISTS):
         raise InputError(
             f"--by={by}: no config has it among evaluate.metrics"
-            + config.nearest(by, list(listed))
+            + nearest(by, list(listed))
         )
 
 

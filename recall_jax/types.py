@@ -1,4 +1,4 @@
-"""Words shared by every room: axis letters, columns, batches, errors.
+"""Words shared by every room: axis letters, columns, batches, errors, rules of fields.
 
 Axis letters, as they stand in jaxtyping signatures everywhere:
 
@@ -13,7 +13,11 @@ without any follow. A *look-up id* is what a table is indexed with: the catalogu
 or V + 1, the one unknown row, for everything without training events.
 """
 
-from typing import NamedTuple, Protocol
+import dataclasses
+import difflib
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Protocol, get_args, get_origin
 
 import jax
 from jaxtyping import Array, Float, Int
@@ -56,3 +60,108 @@ class MissingData(InputError):
 Key = jax.Array
 Hypers = dict[str, Array]
 """Traced floats (learning rate, temperature, ...): changing one does not recompile."""
+
+
+def unknown(what: str, name: Any, names: Iterable[str]) -> InputError:
+    """The error for a name that there is not; it lists those that there are."""
+    return InputError(f"unknown {what} {name!r}{nearest(name, names)}")
+
+
+def nearest(name: Any, names: Iterable[str]) -> str:
+    """What to offer after an unknown name."""
+    names = list(names)
+    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    offer = f"did you mean {close[0]!r}? " if close else ""
+    return f"; {offer}there are: {', '.join(names) or 'none'}"
+
+
+def choice(
+    default: Any,
+    names: Iterable[str] | Callable[[], Iterable[str]] | None = None,
+    *,
+    filled: bool = False,
+) -> Any:
+    """A field of a config that is one of `names`, of a tuple each of its entries; a
+    `filled` one has at least one entry."""
+    rule = {"filled": filled} if names is None else {"filled": filled, "names": names}
+    return dataclasses.field(default=default, metadata=rule)
+
+
+def names_of(kind: type, field: str) -> tuple[str, ...]:
+    """What a `choice` may be."""
+    names = kind.__dataclass_fields__[field].metadata["names"]
+    return tuple(names() if callable(names) else names)
+
+
+def bounded(
+    default: Any,
+    least: float = -math.inf,
+    most: float = math.inf,
+    *,
+    above: float = -math.inf,
+    below: float = math.inf,
+) -> Any:
+    """A field that is a number, or a tuple of numbers, within bounds."""
+    bounds = {"least": least, "most": most, "above": above, "below": below}
+    return dataclasses.field(default=default, metadata=bounds)
+
+
+LARGEST = 2**31 - 1  # of a number that is no seed: what an array's index holds
+SEED = 0, 2**32 - 1  # bounds of one
+
+
+def check_fields(config: Any, flag: str) -> None:
+    """Raise InputError where a value of a config, or of a group in it, is not of its
+    field's type, not one of its names or out of its bounds; `flag` names the config, as
+    "--config.loss"."""
+    for field in dataclasses.fields(config):
+        value, name = getattr(config, field.name), f"{flag}.{field.name}"
+        if dataclasses.is_dataclass(value):
+            check_fields(value, name)
+        else:
+            _check_field(value, field, name)
+
+
+def _check_field(value: Any, field: dataclasses.Field, flag: str) -> None:
+    if not _fits(value, field.type):
+        kind = getattr(field.type, "__name__", field.type)
+        kind = field.type if get_args(field.type) else kind
+        raise InputError(
+            f"{flag} should be {kind}, not {value!r} ({type(value).__name__})"
+        )
+    rule = field.metadata
+    names = rule.get("names")
+    names = names() if callable(names) else names
+    if rule.get("filled") and not value:
+        raise InputError(f"{flag} is empty; it needs at least one entry")
+    for entry in value if isinstance(value, tuple) else (value,):
+        if names is not None and entry not in names:
+            raise unknown(flag, entry, names)
+        if isinstance(entry, float) and not math.isfinite(entry):
+            raise InputError(f"{flag} is {value}; it must be a finite number")
+        if "least" in rule and not _within(entry, **rule):
+            raise InputError(f"{flag} is {value}; it must be {_in_words(**rule)}")
+        seed = field.name.endswith("seed")
+        if isinstance(entry, int) and not seed and abs(entry) > LARGEST:
+            raise InputError(f"{flag} is {value}; it must be at most {LARGEST}")
+
+
+def _within(x: float, *, least, most, above, below) -> bool:
+    return least <= x <= most and above < x < below
+
+
+def _in_words(*, least, most, above, below) -> str:
+    if least > -math.inf and most < math.inf:
+        return f"from {least} to {most}"
+    low = f"at least {least}" if least > -math.inf else f"above {above}"
+    return low if below == math.inf else f"{low} and below {below}"
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if kind is Any:  # a group of fields, of a source or a model
+        return False
+    if get_origin(kind) is tuple:
+        inner = get_args(kind)[0]
+        return isinstance(value, tuple) and all(_fits(entry, inner) for entry in value)
+    kind = (int, float) if kind is float else kind
+    return isinstance(value, kind)

@@ -115,10 +115,34 @@ MUTANTS = [
         EXPORT + "test_a_number_is_scaled_by_the_mean_and_deviation_of_training",
     ),
     (
-        "recall_jax/serve/reader.py",
-        'and sha256(path) == wanted["sha256"]:',
-        "and sha256(path):",
+        "recall_jax/files.py",
+        'if wanted.get("sha256", "") not in ("", sha256_of(path)):',
+        'if wanted.get("sha256", "") == "":',
         EXPORT + "test_a_changed_or_missing_file_is_refused",
+    ),
+    (
+        "recall_jax/files.py",
+        "return before if before.exists() and not folder.exists() else folder",
+        "return folder",
+        EXPORT + "test_an_export_between_two_renames_is_still_found",
+    ),
+    (
+        "recall_jax/files.py",
+        'if manifest["what"] == what:',
+        'if manifest["what"]:',
+        "tests/index/test_kinds.py::test_an_index_takes_no_exports_place",
+    ),
+    (
+        "recall_jax/run/open.py",
+        "towers.history_ends(data, users),",
+        "data.offsets[users].astype(np.int32),",
+        "tests/run/test_open.py::test_vectors_are_those_of_the_export",
+    ),
+    (
+        "recall_jax/types.py",
+        "return least <= x <= most and above < x < below",
+        "return least <= x <= most and above <= x < below",
+        "tests/run/test_config.py::test_every_field_refuses_what_its_rule_does_not_allow",
     ),
     # Search.
     (

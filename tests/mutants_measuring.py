@@ -68,15 +68,15 @@ MUTANTS = [
     # What is removed, what leaks, what is ranked.
     (
         "recall_jax/evaluate/measure.py",
-        '"auto": not (data.repeats or data.keeps_seen),',
-        '"auto": not data.repeats,',
+        "return not (data.repeats or data.keeps_seen)",
+        "return not data.repeats",
         FILE_ORDER
         + "test_every_item_of_a_user_who_stays_is_ranked_and_nothing_is_removed",
     ),
     (
         "recall_jax/evaluate/measure.py",
-        '"auto": not (data.repeats or data.keeps_seen),',
-        '"auto": not data.keeps_seen,',
+        "return not (data.repeats or data.keeps_seen)",
+        "return not data.keeps_seen",
         EVALUATE + "test_what_repeats_is_not_removed",
     ),
     (

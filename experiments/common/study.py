@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from experiments.common import cells, cli
 from recall_jax.run import config
-from recall_jax.types import InputError
+from recall_jax.types import InputError, nearest
 
 STUDIES = pathlib.Path(__file__).parents[1] / "studies"
 
@@ -76,7 +76,7 @@ def names() -> list[str]:
 def load(name: str) -> Study:
     """A study by name. Raises InputError, with the nearest, if there is none."""
     if name not in names():
-        raise InputError(f"there is no study {name!r}" + config.nearest(name, names()))
+        raise InputError(f"there is no study {name!r}" + nearest(name, names()))
     return cli.read_module(STUDIES / f"{name}.py").STUDY
 
 

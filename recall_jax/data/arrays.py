@@ -9,10 +9,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from recall_jax.types import Batch, Columns, Key
 
-CONTEXTS = ("past", "around")
-"""What the history of a training example holds: what came before it, as in use; or what
-stands around it, a random hold-out whose leak an ablation shows."""
-
 
 @functools.partial(
     jax.tree_util.register_dataclass,
@@ -78,7 +74,7 @@ class Events:
     age: Float[Array, "events"] | None = None  # before the end of training
     counted: Int[Array, ""] | None = None  # examples from here on have weight 0
     span: int = 1  # examples a row of a batch holds; see `sequences`
-    context: str = "past"  # CONTEXTS
+    context: str = "past"  # log.CONTEXTS
     tokens_length: int = 0
 
     @property

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 
 from recall_jax.data.log import Interactions, order_by
-from recall_jax.types import InputError
 
 CHOICES = ("auto", "kept", "dropped", "repeats")
 """Of data.duplicates: what happens to rows that equal another in user, item, time, action
@@ -21,13 +20,6 @@ RARE = 0.01
 MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, random bits
 BLOCK = 1 << 16  # rows at a time
 COMPARED = ("user", "item", "time", "action", "session")
-
-
-def check(choice: str) -> None:
-    if choice not in CHOICES:
-        raise InputError(
-            f"unknown data.duplicates {choice!r}; there are: {', '.join(CHOICES)}"
-        )
 
 
 class Count(NamedTuple):

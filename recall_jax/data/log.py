@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from recall_jax.types import InputError
+from recall_jax.types import InputError, bounded, choice
 
 
 class Bag(NamedTuple):
@@ -135,27 +135,40 @@ def min_count_filter(log: Interactions, *, users: int, items: int) -> Interactio
         log = log.select(keep)
 
 
+PROTOCOLS = ("leave_one_out", "temporal", "file_order", "given")
+TIES = ("file", "shuffled", "both")
+CONTEXTS = ("past", "around")
+"""What the history of a training example holds: what came before it, as in use; or what
+stands around it, a random hold-out whose leak an ablation shows."""
+
+
 @dataclasses.dataclass(kw_only=True)
 class Config:
     """How a log is filtered and split. Each source's Config adds its own fields."""
 
-    protocol: str = "leave_one_out"  # "temporal", "file_order"; "given" for two parts
-    ties: str = "file"  # events at one time: "file" order, "shuffled", or "both" runs
-    ties_seed: int = 0
-    min_user_events: int = 0  # k-core; 0 keeps everybody
-    min_item_events: int = 0
+    protocol: str = choice("leave_one_out", PROTOCOLS)  # "given": two parts
+    ties: str = choice(
+        "file", TIES
+    )  # order of events at one time, or "both" in two runs
+    ties_seed: int = bounded(0, 0)
+    min_user_events: int = bounded(0, 0)  # k-core; 0 keeps everybody
+    min_item_events: int = bounded(0, 0)
     valid_share: float = 0.1  # of all events (temporal), of a user's training (given)
-    valid_seed: int = 0  # which of them, for protocol "given"
+    valid_seed: int = bounded(0, 0)  # which of them, for protocol "given"
     test_share: float = 0.1  # of all events, for protocol "temporal"
     label: str = ""  # event column of labels; exposures then train too, label 0
     hidden_share: float = 0.0  # of items kept from training (leave_one_out)
-    hidden_seed: int = 0
-    examples_per_user: int = 0  # that train, drawn once by examples_seed; 0: all
-    examples_seed: int = 0
-    context: str = "past"  # of an example's history; arrays.CONTEXTS
+    hidden_seed: int = bounded(0, 0)
+    examples_per_user: int = bounded(
+        0, 0
+    )  # that train, drawn once by examples_seed; 0: all
+    examples_seed: int = bounded(0, 0)
+    context: str = choice("past", CONTEXTS)  # of an example's history
     tokens: str = ""  # event column of searched words
-    tokens_length: int = 20  # of the last of them
-    text_buckets: int = 16384  # rows that letter trigrams share; 0 leaves texts out
+    tokens_length: int = bounded(20, 1)  # of the last of them
+    text_buckets: int = bounded(
+        16384, 0
+    )  # rows that letter trigrams share; 0 leaves texts out
 
 
 LARGEST_WEIGHT = 1e-25, 1e25

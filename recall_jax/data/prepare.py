@@ -12,7 +12,7 @@ from recall_jax.data import columns as columns_lib
 from recall_jax.data import duplicates, examples, prepared
 from recall_jax.data import log as log_lib
 from recall_jax.data import split as split_lib
-from recall_jax.data.arrays import CONTEXTS, Events
+from recall_jax.data.arrays import Events
 from recall_jax.data.log import Bag, Interactions, ranges, take
 from recall_jax.data.prepared import Data
 from recall_jax.devices import mesh
@@ -336,8 +336,3 @@ def _check(config: log_lib.Config, *, span: int, min_history: int) -> None:
                 f"{text}, and a model over whole sequences takes all positives in their "
                 "order; set that to its default, or take another model"
             )
-    if config.context not in CONTEXTS:
-        raise InputError(
-            f"unknown data.context {config.context!r}; there are: "
-            + ", ".join(CONTEXTS)
-        )

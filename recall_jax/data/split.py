@@ -7,7 +7,7 @@ import numpy as np
 
 from recall_jax.data import log as log_lib
 from recall_jax.data.log import Config, Interactions
-from recall_jax.types import InputError
+from recall_jax.types import InputError, unknown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,10 +280,7 @@ def by_protocol(log: Interactions, *, config: Config) -> Split:
                 "has no times; set data.ties=file"
             )
         return given(log, valid_share=config.valid_share, seed=config.valid_seed)
-    raise InputError(
-        f"unknown data.protocol {config.protocol!r}; there are: leave_one_out, temporal, "
-        "file_order, given"
-    )
+    raise unknown("--config.data.protocol", config.protocol, log_lib.PROTOCOLS)
 
 
 MIN_ROWS = 10  # of a user; who has fewer is dropped

@@ -15,22 +15,28 @@ from recall_jax.evaluate import metrics as metrics_lib
 from recall_jax.evaluate.encode import Towers
 from recall_jax.index import kinds
 from recall_jax.index import search as search_lib
-from recall_jax.types import InputError
+from recall_jax.types import InputError, bounded, check_fields, choice
+
+SEEN = ("auto", "removed", "kept")
+METRICS = ("hr@10", "ndcg@10", "recall@20", "ndcg@20", "mrr@20")
 
 
 @dataclasses.dataclass
 class EvaluateConfig:
     """What is measured, and how seen items are treated."""
 
-    metrics: tuple[str, ...] = ("hr@10", "ndcg@10", "recall@20", "ndcg@20", "mrr@20")
+    metrics: tuple[str, ...] = choice(METRICS, filled=True)
     select_by: str = "ndcg@10"  # the validation metric that chooses the checkpoint
-    seen: str = "auto"  # "removed", "kept"; auto: kept by protocol or if users repeat
-    index: str = "exact"  # what the test row is searched by: exact, approx, scann
-    indexes: tuple[str, ...] = ("scann",)  # rows beside it; exact is always among them
-    batch_size: int = 1024  # users and items encoded at a time
-    candidates: str = "all"  # or of sampled.KINDS, to read figures of others; misleads
-    num_candidates: int = 100  # drawn beside a query's targets where they are sampled
-    candidates_seed: int = 0
+    seen: str = choice("auto", SEEN)  # auto: kept by protocol or if users repeat
+    index: str = choice("exact", kinds.INDEXES)  # what the test row is searched by
+    indexes: tuple[str, ...] = choice(
+        ("scann",), kinds.INDEXES
+    )  # rows beside it; exact is always among them
+    batch_size: int = bounded(1024, 1)  # users and items encoded at a time
+    # Others than all, to read the figures of others; they mislead.
+    candidates: str = choice("all", ("all", *sampled.KINDS))
+    num_candidates: int = bounded(100, 1)  # drawn beside a query's targets
+    candidates_seed: int = bounded(0, 0)
 
 
 def cutoff(config: EvaluateConfig) -> int:
@@ -54,6 +60,7 @@ def over_all(config: EvaluateConfig) -> EvaluateConfig:
 
 def check(config: EvaluateConfig, data: Data) -> None:
     """Raise on what would fail after training: k, names, an empty part, a leak."""
+    check_fields(config, "--config.evaluate")
     if (k := cutoff(config)) > data.dataset.num_items:
         raise InputError(
             f"evaluate.metrics asks for k={k}, but the catalogue has only "
@@ -81,12 +88,6 @@ def check(config: EvaluateConfig, data: Data) -> None:
 
 
 def _check_indexes(config: EvaluateConfig) -> None:
-    named = [("index", config.index), *(("indexes", name) for name in config.indexes)]
-    for field, name in named:
-        if name not in INDEXES:
-            raise InputError(
-                f"unknown evaluate.{field} {name!r}; there are: " + ", ".join(INDEXES)
-            )
     try:  # of the rows beside it, one that cannot be is left out
         INDEXES[config.index].build(np.ones((2, 2), np.float32))
     except search_lib.MissingPackage as problem:
@@ -127,16 +128,9 @@ def _check_training(data: Data) -> None:
 
 def removes_seen(config: EvaluateConfig, data: Data) -> bool:
     """Whether items of a user's history are removed from his list."""
-    choices = {
-        "auto": not (data.repeats or data.keeps_seen),
-        "removed": True,
-        "kept": False,
-    }
-    if config.seen not in choices:
-        raise InputError(
-            f"unknown evaluate.seen {config.seen!r}; there are: " + ", ".join(choices)
-        )
-    return choices[config.seen]
+    if config.seen == "auto":
+        return not (data.repeats or data.keeps_seen)
+    return config.seen == "removed"
 
 
 def seen_items(config: EvaluateConfig, data: Data) -> tuple[str, str]:

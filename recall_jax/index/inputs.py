@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int
 
 from recall_jax.devices import rows
-from recall_jax.types import InputError
+from recall_jax.types import InputError, unknown
 
 SIMILARITIES = ("inner_product", "cosine")
 
@@ -25,8 +25,7 @@ def as_inner_product(
     do not fit, FloatingPointError for what is not finite.
     """
     if similarity not in SIMILARITIES:
-        names = ", ".join(SIMILARITIES)
-        raise InputError(f"unknown similarity {similarity!r}; there are: {names}")
+        raise unknown("similarity", similarity, SIMILARITIES)
     if isinstance(vectors, rows.Rows):
         vectors = vectors.on_host()
     if vectors.ndim != 2 or 0 in vectors.shape:

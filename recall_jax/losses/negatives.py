@@ -16,57 +16,51 @@ from recall_jax.data.arrays import Events
 from recall_jax.data.prepared import Data
 from recall_jax.losses import frequency as frequency_lib
 from recall_jax.losses import sampling
-from recall_jax.types import InputError
+from recall_jax.types import InputError, bounded, check_fields, choice
 
 BATCH_KINDS = ("in_batch", "mixed", "queue")
 DRAWN_KINDS = ("uniform", "popularity", "log_uniform", "mixed")
 WIDEST = 1 << 24  # hash arrays: more would take more memory than counting items
 DRAWN_OWN = ("uniform", "market")  # with known chances
-CHOICES = {
-    "kind": (*BATCH_KINDS, "uniform", "popularity", "log_uniform", "full", "none"),
-    "own": ("none", *DRAWN_OWN, "exposed", "semi_hard"),
-    "correction": ("log_q", "sampled", "positive_excluded", "none"),
-    "mask": ("item", "user", "history", "positives"),
-    "frequency": ("exact", "gaps", "sketch"),
-}
+KINDS = (*BATCH_KINDS, "uniform", "popularity", "log_uniform", "full", "none")
+OWN = ("none", *DRAWN_OWN, "exposed", "semi_hard")
+CORRECTIONS = ("log_q", "sampled", "positive_excluded", "none")
+MASKS = ("item", "user", "history", "positives")
+FREQUENCIES = ("exact", "gaps", "sketch")
 
 
 @dataclasses.dataclass
 class NegativesConfig:
     """Where negatives come from, which are masked, and the correction for how they
-    were drawn. `CHOICES` lists the names."""
+    were drawn."""
 
-    kind: str = "in_batch"  # columns; "none": no column is shared
-    num: int = 1024  # columns drawn a step, or kept in the queue
-    alpha: float = 0.75  # popularity^alpha; within a market too
-    correction: str = "positive_excluded"
-    strength: float = 1.0  # of the correction
-    mask: tuple[str, ...] = ("item",)  # what an example does not meet
-    mask_length: int = 64  # items that the masks history and positives hold
-    hardest: int = 0  # keep this many columns of each example, by score; 0: all
-    own: str = "none"  # candidates of each example's own
-    num_own: int = 4  # of them
+    kind: str = choice("in_batch", KINDS)  # columns; "none": no column is shared
+    num: int = bounded(1024, 1)  # columns drawn a step, or kept in the queue
+    # popularity^alpha, within a market too; beyond 10, more than a float64 holds.
+    alpha: float = bounded(0.75, 0, 10)
+    correction: str = choice("positive_excluded", CORRECTIONS)
+    strength: float = bounded(1.0, 0)  # of the correction
+    mask: tuple[str, ...] = choice(("item",), MASKS)  # what an example does not meet
+    mask_length: int = bounded(64, 1)  # items that the masks history and positives hold
+    hardest: int = bounded(0, 0)  # columns of each example kept, by score; 0: all
+    own: str = choice("none", OWN)  # candidates of each example's own
+    num_own: int = bounded(4, 1)  # of them
     market: str = ""  # the item column of own=market
     ranks: tuple[int, ...] = (20, 120)  # of own=semi_hard: from, and up to
-    refresh_every: int = 1  # dispatches between refreshes of its index
-    suppress_positives: float = 0.0  # word2vec's threshold, as 1e-3; 0: off
-    suppress_negatives: float = 0.0
-    frequency: str = "exact"  # how q of a batch's items is known
-    frequency_rate: float = 0.01  # how fast gaps and sketch follow a drift
-    num_hashes: int = 4  # of gaps and sketch
-    hash_width: int = 1 << 16
+    refresh_every: int = bounded(1, 1)  # dispatches between refreshes of its index
+    suppress_positives: float = bounded(0.0, 0)  # word2vec's threshold, as 1e-3; 0: off
+    suppress_negatives: float = bounded(0.0, 0)
+    frequency: str = choice("exact", FREQUENCIES)  # how q of a batch's items is known
+    frequency_rate: float = bounded(
+        0.01, 0, 1
+    )  # how fast gaps and sketch follow a drift
+    num_hashes: int = bounded(4, 1)  # of gaps and sketch
+    hash_width: int = bounded(1 << 16, 2, WIDEST)  # a power of two
 
 
 def check(config: NegativesConfig) -> None:
     """Raise InputError for names and combinations that mean nothing."""
-    for field, names in CHOICES.items():
-        value = getattr(config, field)
-        for name in value if isinstance(value, tuple) else (value,):
-            if name not in names:
-                raise InputError(
-                    f"unknown negatives.{field} {name!r}; there are: "
-                    + ", ".join(names)
-                )
+    check_fields(config, "--config.negatives")
     shared, corrected = config.kind != "none", config.correction != "none"
     low, high = (*config.ranks, -1, -1)[:2]
     width = config.hash_width
@@ -108,8 +102,9 @@ def check(config: NegativesConfig) -> None:
         f"negatives.kind={config.kind} draws none; set it to 0": config.suppress_negatives
         > 0
         and config.kind in ("full", "none"),
-        f"negatives.hash_width is {width}; it must be a power of two from 2 to "
-        f"{WIDEST}": not 2 <= width <= WIDEST or width & (width - 1) > 0,
+        f"negatives.hash_width is {width}; it must be a power of two": width
+        & (width - 1)
+        > 0,
         "negatives.frequency estimates q of a batch's items, of which negatives.kind="
         f"{config.kind} makes no use; set negatives.frequency=exact": (
             config.frequency != "exact" and config.kind not in BATCH_KINDS

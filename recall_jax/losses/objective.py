@@ -14,12 +14,20 @@ from recall_jax.losses import candidates, losses, scores, softmax
 from recall_jax.losses import negatives as negatives_lib
 from recall_jax.losses.negatives import NegativesConfig, Remembered, StepData
 from recall_jax.losses.scores import Logits
-from recall_jax.types import Batch, Hypers, InputError, Key
+from recall_jax.types import (
+    Batch,
+    Hypers,
+    InputError,
+    Key,
+    bounded,
+    check_fields,
+    choice,
+)
 
 POINTWISE = {"logistic": losses.logistic_loss, "squared": losses.squared_loss}
 SIMILARITY = ("hinge", "cosine_contrastive")  # losses that know no temperature
 CORRECTIONS = {  # of a loss; none for those not named
-    "softmax": negatives_lib.CHOICES["correction"],
+    "softmax": negatives_lib.CORRECTIONS,
     "bpr": ("none", "log_q"),
     "logistic": ("none", "log_q"),
 }
@@ -30,12 +38,14 @@ TEMPERATURES = (0.01, 10.0)  # between which a learned one stays
 class LossConfig:
     """The loss, and the temperature of the logits that it sees."""
 
-    name: str = "softmax"  # LOSSES
-    temperature: float = 0.07
-    temperature_kind: str = "fixed"  # or "learned", starting from there
+    name: str = choice("softmax", lambda: LOSSES)
+    temperature: float = bounded(0.07, above=0)
+    temperature_kind: str = choice("fixed", ("fixed", "learned"))  # starting from there
     margin: float = 0.5  # of hinge and cosine_contrastive
-    negative_weight: float = 1.0  # of the negatives' mean (contrastive, pointwise)
-    calibration: float = 0.75  # gbce's t
+    negative_weight: float = bounded(
+        1.0, 0
+    )  # of the negatives' mean (contrastive, pointwise)
+    calibration: float = bounded(0.75, 0, 1)  # gbce's t
 
 
 def _softmax(logits: Logits, hypers: Hypers, num_items: int) -> Float[Array, "b"]:
@@ -329,15 +339,7 @@ def _with_columns(
 def make_objective(loss: LossConfig, config: NegativesConfig) -> Objective:
     """The cell of the grid that a config names; InputError where there is none."""
     negatives_lib.check(config)
-    if loss.name not in LOSSES:
-        raise InputError(
-            f"unknown loss.name {loss.name!r}; there are: " + ", ".join(LOSSES)
-        )
-    if loss.temperature_kind not in ("fixed", "learned"):
-        raise InputError(
-            'loss.temperature_kind must be "fixed" or "learned", not '
-            f"{loss.temperature_kind!r}"
-        )
+    check_fields(loss, "--config.loss")
     similarity, labelled = loss.name in SIMILARITY, config.kind == config.own == "none"
     learned, (low, high) = loss.temperature_kind == "learned", TEMPERATURES
     allowed = CORRECTIONS.get(loss.name, ("none",))

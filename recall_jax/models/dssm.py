@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from recall_jax.models import layers, tower
 from recall_jax.schema import Schema, Table
-from recall_jax.types import Columns, InputError
+from recall_jax.types import Columns, InputError, bounded
 
 
 @dataclasses.dataclass
@@ -19,8 +19,10 @@ class Config(tower.Config):
     """
 
     item: tuple[str, ...] = ()  # item columns; () takes all features
-    item_hidden: tuple[int, ...] = (128,)
-    id_dropout: float = 0.0  # chance that training takes an item for a new one
+    item_hidden: tuple[int, ...] = bounded((128,), 1)
+    id_dropout: float = bounded(
+        0.0, 0, below=1
+    )  # chance that training takes an item for a new one
 
     def make(self, schema: Schema, rngs: nnx.Rngs) -> tuple["DSSM", tuple[Table, ...]]:
         """The model and the tables it reads."""

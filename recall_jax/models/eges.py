@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 from recall_jax.models import itemwise, layers, tower
 from recall_jax.models.itemwise import PairsConfig
 from recall_jax.schema import Column, Schema, Table, tables_of
-from recall_jax.types import Columns, InputError
+from recall_jax.types import Columns, InputError, check_fields, choice
 
 KINDS = ("eges", "ges", "bge")
 OWN_TABLES = ("context", "weights")
@@ -21,7 +21,7 @@ OWN_TABLES = ("context", "weights")
 class Config(itemwise.Config):
     """`side` names categorical item columns, several values too; () takes all of them."""
 
-    kind: str = "eges"  # "ges": equal weights; "bge": the id alone
+    kind: str = choice("eges", KINDS)  # "ges": equal weights; "bge": the id alone
     side: tuple[str, ...] = ()
     pairs: PairsConfig = dataclasses.field(
         default_factory=lambda: PairsConfig(corpus="walks", block=10)
@@ -29,11 +29,7 @@ class Config(itemwise.Config):
 
     def make(self, schema: Schema, rngs: nnx.Rngs) -> tuple["EGES", tuple[Table, ...]]:
         """The model and the tables it reads."""
-        itemwise.check(self)
-        if self.kind not in KINDS:
-            raise InputError(
-                f"unknown model.kind {self.kind!r}; there are: " + ", ".join(KINDS)
-            )
+        check_fields(self, "--config.model")
         item, side = itemwise.item_column(schema), self._side(schema)
         tables = tables_of((c, c.vocabulary, self.width) for c in (item, *side))
         tables += (itemwise.own_table("context", item, width=self.width),)

@@ -25,7 +25,7 @@ from jaxtyping import Array, Float
 
 from recall_jax.models import layers, tower
 from recall_jax.schema import Column, Schema, Table, tables_of
-from recall_jax.types import Columns
+from recall_jax.types import Columns, bounded
 
 
 @dataclasses.dataclass
@@ -36,10 +36,10 @@ class Config:
     every_position: ClassVar[bool] = False
     query: tuple[str, ...] = ()  # query columns; () takes features and the history
     item: tuple[str, ...] = ()  # item columns; () takes all features
-    width: int = 64
-    history_length: int = 50
-    min_history: int = 1  # events that must stand before a training example
-    init_scale: float = 0.05  # standard deviation of the tables at the start
+    width: int = bounded(64, 1)
+    history_length: int = bounded(50, 0)
+    min_history: int = bounded(1, 0)  # events that must stand before a training example
+    init_scale: float = bounded(0.05, above=0)  # deviation of the tables at the start
 
     def make(self, schema: Schema, rngs: nnx.Rngs) -> tuple["FM", tuple[Table, ...]]:
         """The model and the tables it reads: an item feature's row is [v ; w]."""

@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float
 
 from recall_jax.models import itemwise, layers, tower
 from recall_jax.schema import Schema, Table, tables_of
-from recall_jax.types import Columns
+from recall_jax.types import Columns, check_fields
 
 
 @dataclasses.dataclass
@@ -18,7 +18,7 @@ class Config(itemwise.Config):
         self, schema: Schema, rngs: nnx.Rngs
     ) -> tuple["Item2Vec", tuple[Table, ...]]:
         """The model and the tables it reads."""
-        itemwise.check(self)
+        check_fields(self, "--config.model")
         item = itemwise.item_column(schema)
         tables = (
             *tables_of([(item, "item", self.width)]),

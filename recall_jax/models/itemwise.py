@@ -8,8 +8,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from recall_jax.data.sources import synthetic
+from recall_jax.models import layers
 from recall_jax.schema import Column, Schema, Table
-from recall_jax.types import InputError
+from recall_jax.types import bounded, choice
+
+CUTS = ("user", "gap", "day", "session", "conversion")
 
 
 @dataclasses.dataclass
@@ -39,46 +42,53 @@ class SequencesConfig:
     Cheng.
     """
 
-    cut: str = "user"
-    gap: int = 3600  # seconds; Airbnb has 1800
+    cut: str = choice("user", CUTS)
+    gap: int = bounded(3600, 0)  # seconds; Airbnb has 1800
     conversions: tuple[str, ...] = ()  # such as ("buy",)
     action_names: tuple[str, ...] = synthetic.ACTIONS
-    repeat_seconds: int = 0
-    min_stay: float = 0.0  # as the column "dwell" has it
-    max_user_events: int = 0  # training events
-    min_length: int = 1
-    oversample: int = 1  # how many times a booked sequence counts
+    repeat_seconds: int = bounded(0, 0)
+    min_stay: float = bounded(0.0, 0)  # as the column "dwell" has it
+    max_user_events: int = bounded(0, 0)  # training events
+    min_length: int = bounded(1, 1)
+    oversample: int = bounded(1, 1)  # how many times a booked sequence counts
 
 
 @dataclasses.dataclass
 class PairsConfig:
     """What is a sentence, which pairs it holds, and their negatives."""
 
-    corpus: str = "sequences"  # "walks" over their graph; "file" of walks
-    objective: str = "skipgram"  # or "cbow"
-    order: str = "window"  # "set": contexts drawn from the whole sequence
-    window: int = 5  # of a set: half the contexts that a center draws
-    window_size: str = "drawn"  # from 1 to `window` for each center; or "full"
-    block: int = 32  # centers of a sequence that train together
-    num_negatives: int = 5  # k, of a pair
-    shared_negatives: int = 64  # S, each counting k / S
-    sharing: int = 16  # blocks of a step that share S negatives, at most
-    alpha: float = 0.75  # they follow frequency^alpha
-    subsample: float = 0.0  # word2vec's threshold, as 1e-3; 0: off
-    graph: str = (
-        "transitions"  # directed; "co_occurrence": not, where there is no order
-    )
-    walks_per_item: int = 10  # an epoch
-    walk_length: int = 10
-    p: float = 1.0  # node2vec's return parameter
-    q: float = 1.0  # and its in-out parameter
-    removed_share: float = 0.0  # of the graph's edges, to predict; Wang et al.: 1 / 3
-    removed_seed: int = 0  # which, and which pairs without an edge stand beside them
+    # Or walks over their graph, or a file of walks.
+    corpus: str = choice("sequences", ("sequences", "walks", "file"))
+    objective: str = choice("skipgram", ("skipgram", "cbow"))
+    # Of "set", contexts are drawn from the whole sequence.
+    order: str = choice("window", ("window", "set"))
+    window: int = bounded(5, 1)  # of a set: half the contexts that a center draws
+    # Drawn for each center, from 1 to `window`.
+    window_size: str = choice("drawn", ("drawn", "full"))
+    block: int = bounded(32, 1)  # centers of a sequence that train together
+    num_negatives: int = bounded(5, 1)  # k, of a pair
+    shared_negatives: int = bounded(64, 1)  # S, each counting k / S
+    sharing: int = bounded(16, 1)  # blocks of a step that share S negatives, at most
+    # Beyond, a power of counts is more than a float64 holds.
+    alpha: float = bounded(0.75, 0, 10)  # they follow frequency^alpha
+    subsample: float = bounded(0.0, 0)  # word2vec's threshold, as 1e-3; 0: off
+    # Directed; "co_occurrence" is not, for where there is no order.
+    graph: str = choice("transitions", ("transitions", "co_occurrence"))
+    walks_per_item: int = bounded(10, 1)  # an epoch
+    walk_length: int = bounded(10, 2)  # one item makes no pair
+    # Beyond, a walk waits for steps that are hardly ever taken.
+    p: float = bounded(1.0, 0.01, 100)  # node2vec's return parameter
+    q: float = bounded(1.0, 0.01, 100)  # and its in-out parameter
+    # Of the graph's edges, to predict (Wang et al.: 1 / 3); by the seed which, and which
+    # pairs without an edge stand beside them.
+    removed_share: float = bounded(0.0, 0, below=1)
+    removed_seed: int = bounded(0, 0)
     path: str = ""  # of corpus=file, a walk a line
-    global_context: float = 0.0  # weight of a session's converted item as a context
+    # The weight of a session's converted item as a context.
+    global_context: float = bounded(0.0, 0)
     market: str = ""  # item column of the markets that negatives come from too
-    num_market: int = 1  # of them, a center
-    market_weight: float = 1.0
+    num_market: int = bounded(1, 1)  # of them, a center
+    market_weight: float = bounded(1.0, 0)
     sequences: SequencesConfig = dataclasses.field(default_factory=SequencesConfig)
 
 
@@ -88,22 +98,14 @@ class Config:
 
     every_position: ClassVar[bool] = False
     min_history: ClassVar[int] = 0
-    width: int = 64
-    init_scale: float = 0.05  # standard deviation of the tables at the start
-    normalize: str = "l2"  # of item vectors in use; or "none"
-    history_length: int = 50  # items whose mean is a user's vector
-    recency: float = 0.0  # items back at which one counts half; 0: all count alike
+    width: int = bounded(64, 1)
+    init_scale: float = bounded(0.05, above=0)  # deviation of the tables at the start
+    normalize: str = choice("l2", layers.NORMALIZATIONS)  # of item vectors in use
+    history_length: int = bounded(50, 1)  # items whose mean is a user's vector
+    recency: float = bounded(
+        0.0, 0
+    )  # items back at which one counts half; 0: all alike
     pairs: PairsConfig = dataclasses.field(default_factory=PairsConfig)
-
-
-def check(config: Config) -> None:
-    """Raise InputError for what means nothing."""
-    if config.history_length < 1 or config.recency < 0:
-        raise InputError(
-            f"model.history_length {config.history_length} must be at least 1 and "
-            f"model.recency {config.recency:g} at least 0: a user is the mean of his "
-            "history"
-        )
 
 
 def item_column(schema: Schema) -> Column:

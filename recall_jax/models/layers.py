@@ -13,7 +13,6 @@ from recall_jax.models import histories
 from recall_jax.schema import Table
 from recall_jax.tables import layout
 from recall_jax.tables.rows import TableParam
-from recall_jax.types import InputError
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
@@ -26,12 +25,9 @@ class Activation(nnx.Module):
     """The activation of that name; prelu (He et al. 2015) learns a slope a unit for what
     is below 0, from 0.25."""
 
+    NAMES = *ACTIVATIONS, "prelu"
+
     def __init__(self, name: str, *, width: int):
-        if name not in (*ACTIVATIONS, "prelu"):
-            raise InputError(
-                f"unknown model.activation {name!r}; there are: "
-                + ", ".join((*ACTIVATIONS, "prelu"))
-            )
         self.name = name
         self.slope = nnx.Param(jnp.full(width, 0.25)) if name == "prelu" else None
 
@@ -46,6 +42,10 @@ def _unchanged(x: Array) -> Array:
     return x
 
 
+NORMS = ("none", "batch", "layer")
+NORMALIZATIONS = ("l2", "none")  # of vectors
+
+
 def make_norm(name: str, *, width: int, rngs: nnx.Rngs) -> Callable[[Array], Array]:
     """ "none"; "batch" (Ioffe and Szegedy 2015), by the batch in training and by running
     statistics in use; "layer" (Ba et al. 2016)."""
@@ -54,8 +54,6 @@ def make_norm(name: str, *, width: int, rngs: nnx.Rngs) -> Callable[[Array], Arr
         "batch": lambda: nnx.BatchNorm(width, momentum=0.9, rngs=rngs),
         "layer": lambda: nnx.LayerNorm(width, rngs=rngs),
     }
-    if name not in kinds:
-        raise InputError(f"unknown model.norm {name!r}; there are: " + ", ".join(kinds))
     return kinds[name]()
 
 
@@ -166,15 +164,6 @@ def masked_mean(x: Float[Array, "... m d"], where: Bool[Array, "... m"]) -> Arra
     return jnp.einsum("...md,...m->...d", x, weight.astype(x.dtype))
 
 
-def check_history(kind: str) -> None:
-    """Raise InputError for a kind of history that `HistoryPool` does not know."""
-    if kind not in HistoryPool.KINDS:
-        raise InputError(
-            f"unknown model.history {kind!r}; there are: "
-            + ", ".join(HistoryPool.KINDS)
-        )
-
-
 class HistoryPool(nnx.Module):
     """A history by each of the named kinds, side by side.
 
@@ -190,8 +179,6 @@ class HistoryPool(nnx.Module):
     def __init__(
         self, kinds: Sequence[str], *, length: int, width: int, rngs: nnx.Rngs
     ):
-        for kind in kinds:
-            check_history(kind)
         self.means = tuple(kind for kind in kinds if kind in self.MEANS)
         # The last column is the most recent: logit 0 there, falling by 1/10 a place.
         decay = jnp.arange(1 - length, 1) / 10

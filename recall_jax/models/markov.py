@@ -7,16 +7,17 @@ from flax import nnx
 
 from recall_jax.models import layers, tower
 from recall_jax.schema import tables_of
+from recall_jax.types import bounded, choice
 
 
 @dataclasses.dataclass
 class Config:
     every_position: ClassVar[bool] = False
-    history_length: int = 1
-    min_history: int = 1  # events that must stand before a training example
-    width: int = 64
-    init_scale: float = 0.05  # standard deviation of the tables at the start
-    normalize: str = "l2"  # or "none"
+    history_length: int = bounded(1, 0)
+    min_history: int = bounded(1, 0)  # events that must stand before a training example
+    width: int = bounded(64, 1)
+    init_scale: float = bounded(0.05, above=0)  # deviation of the tables at the start
+    normalize: str = choice("l2", layers.NORMALIZATIONS)
 
     def make(self, schema, rngs):
         """The model and the tables it reads."""

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from recall_jax.models import layers, tower
 from recall_jax.schema import Schema, Table, tables_of
-from recall_jax.types import Columns, InputError
+from recall_jax.types import Columns, bounded, check_fields, choice
 
 BIASES = ("none", "item", "both")
 
@@ -21,19 +21,16 @@ class Config:
     compare scores with labels."""
 
     every_position: ClassVar[bool] = False
-    width: int = 64
-    normalize: str = "l2"  # or "none"
-    biases: str = "none"  # "item"; "both", and the mean of all
-    init_scale: float = 0.05  # standard deviation of the tables at the start
-    history_length: int = 0
-    min_history: int = 0  # events that must stand before a training example
+    width: int = bounded(64, 1)
+    normalize: str = choice("l2", layers.NORMALIZATIONS)
+    biases: str = choice("none", BIASES)  # both: and the mean of all
+    init_scale: float = bounded(0.05, above=0)  # deviation of the tables at the start
+    history_length: int = bounded(0, 0)
+    min_history: int = bounded(0, 0)  # events that must stand before a training example
 
     def make(self, schema: Schema, rngs: nnx.Rngs) -> tuple["MF", tuple[Table, ...]]:
         """The model and the tables it reads."""
-        if self.biases not in BIASES:
-            raise InputError(
-                f"unknown model.biases {self.biases!r}; there are: " + ", ".join(BIASES)
-            )
+        check_fields(self, "--config.model")
         user = schema.pick(("user",), side="query")[0]
         item = schema.pick(("item",), side="item")[0]
         tables = tables_of(

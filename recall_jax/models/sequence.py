@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from recall_jax.models import histories, layers, tower
 from recall_jax.schema import Schema, Table, tables_of
-from recall_jax.types import Columns, InputError
+from recall_jax.types import Columns, InputError, bounded, choice
 
 
 @dataclasses.dataclass
@@ -17,15 +17,15 @@ class Config:
     """The history through blocks of self-attention; the item side is a table."""
 
     every_position: ClassVar[bool] = True
-    width: int = 64
-    blocks: int = 2
-    heads: int = 2
-    history_length: int = 200
-    history_table: str = "own"  # or "shared" with the items
-    min_history: int = 1  # events that must stand before a training example
-    dropout: float = 0.2
-    normalize: str = "l2"  # or "none"
-    init_scale: float = 0.05  # standard deviation of the tables at the start
+    width: int = bounded(64, 1)
+    blocks: int = bounded(2, 1)
+    heads: int = bounded(2, 1)
+    history_length: int = bounded(200, 0)
+    history_table: str = choice("own", ("own", "shared"))  # with the items
+    min_history: int = bounded(1, 0)  # events that must stand before a training example
+    dropout: float = bounded(0.2, 0, below=1)
+    normalize: str = choice("l2", layers.NORMALIZATIONS)
+    init_scale: float = bounded(0.05, above=0)  # deviation of the tables at the start
 
     def make(
         self, schema: Schema, rngs: nnx.Rngs

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from recall_jax.models import histories, layers
 from recall_jax.schema import Column, Schema, Table, tables_of
-from recall_jax.types import Columns, InputError
+from recall_jax.types import Columns, bounded, check_fields, choice
 
 
 @dataclasses.dataclass
@@ -19,21 +19,23 @@ class Config:
 
     every_position: ClassVar[bool] = False
     query: tuple[str, ...] = ()  # query columns; () takes features and the history
-    history: tuple[str, ...] = ("mean", "recency")  # layers.HistoryPool.KINDS
-    text: str = "mean"  # how letter trigrams are pooled; or histories.ENCODERS
-    history_length: int = 50
-    history_table: str = "own"  # or "shared" with the items
-    min_history: int = 1  # events that must stand before a training example
-    id_width: int = 64  # of user, item and history embeddings
-    feature_width: int = 16  # of all other embeddings
-    hidden: tuple[int, ...] = (128,)
-    width: int = 64  # d, of the vectors
-    activation: str = "relu"  # or tanh, gelu, prelu
-    norm: str = "none"  # of hidden layers: "batch", "layer"
-    dropout: float = 0.0
-    gates: str = "none"  # "senet": a learned weight a field (layers.Gates)
-    normalize: str = "l2"  # or "none"
-    init_scale: float = 0.05  # standard deviation of the tables at the start
+    history: tuple[str, ...] = choice(
+        ("mean", "recency"), layers.HistoryPool.KINDS, filled=True
+    )
+    text: str = choice("mean", ("mean", *histories.ENCODERS))  # of letter trigrams
+    history_length: int = bounded(50, 0)
+    history_table: str = choice("own", ("own", "shared"))  # with the items
+    min_history: int = bounded(1, 0)  # events that must stand before a training example
+    id_width: int = bounded(64, 1)  # of user, item and history embeddings
+    feature_width: int = bounded(16, 1)  # of all other embeddings
+    hidden: tuple[int, ...] = bounded((128,), 1)
+    width: int = bounded(64, 1)  # d, of the vectors
+    activation: str = choice("relu", layers.Activation.NAMES)
+    norm: str = choice("none", layers.NORMS)  # of hidden layers
+    dropout: float = bounded(0.0, 0, below=1)
+    gates: str = choice("none", ("none", "senet"))  # a learned weight a field
+    normalize: str = choice("l2", layers.NORMALIZATIONS)
+    init_scale: float = bounded(0.05, above=0)  # deviation of the tables at the start
 
 
 Plan = tuple[tuple[Column, str], ...]  # a column and the table it reads
@@ -53,11 +55,6 @@ def columns_of(
 
 def reads(config: Config, columns: Sequence[Column]) -> Plan:
     """Which table each column reads: its vocabulary's, the history perhaps its own."""
-    if config.history_table not in ("own", "shared"):
-        raise InputError(
-            'model.history_table must be "own" or "shared", not '
-            f"{config.history_table!r}"
-        )
     own = {"history": "history"} if config.history_table == "own" else {}
     return tuple((c, own.get(c.name, c.vocabulary)) for c in columns)
 
@@ -107,10 +104,7 @@ def mlp(config: Config, widths: Sequence[int], *, rngs: nnx.Rngs) -> layers.MLP:
 
 def normalization(name: str) -> Callable[[Array], Array]:
     """ "l2" or "none"."""
-    kinds = {"l2": layers.l2_normalize, "none": lambda x: x}
-    if name not in kinds:
-        raise InputError(f'model.normalize must be "l2" or "none", not {name!r}')
-    return kinds[name]
+    return {"l2": layers.l2_normalize, "none": lambda x: x}[name]
 
 
 class Fields(nnx.Module):
@@ -126,17 +120,7 @@ class Fields(nnx.Module):
         id_dropout: float = 0.0,
         rngs: nnx.Rngs,
     ):
-        for kind in config.history:
-            layers.check_history(kind)
-        if config.text not in ("mean", *histories.ENCODERS):
-            raise InputError(
-                f"unknown model.text {config.text!r}; there are: mean, "
-                + ", ".join(histories.ENCODERS)
-            )
-        if config.gates not in ("none", "senet"):
-            raise InputError(
-                f'model.gates must be "none" or "senet", not {config.gates!r}'
-            )
+        check_fields(config, "--config.model")
         gated = config.gates == "senet"
         self.gates = layers.Gates(len(columns), rngs=rngs) if gated else None
         self.plan = reads(config, columns)

@@ -20,15 +20,7 @@ from recall_jax.losses import negatives, sampling
 from recall_jax.models.itemwise import PairsConfig
 from recall_jax.pairs import graph as graph_lib
 from recall_jax.pairs import sequences, walks
-from recall_jax.types import InputError, Key
-
-CHOICES = {
-    "corpus": ("sequences", "walks", "file"),
-    "objective": ("skipgram", "cbow"),
-    "order": ("window", "set"),
-    "window_size": ("drawn", "full"),
-    "graph": ("transitions", "co_occurrence"),
-}
+from recall_jax.types import InputError, Key, check_fields
 
 
 class PairData(NamedTuple):
@@ -98,39 +90,16 @@ def make_corpus(data: Data, config: PairsConfig) -> Corpus:
 
 def check(config: PairsConfig) -> None:
     """Raise InputError for names and sizes that mean nothing."""
-    for field, names in CHOICES.items():
-        if (name := getattr(config, field)) not in names:
-            raise InputError(
-                f"unknown model.pairs.{field} {name!r}; there are: " + ", ".join(names)
-            )
-    sizes = (
-        "window block num_negatives shared_negatives sharing walks_per_item num_market"
-    )
-    for field in sizes.split():
-        if getattr(config, field) < 1:
-            raise InputError(
-                f"model.pairs.{field} is {getattr(config, field)}; it must be at least 1"
-            )
+    check_fields(config, "--config.model.pairs")
     problems = {
-        f"model.pairs.walk_length {config.walk_length} makes no pair; take 2 or more": (
-            config.walk_length < 2
-        ),
         "model.pairs.corpus=file needs the file, a walk a line; name it with "
         "--config.model.pairs.path": config.corpus == "file" and not config.path,
         "model.pairs.global_context is of converted sessions, which only "
         "model.pairs.corpus=sequences has; set it to 0": config.global_context > 0
         and config.corpus != "sequences",
-        f"model.pairs.removed_share {config.removed_share:g} must be at least 0 and below "
-        "1": not 0 <= config.removed_share < 1,
         "model.pairs.removed_share is of a graph's edges, which only "
         "model.pairs.corpus=walks has; set it to 0": config.removed_share > 0
         and config.corpus != "walks",
-        f"model.pairs.p {config.p:g} and q {config.q:g} must be above 0": not (
-            config.p > 0 and config.q > 0
-        ),
-        f"model.pairs.removed_seed {config.removed_seed} must be at least 0": (
-            config.removed_seed < 0
-        ),
         "model.pairs.objective=cbow has no terms for conversions and markets; take "
         "skipgram": config.objective == "cbow"
         and bool(config.global_context or config.market),

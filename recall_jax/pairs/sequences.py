@@ -18,9 +18,7 @@ from recall_jax.data.log import ranges
 from recall_jax.data.prepared import Data
 from recall_jax.data.sources import synthetic
 from recall_jax.models.itemwise import SequencesConfig
-from recall_jax.types import InputError
-
-CUTS = ("user", "gap", "day", "session", "conversion")
+from recall_jax.types import InputError, check_fields
 
 
 class Sequences(NamedTuple):
@@ -97,17 +95,7 @@ def sessions(data: Data, config: SequencesConfig) -> Sessions:
 
 def _check(config: SequencesConfig) -> None:
     """Raise InputError for a config that no log could satisfy."""
-    if config.cut not in CUTS:
-        raise InputError(
-            f"unknown sequences.cut {config.cut!r}; there are: {', '.join(CUTS)}"
-        )
-    least = {"min_length": 1, "oversample": 1}
-    names = ("gap", "repeat_seconds", "min_stay", "max_user_events", *least)
-    for name in names:
-        if (value := getattr(config, name)) < (bound := least.get(name, 0)):
-            raise InputError(
-                f"sequences.{name} is {value}; it must be at least {bound}"
-            )
+    check_fields(config, "--config.model.pairs.sequences")
     needs = {"cut=conversion": config.cut == "conversion"}
     needs[f"oversample={config.oversample}"] = config.oversample > 1
     for text, needed in needs.items():

@@ -1,13 +1,10 @@
 """An experiment as nested dataclasses, and as the JSON from which it can run again."""
 
 import dataclasses
-import difflib
 import importlib
 import json
-import math
 import pathlib
 import shlex
-from collections.abc import Callable
 from typing import Any, get_args, get_origin
 
 from recall_jax.evaluate.measure import EvaluateConfig
@@ -16,7 +13,7 @@ from recall_jax.losses.negatives import NegativesConfig
 from recall_jax.losses.objective import LossConfig
 from recall_jax.training.loop import TrainConfig
 from recall_jax.training.step import OptimConfig
-from recall_jax.types import InputError
+from recall_jax.types import SEED, InputError, bounded, check_fields, nearest
 
 
 @dataclasses.dataclass
@@ -29,7 +26,7 @@ class Experiment:
     name: str
     data: Any
     model: Any
-    seed: int = 0
+    seed: int = bounded(0, *SEED)
     negatives: NegativesConfig = dataclasses.field(default_factory=NegativesConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
@@ -103,16 +100,9 @@ def from_dict(content: Any) -> Any:
     for field in fields:
         if field not in field_names:
             raise InputError(
-                f"{name} has no field {field!r}{nearest(field, field_names)}"
+                f"{name} has no field {field!r}{nearest(field, sorted(field_names))}"
             )
     return kind(**{field: from_dict(value) for field, value in fields.items()})
-
-
-def nearest(name: str, names: list[str]) -> str:
-    """What to offer after an unknown name."""
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    offer = f"did you mean {close[0]!r}? " if close else ""
-    return f"; {offer}there are: " + ", ".join(sorted(names))
 
 
 def read(path: pathlib.Path) -> Experiment:
@@ -137,7 +127,7 @@ def find_field(config: Any, path: str) -> dataclasses.Field:
             raise InputError(f"--{walked} is a value, it has no field {name!r}")
         fields = {field.name: field for field in dataclasses.fields(config)}
         if name not in fields:
-            hint = nearest(name, list(fields))
+            hint = nearest(name, sorted(fields))
             raise InputError(f"--{walked} has no field {name!r}{hint}")
         walked, config = f"{walked}.{name}", getattr(config, name)
     if dataclasses.is_dataclass(config):
@@ -145,65 +135,18 @@ def find_field(config: Any, path: str) -> dataclasses.Field:
     return fields[name]
 
 
-AT_LEAST_1 = """
-    model.width model.id_width model.feature_width model.hidden model.item_hidden
-    negatives.num negatives.num_own negatives.mask_length negatives.refresh_every
-    negatives.num_hashes evaluate.batch_size evaluate.num_candidates data.tokens_length model.heads
-    model.blocks
-"""
-AT_LEAST_0 = """
-    model.history_length model.min_history model.recency
-    model.pairs.removed_seed model.pairs.subsample model.pairs.global_context
-    model.pairs.market_weight negatives.strength negatives.hardest negatives.suppress_positives
-    negatives.suppress_negatives loss.negative_weight optim.learning_rate optim.tables_lr_scale optim.weight_decay
-    train.checkpoint_every data.ties_seed data.valid_seed data.min_user_events
-    data.min_item_events data.text_buckets data.examples_per_user data.examples_seed
-    data.hidden_seed evaluate.candidates_seed
-"""
-RANGES: tuple[tuple[str, Callable[[float], bool], str], ...] = (
-    ("at least 1", lambda x: x >= 1, AT_LEAST_1),
-    ("at least 0", lambda x: x >= 0, AT_LEAST_0),
-    ("above 0", lambda x: x > 0, "loss.temperature model.init_scale"),
-    ("at least 0 and below 1", lambda x: 0 <= x < 1, "model.dropout model.id_dropout"),
-    # Beyond, a power of counts is more than a float64 holds.
-    ("from 0 to 10", lambda x: 0 <= x <= 10, "negatives.alpha model.pairs.alpha"),
-    # Beyond, a walk waits for steps that are hardly ever taken.
-    ("from 0.01 to 100", lambda x: 0.01 <= x <= 100, "model.pairs.p model.pairs.q"),
-    ("from 0 to 1", lambda x: 0 <= x <= 1, "loss.calibration negatives.frequency_rate"),
-    ("from 0 to 2**32 - 1", lambda x: 0 <= x < 2**32, "seed"),
-)
-"""What would fail late or in silence, by path; of lists, each entry. A source, a model
-and `loop.make_plan` check the rest of their fields."""
-LARGEST = 2**31 - 1  # of a number that is no seed: what an array's index holds
-FILLED = ("model.history", "evaluate.metrics")  # lists that need an entry
 CUT_FROM_TRAIN = ("given", "file_order")  # protocols whose validation can train too
 
 
 def check(config: Experiment) -> None:
     """Raise InputError where a value is not of its field's type or out of its range."""
-    _check_types(config, walked="config")
-    values = _flat(config)
-    for condition, holds, paths in RANGES:
-        for path in paths.split():
-            value = values.get(path, ())
-            for entry in value if isinstance(value, tuple) else (value,):
-                if not holds(entry):
-                    raise InputError(
-                        f"--config.{path} is {value}; it must be {condition}"
-                    )
-    for path in FILLED:
-        if path in values and not values[path]:
-            raise InputError(f"--config.{path} is empty; it needs at least one entry")
+    check_fields(config, "--config")
     objective.make_objective(config.loss, config.negatives)
     _check_parts(config)
 
 
 def _check_parts(config: Experiment) -> None:
     """Raise InputError where one group of fields asks what another does not give."""
-    if config.train.refit not in ("none", "all"):
-        raise InputError(
-            f'train.refit must be "none" or "all", not {config.train.refit!r}'
-        )
     if config.train.refit == "all" and config.data.protocol not in CUT_FROM_TRAIN:
         raise InputError(
             "train.refit=all is for data.protocol=given and file_order, where validation "
@@ -221,44 +164,3 @@ def _check_parts(config: Experiment) -> None:
             "exposures among them, which sampled negatives would take for positives; set "
             "negatives.kind=none, or data.label to nothing"
         )
-
-
-def _flat(config: Any, *, path: str = "") -> dict[str, Any]:
-    """Every value by its path."""
-    if not dataclasses.is_dataclass(config):
-        return {path[1:]: config}
-    values = {}
-    for field in dataclasses.fields(config):
-        values |= _flat(getattr(config, field.name), path=f"{path}.{field.name}")
-    return values
-
-
-def _check_types(config: Any, *, walked: str) -> None:
-    for field in dataclasses.fields(config):
-        value, path = getattr(config, field.name), f"{walked}.{field.name}"
-        if dataclasses.is_dataclass(value):
-            _check_types(value, walked=path)
-        elif not _fits(value, field.type):
-            kind = getattr(field.type, "__name__", field.type)
-            kind = field.type if get_args(field.type) else kind
-            raise InputError(
-                f"--{path} should be {kind}, not {value!r} ({type(value).__name__})"
-            )
-        elif isinstance(value, float) and not math.isfinite(value):
-            raise InputError(f"--{path} is {value}; it must be a finite number")
-        elif not field.name.endswith("seed"):
-            for entry in value if isinstance(value, tuple) else (value,):
-                if isinstance(entry, int) and abs(entry) > LARGEST:
-                    raise InputError(
-                        f"--{path} is {value}; it must be at most {LARGEST}"
-                    )
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    if kind is Any:  # a group of fields, of a source or a model
-        return False
-    if get_origin(kind) is tuple:
-        inner = get_args(kind)[0]
-        return isinstance(value, tuple) and all(_fits(entry, inner) for entry in value)
-    kind = (int, float) if kind is float else kind
-    return isinstance(value, kind)

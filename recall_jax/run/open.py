@@ -18,7 +18,7 @@ from recall_jax.run import folder as folder_lib
 from recall_jax.run import restored as restored_lib
 from recall_jax.serve import recommender as recommender_lib
 from recall_jax.serve import towers, writer
-from recall_jax.types import InputError
+from recall_jax.types import InputError, unknown
 
 
 class Run:
@@ -101,7 +101,7 @@ class Run:
         the end of their whole history, what was held out for tests included. The items
         that are most frequent in training come first."""
         if side not in ("items", "users"):
-            raise InputError(f"unknown vectors {side!r}; there are: items, users")
+            raise unknown("vectors", side, ("items", "users"))
         vocabularies = self.data.vocabularies
         if side == "items":
             return vocabularies["item"].ids, self.loaded.served

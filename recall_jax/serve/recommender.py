@@ -22,7 +22,7 @@ import numpy as np
 
 from recall_jax import schema
 from recall_jax.index import search
-from recall_jax.types import InputError
+from recall_jax.types import InputError, unknown
 
 SEEN = ("auto", "removed", "kept")
 TOLD = 5  # unknown ids named in a note
@@ -268,7 +268,7 @@ def _check(k: int, seen: str = "auto", *, choices: Sequence[str] = SEEN) -> None
     if k < 1:
         raise InputError(f"k is {k}; it must be at least 1")
     if seen not in choices:
-        raise InputError(f"unknown seen {seen!r}; there are: {', '.join(choices)}")
+        raise unknown("seen", seen, choices)
 
 
 def _numbered(ids: np.ndarray) -> dict[str, int]:

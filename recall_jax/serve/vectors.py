@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from recall_jax import files
-from recall_jax.types import InputError
+from recall_jax.types import InputError, unknown
 
 DTYPES = ("float32", "bfloat16", "int8")
 """How vectors are stored. bfloat16 as uint16, the upper half of a float32, since NumPy
@@ -22,7 +22,7 @@ SHARD = 65_536  # rows between two records of what is done
 
 def check_dtype(dtype: str) -> None:
     if dtype not in DTYPES:
-        raise InputError(f"unknown --dtype {dtype!r}; there are: " + ", ".join(DTYPES))
+        raise unknown("--dtype", dtype, DTYPES)
 
 
 def as_stored(

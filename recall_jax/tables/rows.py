@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from recall_jax.schema import Table
-from recall_jax.types import Columns, Hypers, InputError
+from recall_jax.types import Columns, Hypers, unknown
 
 
 class TableParam(nnx.Param):
@@ -93,9 +93,7 @@ RULES = {"sgd": sgd, "rowwise_adagrad": rowwise_adagrad, "lazy_adam": lazy_adam}
 def row_rule(name: str) -> RowRule:
     """The rule of that name with its default constants."""
     if name not in RULES:
-        raise InputError(
-            f"unknown optim.tables {name!r}; there are: " + ", ".join(RULES)
-        )
+        raise unknown("--config.optim.tables", name, RULES)
     return RULES[name]()
 
 

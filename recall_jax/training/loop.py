@@ -16,20 +16,24 @@ from recall_jax.devices import mesh, processes
 from recall_jax.training import checkpoint
 from recall_jax.training import log as log_lib
 from recall_jax.training.step import Step, TrainState, scan_steps
-from recall_jax.types import Hypers, InputError, Key
+from recall_jax.types import Hypers, InputError, Key, bounded, check_fields, choice
 
 
 @dataclasses.dataclass
 class TrainConfig:
     """How long, in what portions, and when to stop."""
 
-    epochs: int = 10
-    batch_size: int = 1024
-    eval_every: int = 1  # epochs between validations
-    patience: int = 3  # validations without a better one before stopping
-    scan_steps: int = 50  # about how many steps one dispatch runs
-    checkpoint_every: int = 0  # dispatches between checkpoints within an epoch; 0: none
-    refit: str = "none"  # "all": then train on validation too (given, file_order)
+    epochs: int = bounded(10, 1)
+    batch_size: int = bounded(1024, 1)
+    eval_every: int = bounded(1, 1)  # epochs between validations
+    patience: int = bounded(3, 1)  # validations without a better one before stopping
+    scan_steps: int = bounded(50, 1)  # about how many steps one dispatch runs
+    checkpoint_every: int = bounded(
+        0, 0
+    )  # dispatches between checkpoints within an epoch; 0: none
+    refit: str = choice(
+        "none", ("none", "all")
+    )  # then on validation too (given, file_order)
 
 
 class Plan(NamedTuple):
@@ -53,11 +57,7 @@ class Plan(NamedTuple):
 def make_plan(config: TrainConfig, *, num_rows: int) -> Plan:
     """Equal dispatches, so that one compilation serves them all; the few batches that
     do not divide evenly are left out of an epoch, others each time."""
-    for name in ("epochs", "batch_size", "eval_every", "patience", "scan_steps"):
-        if getattr(config, name) < 1:
-            raise InputError(
-                f"train.{name} is {getattr(config, name)}; it must be at least 1"
-            )
+    check_fields(config, "--config.train")
     num_rows = max(num_rows, 0)
     batches = num_rows // config.batch_size
     if not batches:

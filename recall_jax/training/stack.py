@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from recall_jax.training.step import Step
-from recall_jax.types import InputError
+from recall_jax.types import unknown
 
 MODES = ("map", "vmap")
 """A device takes its lanes one after the other, or all at once. A CPU gains nothing
@@ -51,9 +51,7 @@ def make_layout(num: int, *, mode: str, devices: Sequence[jax.Device]) -> Layout
     if mode == "auto":
         mode = "map" if devices[0].platform == "cpu" else "vmap"
     if mode not in MODES:
-        raise InputError(
-            f"unknown --mode {mode!r}; there are: auto, {', '.join(MODES)}"
-        )
+        raise unknown("--mode", mode, ("auto", *MODES))
     per_device = math.ceil(num / len(devices))
     used = math.ceil(num / per_device)
     return Layout(mode, tuple(devices[:used]), num, per_device)

@@ -24,22 +24,35 @@ from recall_jax.tables import lookup
 from recall_jax.tables import rows as rows_lib
 from recall_jax.tables.lookup import LookedUp
 from recall_jax.tables.rows import RowState
-from recall_jax.types import Batch, Columns, Hypers, InputError, Key
+from recall_jax.types import Batch, Columns, Hypers, Key, bounded, check_fields, choice
 
 LEAST_WEIGHT = 1e-30
 """That a batch is taken to have in sum: without any it trains nothing, and a mean by so
 little is a number still."""
 
 
+SCHEDULES = {
+    "constant": jnp.ones_like,
+    "cosine": lambda done: 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(done, 1.0))),
+    "linear": lambda done: jnp.maximum(1 - done, 0.0),
+}
+
+
 @dataclasses.dataclass
 class OptimConfig:
     """Adam for the dense parameters, a row rule for the tables."""
 
-    learning_rate: float = 2e-3
-    tables: str = "lazy_adam"  # or rowwise_adagrad, sgd
-    tables_lr_scale: float = 1.0  # the tables' learning rate over the dense one's
-    weight_decay: float = 0.0  # decoupled; on touched rows and dense parameters
-    schedule: str = "constant"  # "cosine", "linear": to zero over train.epochs
+    learning_rate: float = bounded(2e-3, 0)
+    tables: str = choice("lazy_adam", rows_lib.RULES)
+    tables_lr_scale: float = bounded(
+        1.0, 0
+    )  # the tables' learning rate over the dense one's
+    weight_decay: float = bounded(
+        0.0, 0
+    )  # decoupled; on touched rows and dense parameters
+    schedule: str = choice(
+        "constant", SCHEDULES
+    )  # the others to zero over train.epochs
 
 
 class TrainState(NamedTuple):
@@ -67,20 +80,11 @@ class Optimizer(NamedTuple):
 
 def make_optimizer(config: OptimConfig) -> Optimizer:
     """The optimizer a config names; learning rate and decay stay traced."""
-    schedules = {
-        "constant": jnp.ones_like,
-        "cosine": lambda done: 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(done, 1.0))),
-        "linear": lambda done: jnp.maximum(1 - done, 0.0),
-    }
-    if config.schedule not in schedules:
-        raise InputError(
-            f"unknown optim.schedule {config.schedule!r}; there are: "
-            + ", ".join(schedules)
-        )
+    check_fields(config, "--config.optim")
     return Optimizer(
         rows_lib.row_rule(config.tables),
         optax.scale_by_adam(),
-        schedules[config.schedule],
+        SCHEDULES[config.schedule],
     )
 
 

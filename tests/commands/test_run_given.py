@@ -274,7 +274,9 @@ def refused(config: Experiment, folder: pathlib.Path, expected: str) -> None:
 
 def test_a_refit_of_another_kind_is_refused(whole, tmp_path):
     config = config_of(pathlib.Path(whole.config.data.dir), refit="test")
-    refused(config, tmp_path, 'train.refit must be "none" or "all", not \'test\'')
+    refused(
+        config, tmp_path, "unknown --config.train.refit 'test'; there are: none, all"
+    )
 
 
 @pytest.mark.parametrize("protocol", ["leave_one_out", "temporal"])

@@ -197,7 +197,7 @@ def test_around_holds_what_stands_on_both_sides_in_training_without_the_positive
 
 
 def test_an_unknown_context_is_told():
-    with pytest.raises(InputError, match="unknown data.context 'future'"):
+    with pytest.raises(InputError, match="unknown --config.data.context 'future'"):
         prepare(context="future")
 
 

@@ -130,6 +130,14 @@ def test_what_is_no_index_is_neither_loaded_nor_overwritten(tmp_path):
         search.Approx.load(tmp_path / "b")
 
 
+def test_an_index_takes_no_exports_place(tmp_path):
+    search.Exact.build(some()[0]).save(tmp_path / "index")
+    path = tmp_path / "index" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"what": "export"}))
+    with pytest.raises(InputError, match="something that is no index"):
+        search.Exact.build(some()[0]).save(tmp_path / "index")
+
+
 def test_a_save_cut_off_leaves_the_index_that_was_there(tmp_path, monkeypatch):
     vectors, queries = some()
     search.Exact.build(vectors).save(tmp_path)

@@ -117,9 +117,9 @@ def test_recency_halves_a_weight_and_padding_counts_nothing():
 
 def test_what_it_cannot_do_is_told():
     data = make_data()
-    with pytest.raises(InputError, match="unknown model.kind 'egs'"):
+    with pytest.raises(InputError, match="unknown --config.model.kind 'egs'"):
         make_model(data, kind="egs")
     with pytest.raises(InputError, match="is not categorical"):
         make_model(data, side=("item",))
-    with pytest.raises(InputError, match="a user is the mean of his history"):
+    with pytest.raises(InputError, match="history_length is 0; it must be at least 1"):
         make_model(data, history_length=0)

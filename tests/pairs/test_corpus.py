@@ -189,13 +189,13 @@ class _Unused:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"objective": "glove"}, "unknown model.pairs.objective 'glove'"),
+        ({"objective": "glove"}, "unknown --config.model.pairs.objective 'glove'"),
         ({"window": 0}, "model.pairs.window is 0; it must be at least 1"),
-        ({"walk_length": 1}, "walk_length 1 makes no pair"),
+        ({"walk_length": 1}, "walk_length is 1; it must be at least 2"),
         ({"corpus": "file"}, "name it with --config.model.pairs.path"),
         ({"corpus": "walks", "global_context": 1.0}, "only model.pairs.corpus=seq"),
         ({"objective": "cbow", "market": "kind"}, "cbow has no terms"),
-        ({"q": 0.0}, "p 1 and q 0 must be above 0"),
+        ({"q": 0.0}, "q is 0.0; it must be from 0.01 to 100"),
         ({"market": "nothing"}, 'no item column "nothing"'),
     ],
 )

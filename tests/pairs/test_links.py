@@ -98,12 +98,18 @@ def test_auc_of_links_asks_the_score_for_both_ends_of_each_pair():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"removed_share": 1.0}, "removed_share 1 must be at least 0 and below 1"),
-        ({"removed_share": -0.1}, "removed_share -0.1 must be at least 0"),
-        ({"removed_share": float("nan")}, "removed_share nan must be at least 0"),
+        (
+            {"removed_share": 1.0},
+            "removed_share is 1.0; it must be at least 0 and below 1",
+        ),
+        ({"removed_share": -0.1}, "removed_share is -0.1; it must be at least 0"),
+        (
+            {"removed_share": float("nan")},
+            "removed_share is nan; it must be a finite number",
+        ),
         ({"corpus": "sequences"}, "only model.pairs.corpus=walks has"),
-        ({"removed_seed": -1}, "removed_seed -1 must be at least 0"),
-        ({"p": float("nan")}, "p nan and q 1 must be above 0"),
+        ({"removed_seed": -1}, "removed_seed is -1; it must be at least 0"),
+        ({"p": float("nan")}, "p is nan; it must be a finite number"),
         ({"removed_share": 1e-9}, "leaves none to predict"),
         ({"removed_share": 1 - 1e-9}, "none to walk on"),
     ],

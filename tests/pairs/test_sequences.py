@@ -252,7 +252,7 @@ def test_booked_sequences_count_as_often_as_asked_if_long_enough():
 @settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
-    name=st.sampled_from(sequences.CUTS),
+    name=st.sampled_from(itemwise.CUTS),
     protocol=st.sampled_from(["leave_one_out", "temporal"]),
 )
 def test_training_events_all_come_once_and_held_out_ones_never(seed, name, protocol):
@@ -322,7 +322,7 @@ def test_a_log_without_order_makes_sets_of_users():
         assert sorted(mine) == sorted(trained)
 
 
-@pytest.mark.parametrize("name", [name for name in sequences.CUTS if name != "user"])
+@pytest.mark.parametrize("name", [name for name in itemwise.CUTS if name != "user"])
 def test_a_log_without_order_is_not_cut(name):
     refused(
         unordered(),
@@ -335,7 +335,10 @@ def test_a_log_without_order_is_not_cut(name):
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        ({"cut": "week"}, "unknown sequences.cut 'week'; there are: user, gap"),
+        (
+            {"cut": "week"},
+            "unknown --config.model.pairs.sequences.cut 'week'; there are: user, gap",
+        ),
         ({"gap": -1}, "sequences.gap is -1; it must be at least 0"),
         ({"min_length": 0}, "sequences.min_length is 0; it must be at least 1"),
         ({"oversample": 0}, "sequences.oversample is 0; it must be at least 1"),

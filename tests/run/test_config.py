@@ -1,7 +1,10 @@
 """A config as flags and as JSON, and back; what it refuses."""
 
+import copy
 import dataclasses
+import functools
 import json
+import math
 import shlex
 
 import pytest
@@ -139,26 +142,69 @@ def test_a_whole_number_will_do_for_a_fraction():
     config_lib.check(with_field(cli.load_config(cli.DEFAULT), "optim.learning_rate", 1))
 
 
-def test_every_range_is_one_of_a_field_that_there_is():
-    """A field renamed would else lose its check in silence."""
-    fields = set()
-    for name in NAMES:
-        fields |= config_lib._flat(cli.load_config(name)).keys()
-    ranged = " ".join(paths for _, _, paths in config_lib.RANGES).split()
-    assert not {*ranged, *config_lib.FILLED} - fields
+def fields_of(config, path="config"):
+    """Path and field of every value, of the groups too."""
+    for field in dataclasses.fields(config):
+        value, walked = getattr(config, field.name), f"{path}.{field.name}"
+        if dataclasses.is_dataclass(value):
+            yield from fields_of(value, walked)
+        else:
+            yield walked.removeprefix("config."), field
 
 
-@pytest.mark.parametrize(
-    "path", " ".join(paths for _, _, paths in config_lib.RANGES).split()
-)
-def test_every_range_has_an_end(path):
-    names = cli.DEFAULT, "sequence_synthetic", "item2vec_synthetic"
-    configs = map(cli.load_config, names)
-    config = next(config for config in configs if path in config_lib._flat(config))
-    low = -0.5 if config_lib.find_field(config, path).type is float else -1
-    value = (low,) if path in ("model.hidden", "model.item_hidden") else low
-    with pytest.raises(InputError, match=f"--config.{path} is .*; it must be "):
-        config_lib.check(with_field(config, path, value))
+RULED = {
+    (type(config.model).__module__, type(config.data).__module__, path): (
+        name,
+        path,
+        field,
+    )
+    for name in NAMES
+    for config in [cli.load_config(name)]
+    for path, field in fields_of(config)
+}
+
+
+def wrong_values(field):
+    """What the field's type, its bounds and its names refuse, each with a sentence."""
+    several = "tuple" in str(field.type)
+    rule = dict(field.metadata)
+    yield object(), "should be "
+    if "names" in rule:
+        yield "no such name", "unknown .*; .*there are: "
+    if rule.get("least", -math.inf) > -math.inf:
+        yield rule["least"] - 1, "it must be (at least|from) "
+    if rule.get("above", -math.inf) > -math.inf:
+        yield rule["above"], "it must be above "
+    if rule.get("most", math.inf) < math.inf:
+        yield rule["most"] + 1, "it must be from .* to "
+    if rule.get("below", math.inf) < math.inf:
+        yield float(rule["below"]), "it must be at least .* and below "
+    if field.type is float:
+        yield math.nan, "must be a finite number"
+    if rule.get("filled") and several:
+        yield (), "is empty; it needs at least one entry"
+
+
+def test_every_field_refuses_what_its_rule_does_not_allow():
+    """One sentence with the field's flag, of every field of every config."""
+    refused = 0
+    for name, path, field in RULED.values():
+        config = cli.load_config(name)
+        for value, sentence in wrong_values(field):
+            if "tuple" in str(field.type) and value != () and "should" not in sentence:
+                value = (value,)
+            elif field.type is float and isinstance(value, int):
+                value = float(value)
+            changed = copy.deepcopy(config)
+            *groups, last = path.split(".")
+            setattr(functools.reduce(getattr, groups, changed), last, value)
+            with pytest.raises(InputError, match=sentence) as error:
+                config_lib.check(changed)
+            assert f"--config.{path}" in str(error.value) and "\n" not in str(
+                error.value
+            )
+            refused += 1
+    assert refused > 1000
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import numpy as np
 from recall_jax.data import log
 from recall_jax.data.log import Bag, Entities, Interactions
 from recall_jax.data.sources import movielens
-from recall_jax.types import InputError, MissingData
+from recall_jax.types import InputError, MissingData, bounded, check_fields
 
 ACTIONS = ("click", "collect", "cart", "buy")  # codes 1, 2, 3, 4
 TABLES = {  # file: fields
@@ -39,7 +39,7 @@ class Config(log.Config):
 
     dir: str = ""
     drop_duplicates: bool = True  # rows that agree in user, item, action and day
-    price_buckets: int = 10  # quantiles of the prices of all items
+    price_buckets: int = bounded(10, 1)  # quantiles of the prices of all items
 
     def load(self) -> Interactions:
         """Events with `action` (click, collect, cart, buy), at the first second (UTC) of
@@ -50,10 +50,7 @@ class Config(log.Config):
         Whoever is in events alone is an entity too, of unknown features. Raises
         InputError for a missing file and, naming file and line, for a malformed row.
         """
-        if self.price_buckets < 1:
-            raise InputError(
-                f"data.price_buckets is {self.price_buckets}; it must be at least 1"
-            )
+        check_fields(self, "--config.data")
         paths = [locate(self.dir) / name for name in TABLES]
         events, items, users = (read_table(path) for path in paths)
         time = read_days(events["day"], path=paths[0])

@@ -17,7 +17,7 @@ from recall_jax.data import duplicates as duplicates_lib
 from recall_jax.data import log as log_lib
 from recall_jax.data.log import Bag, Entities, Interactions
 from recall_jax.data.sources import entity_files, shards, times, values
-from recall_jax.types import InputError
+from recall_jax.types import InputError, check_fields, choice
 
 if TYPE_CHECKING:
     import polars as pl
@@ -60,16 +60,18 @@ class Config(log_lib.Config):
     min_rating: float = 0.0  # 0: any
     min_weight: float = 0.0
     min_dwell: float = 0.0
-    duplicates: str = "auto"  # rows equal in user, item, time: duplicates.CHOICES
+    duplicates: str = choice(
+        "auto", duplicates_lib.CHOICES
+    )  # rows equal in user, item, time
 
     def load(self) -> Interactions:
         """The positives, exposures apart. `read` gives every event."""
+        check_fields(self, "--config.data")
         if both := set(self.exposures) & set(self.actions):
             raise InputError(
                 f"{min(both)!r} stands in data.exposures and in data.actions; an "
                 "action is one or the other"
             )
-        duplicates_lib.check(self.duplicates)
         read = self.read()
         log, shown = log_lib.set_apart(read, exposures=self.exposures)
         log = log_lib.filter_positives(

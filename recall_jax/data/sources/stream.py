@@ -3,10 +3,8 @@ read in windows."""
 
 import dataclasses
 
-from recall_jax.data import duplicates
-from recall_jax.data.arrays import CONTEXTS
 from recall_jax.data.sources import logs
-from recall_jax.types import InputError
+from recall_jax.types import InputError, bounded, check_fields
 
 PROTOCOLS = ("leave_one_out", "temporal")
 UNHEEDED = (
@@ -29,9 +27,9 @@ class Config(logs.Config):
     """
 
     prepared: str = ""  # folder of the mapped arrays; '': PATH.prepared
-    window_examples: int = 1 << 21  # shuffled together
-    chunk_examples: int = 1 << 13  # neighbours in a window
-    measured_users: int = 10_000  # of each part, drawn once; 0: all
+    window_examples: int = bounded(1 << 21, 1)  # shuffled together
+    chunk_examples: int = bounded(1 << 13, 1)  # neighbours in a window
+    measured_users: int = bounded(10_000, 0)  # of each part, drawn once; 0: all
 
 
 REFUSED = {
@@ -54,6 +52,7 @@ REFUSED = {
 
 def check(config: Config) -> None:
     """Raise InputError for what cannot be streamed, before anything is read."""
+    check_fields(config, "--config.data")
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if field.name in REFUSED and value != field.default:
@@ -78,20 +77,10 @@ def check(config: Config) -> None:
             raise InputError(
                 f"data.{field} needs a column; name it with --config.data.{column}"
             )
-    duplicates.check(config.duplicates)
     if config.user == config.item:
         raise InputError(f"data.user and data.item are one column, {config.user!r}")
-    if config.context not in CONTEXTS:
-        raise InputError(
-            f"unknown data.context {config.context!r}; there are: {', '.join(CONTEXTS)}"
-        )
     if config.protocol == "temporal":
         _check_temporal(config)
-    for name in ("window_examples", "chunk_examples"):
-        if getattr(config, name) < 1:
-            raise InputError(f"data.{name} must be at least 1")
-    if config.measured_users < 0:
-        raise InputError("data.measured_users must be at least 0; 0 measures all")
 
 
 def _check_temporal(config: Config) -> None:
