@@ -25,6 +25,7 @@ from recall_jax.run import build as build_lib
 from recall_jax.run import data as data_lib
 from recall_jax.run import experiment as experiment_lib
 from recall_jax.run import folder as folder_lib
+from recall_jax.run import overview
 from recall_jax.run import results as run_results
 from recall_jax.run.config import Experiment
 from recall_jax.training import checkpoint
@@ -53,7 +54,7 @@ def share(config: Experiment) -> Shared:
     prepared = data_lib.read(config)
     for part in filter(None, prepared):
         measure_lib.check(config.evaluate, part)
-    experiment_lib.overview(config, prepared.data)
+    overview.show(config, prepared.data)
     return Shared(prepared, time.perf_counter() - start)
 
 

@@ -5,7 +5,6 @@ import contextlib
 import functools
 import os
 import pathlib
-import textwrap
 import time
 from typing import Any, NamedTuple
 
@@ -15,9 +14,8 @@ import numpy as np
 from recall_jax import files
 from recall_jax.data.prepared import Data
 from recall_jax.devices import mesh, processes
-from recall_jax.evaluate import baselines, encode
+from recall_jax.evaluate import encode
 from recall_jax.evaluate import measure as measure_lib
-from recall_jax.losses import negatives
 from recall_jax.models import graph as graph_lib
 from recall_jax.pairs import conversions, corpus
 from recall_jax.run import build as build_lib
@@ -25,8 +23,8 @@ from recall_jax.run import config as config_lib
 from recall_jax.run import data as data_lib
 from recall_jax.run import folder as folder_lib
 from recall_jax.run import open as open_lib
+from recall_jax.run import overview, same_data
 from recall_jax.run import results as run_results
-from recall_jax.run import same_data
 from recall_jax.run.config import Experiment
 from recall_jax.training import log as log_lib
 from recall_jax.training import loop as loop_lib
@@ -127,9 +125,6 @@ def agree_on_data(data: Data) -> None:
 LINKS = 1 << 16  # scored at a time
 
 
-FEW = 0.01  # of all events; where no more repeat an item of their user, it is said
-
-
 def train(
     experiment: Experiment,
     workdir: str | os.PathLike | None = None,
@@ -167,7 +162,7 @@ def _train(config: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
         processes.of_first(lambda: held.enter_context(lock))
         processes.check_shared(workdir)
         processes.of_first(lambda: folder_lib.refuse_another(config, workdir))
-        print(settings(config, workdir))
+        print(overview.settings(config, workdir))
         done = workdir / "results.json"
         if processes.of_first(done.exists):
             same_data.check([same_data.Finished(config, workdir)])
@@ -177,25 +172,6 @@ def _train(config: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
             results = _train_and_evaluate(config, workdir)
             processes.of_first(lambda: folder_lib.write_json(done, results))
     return results
-
-
-def settings(config: Experiment, workdir: pathlib.Path) -> str:
-    """The fields that differ from their defaults: FIELD=VALUE of --config.FIELD=VALUE."""
-    fields = [
-        flag.replace("--config.", "", 1).replace(" ", "\0")  # no line ends in a value
-        for flag in config_lib.changed_flags(config)
-    ]
-    indent = " " * 11
-    lines = textwrap.wrap(
-        " ".join(fields),
-        width=100,
-        initial_indent="config     ",
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    rest = f"{indent}the rest as by default; all go to {workdir}/config.json"
-    return "\n".join([*lines, rest]).replace("\0", " ")
 
 
 def agree_on_config(config: Experiment) -> None:
@@ -212,7 +188,7 @@ def _train_and_evaluate(config: Experiment, workdir: pathlib.Path) -> dict[str, 
     for part in filter(None, prepared):
         measure_lib.check(config.evaluate, part)
     seconds = collections.Counter(data=time.perf_counter() - start, train=0)
-    overview(config, data)
+    overview.show(config, data)
     encoder, fitted = train_model(config, data, workdir)
     seconds.update(fitted.seconds)
     return results_of(config, prepared, workdir, encoder, fitted, seconds=seconds)
@@ -342,46 +318,6 @@ def _measure_conversions(
         encoder, params, data=data, batch_size=config.evaluate.batch_size
     )
     return conversions.measure_conversions(vectors, data, made_by)
-
-
-def overview(config: Experiment, data: Data) -> None:
-    """Tell what a run trains on and how it is measured."""
-    users, items = (data.vocabularies[name] for name in ("user", "item"))
-    seen, why = measure_lib.seen_items(config.evaluate, data)
-    print(f"devices    {mesh.described()}")
-    print(f"data       {data.source}")
-    for line in data.report:
-        print(line)
-    print(
-        f"counts     {len(users.ids):,} users, {len(items.ids):,} items, "
-        f"{len(data.items):,} events; {data.num_examples:,} training examples, "
-        f"{len(data.valid):,} users validate, {len(data.test):,} test"
-    )
-    if len(items.ids) > items.known:
-        print(
-            f"           {len(items.ids) - items.known:,} items have no training event"
-        )
-    ranked = measure_lib.ranked(config.evaluate)
-    print(f"protocol   {data.protocol}; {ranked}")
-    print(f"seen items {seen}: {why}")
-    few = 0 < data.repeats <= FEW * len(data.items)
-    if few and getattr(config.data, "duplicates", "") == "auto":
-        print(
-            "note       so few may be a mistake; --config.data.duplicates=repeats drops "
-            "all but the first event of a user and an item, and seen items are removed"
-        )
-    if data.log is not None:
-        print(
-            "           no rows bigram, item knn, ease: they take the whole log into "
-            "memory, and this one is streamed"
-        )
-    elif not baselines.fits(data):
-        print(
-            "           no rows item knn, ease: they weigh all pairs of items, and "
-            f"{len(items.ids):,} are more than {baselines.MAX_ITEMS:,}"
-        )
-    if line := negatives.advice(config.negatives):
-        print(f"note       {line}")
 
 
 def _measure_links(

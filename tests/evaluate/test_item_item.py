@@ -9,7 +9,7 @@ from recall_jax.data import prepare
 from recall_jax.data import split as split_lib
 from recall_jax.evaluate import baselines, measure
 from recall_jax.models import mf
-from recall_jax.run import experiment as experiment_lib
+from recall_jax.run import overview
 from recall_jax.run import results as run_results
 from recall_jax.run.config import Experiment
 
@@ -179,13 +179,13 @@ def test_a_table_has_both_rows_up_to_the_limit_and_a_line_above_it(monkeypatch, 
     monkeypatch.setattr(baselines, "MAX_ITEMS", 20)
     searches, l2 = rows_of(data)
     assert list(searches) == ["popularity", "bigram", "item_knn", "ease"]
-    experiment_lib.overview(SMALL, data)
+    overview.show(SMALL, data)
     assert l2 in baselines.L2 and "item knn" not in capsys.readouterr().out
     monkeypatch.setattr(baselines, "MAX_ITEMS", 19)
     monkeypatch.setattr(baselines, "cooccurrence", None)  # nothing is computed
     searches, l2 = rows_of(data)
     assert list(searches) == ["popularity", "bigram"] and l2 is None
-    experiment_lib.overview(SMALL, data)
+    overview.show(SMALL, data)
     (line,) = [x for x in capsys.readouterr().out.splitlines() if "item knn" in x]
     assert "20 are more than 19" in line
 

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.configs import dssm_logs, dssm_stream
 from recall_jax.run import data as data_lib
-from recall_jax.run import experiment as experiment_lib
+from recall_jax.run import overview
 
 pl = pytest.importorskip("polars", reason="logs are read with polars")
 
@@ -32,7 +32,7 @@ def described(folder, capsys, *, name: str, later: int = 0) -> list[str]:
         config.data, path=str(path), time="t", item_features=str(features)
     )
     config = dataclasses.replace(config, data=data)
-    experiment_lib.overview(config, data_lib.read(config).data)
+    overview.show(config, data_lib.read(config).data)
     return capsys.readouterr().out.splitlines()
 
 
