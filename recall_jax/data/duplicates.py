@@ -44,7 +44,6 @@ class Count(NamedTuple):
 
 def drop(log: Interactions, choice: str) -> tuple[Interactions, Count]:
     """A log without the rows that a choice drops, and how many were equal before."""
-    check(choice)
     equal, count = count_of(log)
     if count.dropped(choice):
         gone = _later(log) if choice == "repeats" else equal
