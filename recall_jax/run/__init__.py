@@ -1,1 +1,1 @@
-"""The front door: the config of a run."""
+"""The front door: a config, its data, model, loop and results, a run opened again."""
