@@ -40,6 +40,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from recall_jax.data import log, prepare
 from recall_jax.data import split as split_lib
 from recall_jax.data.log import Bag, Entities, Interactions
+from recall_jax.serve import towers
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -132,6 +133,14 @@ def kept_programs(program_folder):
     for name, value in before.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def one_platform():
+    """Exports for the CPU alone, a third of the work; `test_export` makes them for all."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(towers, "PLATFORMS", ("cpu",))
+        yield
 
 
 @pytest.fixture(scope="module")

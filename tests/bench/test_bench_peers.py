@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 from command_line import called
+from marks import slow
 
 from experiments.bench import peers
 from experiments.bench.contestants import (
@@ -244,7 +245,7 @@ def test_a_log_becomes_pairs_with_the_chance_of_each_item(small):
     assert not held_out & set(zip(job.user, job.item, strict=True))
 
 
-@pytest.mark.parametrize("log_q", [None, np.full(42, -3.7, np.float32)])
+@pytest.mark.parametrize("log_q", [slow(None), np.full(42, -3.7, np.float32)])
 def test_our_entrant_learns_its_pairs(log_q):
     job = make_job(log_q=log_q, learning_rate=2e-2, width=8, hidden=16)
     trainer = in_recall_jax.make(job)

@@ -12,6 +12,7 @@ import pytest
 import test_table
 from conftest import make_data
 from flax import nnx
+from marks import slow_but
 from test_configs import shrunk, tiny_log
 from test_table import TINY, cells_of
 
@@ -118,7 +119,10 @@ def tiny_data(config):
     return laid_out(json.dumps(config_lib.as_dict(config)))
 
 
-@pytest.mark.parametrize("name", study.names())
+QUICK = ("airbnb", "mf", "mf_movielens", "towers")
+
+
+@pytest.mark.parametrize("name", slow_but(QUICK, study.names()))
 def test_its_settings_mean_something_on_data_that_has_what_they_read(name):
     for entry in study.entries(study.blocks(study.load(name), shared={})):
         config_lib.check(entry.config)
@@ -443,6 +447,7 @@ STUDY = Study(
 """
 
 
+@pytest.mark.slow
 def test_a_tiny_study_trains_tells_what_diverged_and_ranks_what_it_says(
     folder, tmp_path, monkeypatch
 ):

@@ -200,6 +200,7 @@ def test_a_finished_run_is_not_trained_again(whole, dispatched):
     assert files(whole.workdir) == before and not dispatched
 
 
+@pytest.mark.slow
 def test_a_run_cut_off_before_and_within_its_refit_ends_as_if_it_were_not(
     whole, tmp_path, monkeypatch, dispatched
 ):

@@ -78,6 +78,7 @@ def test_a_block_is_shared_out():
     np.testing.assert_array_equal(rows.on_host()[:, 0], np.arange(33) / 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [slow("dssm_synthetic"), "sequence_synthetic"])
 def test_each_device_encodes_its_own_items(name):
     one = encoded(name, batch_size=1000)
@@ -208,6 +209,7 @@ def cut_off(*arguments, workdir, monkeypatch) -> None:
     assert status == 130 and "stopped" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("begun", "resumed"),
     [("1", "8"), pytest.param("0", "1", marks=pytest.mark.slow)],

@@ -176,6 +176,7 @@ def test_groups_compile_once_each(tmp_path, monkeypatch):
     assert "best on validation" in printed and len(folders(tmp_path)) == 4
 
 
+@pytest.mark.slow
 def test_a_diverged_setting_is_a_row_and_harms_no_other(whole, tmp_path):
     printed = finish(
         "--over=loss.temperature=0.05,1e-36,0.2", "--seeds=2", runs=tmp_path

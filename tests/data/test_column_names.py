@@ -38,7 +38,7 @@ def odd_log():
 
 
 @pytest.fixture(scope="module")
-def run(kept_programs, symbolic_shapes) -> towers.ExportSource:
+def run(kept_programs, symbolic_shapes, one_platform) -> towers.ExportSource:
     config = shrunk(cli.load_config("dssm_logs"))
     data = data_lib.lay_out(config, odd_log())
     built = build_lib.make(config, data, batch_size=16)

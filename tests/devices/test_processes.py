@@ -132,7 +132,7 @@ with processes.together(lambda p: str(p) if isinstance(p, InputError) else None)
 @pytest.mark.parametrize(
     ("how", "statuses", "message"),
     [
-        ("first", (2, 2), "error: a folder of another run"),
+        slow("first", (2, 2), "error: a folder of another run"),
         ("second", (2, 2), "error: process 1: a full disk"),
         ("killed", (2, -signal.SIGKILL), "error: the connection to another process"),
         slow("all", (2, 2), "error: a wrong field"),

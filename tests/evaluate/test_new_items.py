@@ -125,6 +125,7 @@ def planted_log() -> Interactions:
     )
 
 
+@pytest.mark.slow
 def test_features_find_new_items_far_above_chance_and_popularity(tmp_path, monkeypatch):
     monkeypatch.setattr(synthetic.Config, "load", lambda self: planted_log())
     monkeypatch.setattr(baselines, "oracle", lambda *arguments: None)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from marks import slow_but
 
 from recall_jax.data.arrays import Events
 from recall_jax.losses import candidates, negatives, objective
@@ -176,6 +177,7 @@ def test_right_corrections_keep_the_full_softmax(error, config):
     assert error(config) < RIGHT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [UNMASKED, EXCLUDED], ids=["log_q", "excluded"])
 def test_the_error_falls_as_the_batch_grows(error, config):
     errors = [error(config, batch_size=b, batches=75_000 // b) for b in (50, 250, 1000)]
@@ -204,7 +206,7 @@ def test_with_hits_left_in_the_positive_is_counted_twice_by_the_other_forms(erro
         assert error(config) > 2 * RIGHT
 
 
-@pytest.mark.parametrize("wrong", ["batch", "uniform"])
+@pytest.mark.parametrize("wrong", slow_but(("batch",), ("batch", "uniform")))
 def test_mixed_negatives_need_the_mixtures_q(error, monkeypatch, wrong):
     def log_q(log_q, *, batch, drawn, num_items):
         return log_q if wrong == "batch" else jnp.full_like(log_q, -np.log(num_items))

@@ -163,7 +163,10 @@ def test_what_lies_one_over_rate_batches_back_counts_1_e():
 # Drift.
 
 
-@pytest.mark.parametrize("name, rate", [("gaps", 0.02), ("sketch", 0.0005)])
+@pytest.mark.parametrize(
+    "name, rate",
+    [("gaps", 0.02), pytest.param("sketch", 0.0005, marks=pytest.mark.slow)],
+)
 def test_estimates_follow_a_drift(name, rate):
     """Halfway the most frequent and the rarest change places; what forgets nothing
     stays in between."""

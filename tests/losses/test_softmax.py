@@ -113,7 +113,13 @@ def test_it_equals_the_plain_form(small_blocks, correction, mask, own):
 
 
 @pytest.mark.parametrize(
-    ("rows", "columns", "block"), [(1, 1, 1), (7, 2, 3), (5, 30, 8), (40, 9, 13)]
+    ("rows", "columns", "block"),
+    [
+        (1, 1, 1),
+        (7, 2, 3),
+        (5, 30, 8),
+        pytest.param(40, 9, 13, marks=pytest.mark.slow),
+    ],
 )
 def test_at_any_shape(rows, columns, block):
     rng = np.random.default_rng(rows)

@@ -278,6 +278,7 @@ def test_every_item_of_a_booked_session_meets_what_it_booked():
     assert {met[inner[x]] for x in range(20, 20 + length)} == {0}
 
 
+@pytest.mark.slow
 def test_a_run_finds_new_items_and_tells_what_was_booked(tmp_path, capsys):
     """Without cold start their vectors are zero and nobody finds them."""
     experiment = Experiment(

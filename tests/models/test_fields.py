@@ -73,7 +73,9 @@ def test_a_text_is_read_only_where_it_is_named(data, module):
     assert "motto" in {table.name for table in tables}
 
 
-@pytest.mark.parametrize("side", ["query_tower", "item_fields"])
+@pytest.mark.parametrize(
+    "side", slow_but(("item_fields",), ("query_tower", "item_fields"))
+)
 def test_gates_weigh_the_fields_of_both_towers(data, side):
     model, _ = build(dssm, data, gates="senet")
     plain, _ = build(dssm, data)
@@ -106,7 +108,7 @@ def test_an_id_is_dropped_whole_in_training_and_never_scaled(data):
         build(dssm, data, item=("price",), id_dropout=0.5)
 
 
-@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("text", slow_but(("gru",), TEXTS))
 def test_a_tower_tells_titles_apart_and_knows_equal_ones(data, text):
     model, tables = build(dssm, data, item=("title",), text=text, init_scale=1.0)
     assert [(t.rows, t.width) for t in tables if t.name == "title"] == [(502, 3)]
@@ -131,7 +133,7 @@ def test_only_an_encoder_sees_the_order_of_a_title(data):
         assert np.allclose(one, two, atol=1e-5) == (text in ("mean", "attention"))
 
 
-@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("text", slow_but(("cnn",), TEXTS))
 def test_an_item_without_a_title_is_finite_in_value_and_gradient(data, text):
     model, _ = build(dssm, data, item=("title",), text=text, item_hidden=())
     (nameless,) = rows_of(data, "")
@@ -148,6 +150,7 @@ def test_an_item_without_a_title_is_finite_in_value_and_gradient(data, text):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", slow_but(("attention",), TEXTS))
 def test_a_model_trains_on_texts_and_on_every_kind_of_history(data, text):
     config = Experiment(

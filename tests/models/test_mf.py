@@ -190,6 +190,7 @@ def trained(config: Experiment, data, *, steps: int):
     return built.graph.model(*step_lib.params_of(state)), np.asarray(metrics["loss"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("biases", mf.BIASES)
 def test_squared_error_on_labels_completes_a_planted_matrix(biases):
     """On cells that the log does not have; only with every bias can it do so well."""
@@ -237,6 +238,7 @@ def planted_folder(folder, *, users=240, items=120, groups=6, seed=0) -> None:
         (folder / f"{name}.txt").write_text("\n".join(text))
 
 
+@pytest.mark.slow
 def test_planted_groups_are_found_where_popularity_finds_nothing(tmp_path):
     planted_folder(tmp_path)
     config = Experiment(

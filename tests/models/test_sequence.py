@@ -81,7 +81,11 @@ NEGATIVES = [
 ]
 
 
-@pytest.mark.parametrize("config", NEGATIVES, ids=lambda config: config.kind)
+@pytest.mark.parametrize(
+    "config",
+    [slow(NEGATIVES[0]), NEGATIVES[1], slow(NEGATIVES[2])],
+    ids=[config.kind for config in NEGATIVES],
+)
 @pytest.mark.parametrize("loss", ["softmax", slow("bpr")])
 def test_a_row_costs_what_its_examples_cost_one_by_one(config, loss):
     """The loss of a row is that of its vectors as so many examples of any other model."""
@@ -163,6 +167,7 @@ def cyclic_log() -> Interactions:
     )
 
 
+@pytest.mark.slow
 def test_it_learns_the_order_in_which_items_follow(tmp_path):
     log = cyclic_log()
 

@@ -124,9 +124,9 @@ def test_dropout_is_of_training_only(data):
     [
         ({"query": ("history", "sex")}, 'no query column "sex"; there are: user'),
         ({"activation": "swish"}, "relu, tanh, gelu"),
-        ({"normalize": "l1"}, '"l2" or "none"'),
+        ({"normalize": "l1"}, "there are: l2, none"),
         ({"history": ("max",)}, "mean, recency"),
-        ({"history_table": "both"}, '"own" or "shared"'),
+        ({"history_table": "both"}, "there are: own, shared"),
     ],
 )
 def test_wrong_options_are_named(data, changes, message):

@@ -38,7 +38,7 @@ def trained(tmp_path_factory) -> recall_jax.Run:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_train_recommend_export_and_open_again_twice_in_one_process(
-    seed, symbolic_shapes, tmp_path
+    seed, symbolic_shapes, one_platform, tmp_path
 ):
     run = recall_jax.train(changed(seed=seed), tmp_path / "run", quiet=True)
     assert 0 < run.results["test"]["hr@10"] <= 1
@@ -58,7 +58,9 @@ def test_train_recommend_export_and_open_again_twice_in_one_process(
         )
 
 
-def test_vectors_are_those_of_the_export(trained, symbolic_shapes, tmp_path):
+def test_vectors_are_those_of_the_export(
+    trained, symbolic_shapes, one_platform, tmp_path
+):
     trained.export(tmp_path / "export")
     for side in ("items", "users"):
         ids, vectors = trained.vectors(side)
@@ -72,10 +74,9 @@ def test_vectors_are_those_of_the_export(trained, symbolic_shapes, tmp_path):
 
 
 def test_quiet_prints_nothing_and_otherwise_a_run_tells_what_it_does(tmp_path, capfd):
-    one_epoch = changed(train=TrainConfig(epochs=1, batch_size=64))
-    recall_jax.train(one_epoch, tmp_path / "quiet", quiet=True)
+    recall_jax.train(TINY, tmp_path / "quiet", quiet=True)
     assert capfd.readouterr() == ("", "")
-    recall_jax.train(one_epoch, tmp_path / "told")
+    recall_jax.train(TINY, tmp_path / "told")
     told = capfd.readouterr()
     assert "protocol   leave_one_out" in told.out and "train: " in told.err
 
@@ -112,11 +113,15 @@ def test_a_run_that_was_interrupted_goes_on_and_ends_the_same(
     assert again.results["test"] == trained.results["test"]
 
 
-def test_several_devices_share_the_work_and_too_many_are_refused(trained, tmp_path):
+@pytest.mark.slow
+def test_several_devices_share_the_work(trained, tmp_path):
     shared = recall_jax.train(TINY, tmp_path / "two", devices=2, quiet=True)
     assert shared.results["device"].startswith("2 x ")
     for name, value in trained.results["test"].items():
         assert shared.results["test"][name] == pytest.approx(value, abs=0.05)
+
+
+def test_more_devices_than_there_are_are_refused(tmp_path):
     with pytest.raises(recall_jax.InputError, match="--devices=99, but there are 8"):
         recall_jax.train(TINY, tmp_path / "many", devices=99)
     assert not (tmp_path / "many").exists()
@@ -144,7 +149,7 @@ def test_importing_the_package_imports_no_jax():
 
 
 def test_the_readmes_first_program_runs_as_it_stands(
-    symbolic_shapes, tmp_path, monkeypatch, capfd
+    symbolic_shapes, one_platform, tmp_path, monkeypatch, capfd
 ):
     text = (ROOT / "README.md").read_text()
     program = re.search(r"```python\n(import recall_jax\nfrom .*?)```", text, re.DOTALL)

@@ -12,7 +12,9 @@ from recall_jax.run import open as open_lib
 
 
 @pytest.mark.parametrize("name", ["youtubednn_synthetic", slow("eges_synthetic")])
-def test_an_export_recommends_what_its_run_does(name, symbolic_shapes, tmp_path):
+def test_an_export_recommends_what_its_run_does(
+    name, symbolic_shapes, one_platform, tmp_path
+):
     folder = tmp_path / "run"
     run.run(one_epoch(cli.load_config(name)), folder)
     run_ = open_lib.open_run(folder)

@@ -31,7 +31,7 @@ CONFIG = writer.Config(batch_size=16)
 
 
 @pytest.fixture(scope="module")
-def trained(kept_programs, symbolic_shapes):
+def trained(kept_programs, symbolic_shapes, one_platform):
     return make_run("fm_synthetic")
 
 

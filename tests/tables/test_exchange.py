@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import slow_but
 from meshes import mesh_of
 
 from recall_jax.devices import mesh
@@ -105,7 +106,7 @@ def test_rows_come_and_gradients_return_as_on_one_device(ids, seed):
     check(whole, ids, devices=8, rule="lazy_adam", capacity=64)
 
 
-@pytest.mark.parametrize("devices", [2, 4, 8])
+@pytest.mark.parametrize("devices", slow_but((8,), (2, 4, 8)))
 @pytest.mark.parametrize("rule", list(rows_lib.RULES))
 def test_every_rule_on_any_number_of_devices(devices, rule):
     ids = np.random.default_rng(0).integers(0, 500, 64)

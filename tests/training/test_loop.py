@@ -181,6 +181,7 @@ def test_weights_scale_an_examples_pull(data):
         )
 
 
+@pytest.mark.slow
 def test_two_runs_with_one_seed_are_equal_and_another_seed_is_not(data, tmp_path):
     ends = []
     for j, seed in enumerate((0, 0, 1)):

@@ -64,7 +64,7 @@ def check(config, data, *, steps: int, capacity: int | None = None) -> int:
     return int(rounds.max())
 
 
-MODELS = ("dssm_synthetic",)
+MODELS = ("mf_synthetic_graded",)
 
 
 @pytest.mark.parametrize("rule", slow_but(("lazy_adam",), ("lazy_adam", "sgd")))

@@ -331,6 +331,7 @@ def test_figures_are_those_of_memory(config, streamed, resident):
     np.testing.assert_array_equal(measured[0].lists.ids, measured[1].lists.ids)
 
 
+@pytest.mark.slow
 def test_a_run_on_a_streamed_log_opens_again(config, tmp_path):
     experiment = EXPERIMENT(data=dataclasses.replace(config, measured_users=10))
     data = data_lib.read(experiment).data
