@@ -126,6 +126,8 @@ def kept_programs(program_folder):
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }
     before = {name: getattr(jax.config, name) for name in settings}
+    home = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(program_folder)  # of processes that set none
     for name, value in settings.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
@@ -133,6 +135,10 @@ def kept_programs(program_folder):
     for name, value in before.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
+    if home is None:
+        del os.environ["XDG_CACHE_HOME"]
+    else:
+        os.environ["XDG_CACHE_HOME"] = home
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
+from recall_jax.devices import compiled
 from recall_jax.run import config as config_lib
 from recall_jax.run.config import Experiment
 from recall_jax.training.loop import Diverged
@@ -280,6 +281,7 @@ def start(
         argv = parse(sys.argv)
         if len(argv) > 1:
             raise InputError(f"what is {argv[1]!r}? Options start with --")
+        compiled.keep()
         main(argv)
     except KeyboardInterrupt:
         print("stopped; the same command resumes", file=sys.stderr)

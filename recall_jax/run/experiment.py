@@ -13,7 +13,7 @@ import numpy as np
 
 from recall_jax import files
 from recall_jax.data.prepared import Data
-from recall_jax.devices import mesh, processes
+from recall_jax.devices import compiled, mesh, processes
 from recall_jax.evaluate import encode
 from recall_jax.evaluate import measure as measure_lib
 from recall_jax.models import graph as graph_lib
@@ -139,6 +139,7 @@ def train(
     or those of `mesh.use`. With `quiet` nothing is printed. Raises InputError for what
     the experiment, its data or the folder do not allow.
     """
+    compiled.keep()
     workdir = pathlib.Path(workdir or f"runs/{experiment.name}")
     where = (
         contextlib.nullcontext() if devices is None else mesh.use(mesh.first(devices))
