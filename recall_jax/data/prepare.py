@@ -16,7 +16,7 @@ from recall_jax.data.arrays import Events
 from recall_jax.data.log import Bag, Interactions, ranges, take
 from recall_jax.data.prepared import Data
 from recall_jax.devices import mesh
-from recall_jax.types import InputError
+from recall_jax.types import InputError, check_fields
 
 
 class Tokens(NamedTuple):
@@ -318,6 +318,7 @@ def _count(items: np.ndarray, side: _Side) -> np.ndarray:
 
 def _check(config: log_lib.Config, *, span: int, min_history: int) -> None:
     """Raise InputError for examples that a model over sequences cannot take."""
+    check_fields(config, "--config.data")
     problems = {
         f"data.label={config.label} makes examples of exposures": bool(config.label),
         f"data.examples_per_user={config.examples_per_user} leaves gaps between them": (

@@ -13,6 +13,7 @@ from recall_jax.models import histories
 from recall_jax.schema import Table
 from recall_jax.tables import layout
 from recall_jax.tables.rows import TableParam
+from recall_jax.types import unknown
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
@@ -28,6 +29,8 @@ class Activation(nnx.Module):
     NAMES = *ACTIVATIONS, "prelu"
 
     def __init__(self, name: str, *, width: int):
+        if name not in self.NAMES:
+            raise unknown("--config.model.activation", name, self.NAMES)
         self.name = name
         self.slope = nnx.Param(jnp.full(width, 0.25)) if name == "prelu" else None
 
@@ -49,6 +52,8 @@ NORMALIZATIONS = ("l2", "none")  # of vectors
 def make_norm(name: str, *, width: int, rngs: nnx.Rngs) -> Callable[[Array], Array]:
     """ "none"; "batch" (Ioffe and Szegedy 2015), by the batch in training and by running
     statistics in use; "layer" (Ba et al. 2016)."""
+    if name not in NORMS:
+        raise unknown("--config.model.norm", name, NORMS)
     kinds = {
         "none": lambda: _unchanged,
         "batch": lambda: nnx.BatchNorm(width, momentum=0.9, rngs=rngs),
@@ -179,6 +184,9 @@ class HistoryPool(nnx.Module):
     def __init__(
         self, kinds: Sequence[str], *, length: int, width: int, rngs: nnx.Rngs
     ):
+        for kind in kinds:
+            if kind not in self.KINDS:
+                raise unknown("--config.model.history", kind, self.KINDS)
         self.means = tuple(kind for kind in kinds if kind in self.MEANS)
         # The last column is the most recent: logit 0 there, falling by 1/10 a place.
         decay = jnp.arange(1 - length, 1) / 10

@@ -508,10 +508,10 @@ def test_a_mistake_stops_a_real_process_with_one_line(kept_programs):
         ),
         ("--config.model.item=item,shoe", 'no item column "shoe"; there are: item'),
         ("--config.model.activation=sin", "unknown --config.model.activation 'sin'"),
-        ("--config.model.normalize=l1", "model.normalize must be"),
+        ("--config.model.normalize=l1", "unknown --config.model.normalize 'l1'"),
         ("--config.model.min_history=500", "no user has more than 500 training events"),
         ("--config.data.protocol=random", "unknown --config.data.protocol 'random'"),
-        ("--config.data.ties=none", "data.ties must be .*not 'none'"),
+        ("--config.data.ties=none", "unknown --config.data.ties 'none'"),
         (
             "--config.data.min_user_events=999",
             "nothing is left with min_user_events=999",

@@ -156,8 +156,9 @@ def test_what_is_missing_is_told(workdir, loaded, tmp_path):
     assert "name a run's folder" in refused(item)
     assert "holds no run" in refused(f"--run={tmp_path}", item)
     assert "--num is 0" in refused(f"--run={workdir}", item, "--num=0")
-    assert "unknown --index 'exakt'; there are: exact, approx, scann" in refused(
-        f"--run={workdir}", item, "--index=exakt"
+    assert (
+        "unknown --index 'exakt'; did you mean 'exact'? there are: exact, approx, scann"
+        in refused(f"--run={workdir}", item, "--index=exakt")
     )
     shutil.copy(workdir / "config.json", tmp_path)
     assert "it has no data.json" in refused(f"--run={tmp_path}", item)

@@ -322,7 +322,7 @@ def test_dry_tells_groups_and_trains_nothing(tmp_path):
         (
             [
                 "--over=loss.temperature=1,2",
-                "--config.evaluate.candidates=uniform",
+                "--config.evaluate.candidates=sampled_uniform",
             ],
             "set evaluate.candidates=all",
         ),

@@ -101,6 +101,7 @@ def test_a_run_that_was_interrupted_goes_on_and_ends_the_same(
             if len(validated) == 2:
                 signal.raise_signal(signal.SIGINT)  # as Ctrl-C does
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # workers have none
     with monkeypatch.context() as patched:
         patched.setattr(log_lib, "RunLog", AfterTwo)
         with pytest.raises(KeyboardInterrupt):
