@@ -20,7 +20,7 @@ REFUSES = "avx512f"
 def keep(cpu_info: pathlib.Path = pathlib.Path("/proc/cpuinfo")) -> None:
     """Keep what is compiled from now on, and take what another process kept.
 
-    In ~/.cache/recall_jax, a folder for each processor and version of jaxlib, of 1 GiB
+    In ~/.cache/recall_jax/compiled, a folder for each processor and version of jaxlib, of 1 GiB
     at most. Nothing happens where JAX has a cache already (JAX_COMPILATION_CACHE_DIR) or
     shall have none (JAX_ENABLE_COMPILATION_CACHE=false), where the processor's entries
     are not taken back, or where the folder cannot be written.
@@ -34,7 +34,7 @@ def keep(cpu_info: pathlib.Path = pathlib.Path("/proc/cpuinfo")) -> None:
     name = " ".join(found) or f"{platform.machine()} {platform.processor()}"
     key = hashlib.sha256(name.encode()).hexdigest()[:8]
     cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    folder = cache / "recall_jax" / f"{key}-jaxlib-{jaxlib.__version__}"
+    folder = cache / "recall_jax" / "compiled" / f"{key}-jaxlib-{jaxlib.__version__}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         remove_halves(folder)

@@ -35,7 +35,7 @@ def kept(cpu_info, tmp_path) -> tuple[int, list[pathlib.Path]]:
     env = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
     command = [sys.executable, "-c", KEPT, str(cpu_info)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-    return int(done.stdout), sorted(tmp_path.glob("recall_jax/*/*-cache"))
+    return int(done.stdout), sorted(tmp_path.glob("recall_jax/compiled/*/*-cache"))
 
 
 def test_a_second_process_takes_what_the_first_kept(cpu_info, tmp_path):
