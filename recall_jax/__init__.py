@@ -31,3 +31,7 @@ def __getattr__(name: str):
     if name not in _PUBLIC:
         raise AttributeError(f"module 'recall_jax' has no attribute {name!r}")
     return getattr(importlib.import_module(f"recall_jax.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -14,7 +14,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from recall_jax.types import InputError
 
@@ -33,26 +33,43 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def lock(workdir: Path, *, what: str = "run folder"):
+def lock(workdir: Path, *, what: str = "run folder", shown: Path | None = None):
     """Hold a folder for this process; the kernel lets go when the process dies.
 
-    Raises InputError, naming the holder, if another process has it. Advisory: it keeps
-    out only those who ask. In a multi-process run process 0 asks.
+    Raises InputError, naming the holder and the folder, or `shown` in its place, if
+    another process has it. Advisory: it keeps out only those who ask. In a multi-process
+    run process 0 asks.
     """
-    workdir = Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
-    with open(workdir / ".lock", "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise InputError(
-                f"{what} {workdir} is in use by process {file.read() or '?'}; wait "
-                "for it, stop it, or choose another folder"
-            ) from None
+    path = Path(workdir) / ".lock"
+    try:
+        file = _held(path)
+    except BlockingIOError:
+        raise InputError(
+            f"{what} {shown or workdir} is in use by process {path.read_text() or '?'}; "
+            "wait for it, stop it, or choose another folder"
+        ) from None
+    except (FileExistsError, NotADirectoryError) as problem:
+        raise InputError(f"{workdir} cannot be a folder: {problem}") from problem
+    with file:
         file.truncate(0)
         print(os.getpid(), "on", os.uname().nodename, end="", file=file, flush=True)
         yield
+
+
+def _held(path: Path) -> TextIO:
+    """The file, locked. Raises BlockingIOError where another process has it."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # it has just been moved away
+            file = open(path, "a+")  # noqa: SIM115, the caller closes it
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    return file
+            except BaseException:
+                file.close()
+                raise
+            file.close()
 
 
 def sha256_of(path: Path) -> str:
@@ -78,11 +95,11 @@ def building(folder: Path, *, what: str, kept: tuple[str, ...] = ()) -> Iterator
     """A locked folder to write in, which takes the place of `folder` when the block ends.
 
     Where the block fails, `folder` stays as it was. What was written goes too, unless
-    there are names of `kept` files, which the next attempt finds there. `folder` is
-    absolute.
+    there are names of `kept` files, which the next attempt finds there.
     """
+    folder = folder.resolve()  # of a link, what it stands for
     place = folder.with_name(f".{folder.name}.building")
-    with lock(place, what=what):
+    with lock(place, what=what, shown=folder):
         before = replaced(folder)
         if before.exists() and not folder.exists():  # a kill between the two renames
             os.rename(before, folder)
@@ -94,27 +111,25 @@ def building(folder: Path, *, what: str, kept: tuple[str, ...] = ()) -> Iterator
             if not kept:
                 shutil.rmtree(place, ignore_errors=True)
             raise
-        _clear(place / ".lock")
         if folder.exists():
             os.rename(folder, before)
         os.rename(place, folder)
+        # Only now: without it in place, another process would begin there.
+        (folder / ".lock").unlink()
         sync(folder.parent)
         shutil.rmtree(before, ignore_errors=True)
 
 
-def _clear(place: Path, *, kept: tuple[str, ...] = ()) -> None:
-    """Remove a file, or all of a folder but its `kept` entries."""
-    if not place.is_dir():
-        return place.unlink()
+def _clear(place: Path, *, kept: tuple[str, ...]) -> None:
+    """Remove all of a folder but its `kept` entries."""
     for path in place.iterdir():
-        if path.name in kept:
-            continue
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if path.name not in kept:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def replaced(folder: Path) -> Path:
     """Where a folder stands for the moment in which a newer one takes its place."""
-    folder = folder.absolute()
+    folder = folder.resolve()
     return folder.with_name(f".{folder.name}.replaced")
 
 
@@ -157,7 +172,9 @@ def seal(
     return {name: entry["bytes"] for name, entry in entries.items()}
 
 
-def read_manifest(folder: Path, *, what: str, form: int, again: str) -> dict[str, Any]:
+def read_manifest(
+    folder: Path, *, what: str, form: int, again: str, hashed: bool = True
+) -> dict[str, Any]:
     """The manifest of a folder of that kind and format, its files not looked at. Raises
     InputError for anything else; `again` is the remedy."""
     path = folder / MANIFEST
@@ -167,18 +184,23 @@ def read_manifest(folder: Path, *, what: str, form: int, again: str) -> dict[str
         manifest = json.loads(path.read_text("utf-8"))
     except ValueError as problem:
         raise InputError(f"{path} is damaged ({problem}); {again}") from problem
-    manifest = manifest if isinstance(manifest, dict) else {}
+    if not isinstance(manifest, dict):
+        raise InputError(f"{path} is damaged: it holds no object; {again}")
     if (other := manifest.get("what", what)) != what:
-        raise InputError(f"{folder} holds no {what}: its {MANIFEST} is of an {other}")
+        raise InputError(f"{folder} holds no {what}: its {MANIFEST} says {other!r}")
     if manifest.get("format") != form:
         raise InputError(
-            f"{folder} holds an {what} of format {manifest.get('format')}, and this "
-            f"version of recall_jax reads format {form}; {again}, or use the version "
-            "that wrote it"
+            f"{folder}: this {what} has format {manifest.get('format')}, and this version "
+            f"of recall_jax reads format {form}; {again}, or use the version that wrote it"
         )
-    names = manifest.get("files")
-    for name in names if isinstance(names, dict) else [".."]:
-        if Path(name).is_absolute() or ".." in Path(name).parts:
+    entries = manifest.get("files")
+    if not isinstance(entries, dict):
+        raise InputError(f"{path} is damaged: no valid files in it; {again}")
+    kinds = {"bytes": int, "sha256": str} if hashed else {"bytes": int}
+    for name, entry in entries.items():
+        outside = Path(name).is_absolute() or ".." in Path(name).parts
+        entry = entry if isinstance(entry, dict) else {}
+        if outside or not all(isinstance(entry.get(x), kinds[x]) for x in kinds):
             raise InputError(f"{path} is damaged: {name!r} is no file of it; {again}")
     return manifest
 
@@ -204,7 +226,7 @@ def check_files(
                 f"{path} has {size} bytes of {wanted['bytes']}{why}; {again}, or bring a "
                 "whole copy"
             )
-        if wanted.get("sha256", "") not in ("", sha256_of(path)):
+        if "sha256" in wanted and wanted["sha256"] != sha256_of(path):
             raise InputError(
                 f"{path} is not as it was written, its SHA-256 differs{why}; {again}, or "
                 "bring a copy back"
@@ -212,16 +234,22 @@ def check_files(
 
 
 def check_replaceable(folder: Path, *, what: str) -> None:
-    """Raise InputError for a folder, or a file, that is neither empty nor of that kind."""
+    """Raise InputError for a folder, or a file, that is neither empty nor of that kind
+    alone: what else stands there would be removed."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
-    try:
+    manifest = {}
+    with contextlib.suppress(OSError, ValueError):
         manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
-        if manifest["what"] == what:
-            return
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    raise InputError(
-        f"{folder} holds something that is no {what}, and would be replaced; name "
-        "another folder"
-    )
+    entries = manifest.get("files") if isinstance(manifest, dict) else None
+    if not isinstance(entries, dict) or manifest.get("what", what) != what:
+        raise InputError(
+            f"{folder} holds something that is no {what}, or a damaged one, and would be "
+            "replaced; remove it, or name another folder"
+        )
+    own = {MANIFEST, ".lock", *(Path(name).parts[0] for name in entries)}
+    if strangers := sorted({path.name for path in folder.iterdir()} - own):
+        raise InputError(
+            f"{folder} holds {strangers[0]}, which is no file of the {what} there and "
+            "would be removed with it; take it away, or name another folder"
+        )

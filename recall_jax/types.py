@@ -116,6 +116,8 @@ def check_fields(config: Any, flag: str) -> None:
     "--config.loss"."""
     for field in dataclasses.fields(config):
         value, name = getattr(config, field.name), f"{flag}.{field.name}"
+        if isinstance(value, type):
+            raise InputError(f"{name} is a class; make one: {value.__qualname__}()")
         if dataclasses.is_dataclass(value):
             check_fields(value, name)
         else:

@@ -116,8 +116,8 @@ MUTANTS = [
     ),
     (
         "recall_jax/files.py",
-        'if wanted.get("sha256", "") not in ("", sha256_of(path)):',
-        'if wanted.get("sha256", "") == "":',
+        'if "sha256" in wanted and wanted["sha256"] != sha256_of(path):',
+        'if "sha256" in wanted and wanted["sha256"] == "":',
         EXPORT + "test_a_changed_or_missing_file_is_refused",
     ),
     (
@@ -128,8 +128,8 @@ MUTANTS = [
     ),
     (
         "recall_jax/files.py",
-        'if manifest["what"] == what:',
-        'if manifest["what"]:',
+        'if not isinstance(entries, dict) or manifest.get("what", what) != what:',
+        "if not isinstance(entries, dict):",
         "tests/index/test_kinds.py::test_an_index_takes_no_exports_place",
     ),
     (

@@ -33,8 +33,9 @@ def as_stored(values: np.ndarray, *, dtype: str) -> np.ndarray:
 
 def measure(workdir: pathlib.Path) -> list[dict]:
     """A row for each format."""
-    encoder, params, data, *_ = open_lib.open_run(workdir).export_source
-    config = cli.load_config(str(workdir / "config.json")).evaluate
+    run = open_lib.open_run(workdir)
+    encoder, params, data, *_ = run.export_source
+    config = run.config.evaluate
     size = config.batch_size
     items = encode.encode_items(encoder, params, data=data, batch_size=size)
     users = encode.encode_queries(

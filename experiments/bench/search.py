@@ -33,12 +33,10 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from experiments.common import cli
 from recall_jax.evaluate import encode
 from recall_jax.index import scann as scann_lib
 from recall_jax.index import search
-from recall_jax.run import data as data_lib
-from recall_jax.run import restored as restored_lib
+from recall_jax.run import open as open_lib
 from recall_jax.training import log
 from recall_jax.types import InputError
 
@@ -70,12 +68,9 @@ def draw(
 
 def of_run(workdir: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     """Item vectors of a run's best checkpoint and the vectors of its test users."""
-    path = workdir / "config.json"
-    if not path.is_file():
-        raise InputError(f"{workdir} holds no run: it has no config.json")
-    config = cli.load_config(str(path))
-    data = data_lib.lay_out(config, config.data.load())
-    encoder, params, _ = restored_lib.restore(config, data, workdir)
+    run = open_lib.open_run(workdir)
+    encoder, params, _ = run.restored
+    data, config = run.data, run.config
     given = {"data": data, "batch_size": config.evaluate.batch_size}
     items = encode.encode_items(encoder, params, **given)
     queries = encode.encode_queries(encoder, params, part=data.test, **given)

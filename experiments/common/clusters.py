@@ -70,7 +70,10 @@ def purity(clusters: Int[np.ndarray, "n"], labels: Int[np.ndarray, "n"]) -> floa
 
 def normalized_mutual_information(clusters: np.ndarray, labels: np.ndarray) -> float:
     """2 I(cluster; label) / (H(cluster) + H(label)): 1 where each tells the other, 0
-    where they are independent. Many small clusters have some of it by chance."""
+    where they are independent, and where there is but one of both. Many small clusters
+    have some of it by chance."""
+    if len(np.unique(clusters)) == len(np.unique(labels)) == 1:
+        return 0.0
     return float(metrics.normalized_mutual_info_score(labels, clusters))
 
 

@@ -45,7 +45,7 @@ def _ensure(config: Config, *, min_history: int) -> pathlib.Path:
     with files.lock(place, what="folder of prepared arrays"):
         if _manifest(folder).get("made_of") == made_of:  # by who had the lock before
             return folder
-        if folder.exists():
+        if _manifest(folder):
             print(f"prepare    {config.path} has changed since {folder} was made")
         print(f"prepare    {config.path} as mapped arrays in {folder}", flush=True)
         for left in place.glob(".*.building"):
@@ -128,7 +128,7 @@ def _files(config: Config) -> list[list]:
 def _manifest(folder: pathlib.Path) -> dict[str, Any]:
     """{} where there is none, none of this version, or where files are gone or cut."""
     try:
-        manifest = files.read_manifest(folder, **SEALED, again="")
+        manifest = files.read_manifest(folder, **SEALED, again="", hashed=False)
         files.check_files(folder, manifest, again="")
     except (OSError, InputError):
         return {}

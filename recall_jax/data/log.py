@@ -147,9 +147,8 @@ class Config:
     """How a log is filtered and split. Each source's Config adds its own fields."""
 
     protocol: str = choice("leave_one_out", PROTOCOLS)  # "given": two parts
-    ties: str = choice(
-        "file", TIES
-    )  # order of events at one time, or "both" in two runs
+    # Order of events at one time, or "both" in two runs.
+    ties: str = choice("file", TIES)
     ties_seed: int = bounded(0, 0)
     min_user_events: int = bounded(0, 0)  # k-core; 0 keeps everybody
     min_item_events: int = bounded(0, 0)
@@ -159,16 +158,14 @@ class Config:
     label: str = ""  # event column of labels; exposures then train too, label 0
     hidden_share: float = 0.0  # of items kept from training (leave_one_out)
     hidden_seed: int = bounded(0, 0)
-    examples_per_user: int = bounded(
-        0, 0
-    )  # that train, drawn once by examples_seed; 0: all
+    # How many of them train, drawn once by examples_seed; 0: all.
+    examples_per_user: int = bounded(0, 0)
     examples_seed: int = bounded(0, 0)
     context: str = choice("past", CONTEXTS)  # of an example's history
     tokens: str = ""  # event column of searched words
     tokens_length: int = bounded(20, 1)  # of the last of them
-    text_buckets: int = bounded(
-        16384, 0
-    )  # rows that letter trigrams share; 0 leaves texts out
+    # Rows that letter trigrams share; 0 leaves texts out.
+    text_buckets: int = bounded(16384, 0)
 
 
 LARGEST_WEIGHT = 1e-25, 1e25

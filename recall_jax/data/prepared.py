@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from recall_jax import files
 from recall_jax import schema as schema_lib
 from recall_jax.data import folders
 from recall_jax.data import log as log_lib
@@ -226,6 +227,9 @@ def open_data(config: Config, *, history_length: int, min_history: int) -> Data:
 
 def open_log(folder: pathlib.Path, *, min_history: int) -> Log:
     """What `folders.ensure` has written."""
+    manifest = files.read_manifest(
+        folder, **folders.SEALED, again="prepare the log again", hashed=False
+    )
     arrays = {path.stem: _mapped(path) for path in folder.glob("*.npy")}
     mapped = {"items": arrays.pop("items"), "weights": arrays.pop("weights", None)}
     small = {name: np.array(array) for name, array in arrays.items()}
@@ -233,7 +237,7 @@ def open_log(folder: pathlib.Path, *, min_history: int) -> Log:
     examples = np.maximum(length - min_history, 0)
     return Log(
         folder,
-        folders._manifest(folder),
+        manifest,
         **mapped,
         **small,
         example_start=np.append(0, np.cumsum(examples)),

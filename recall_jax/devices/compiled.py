@@ -6,12 +6,14 @@ import os
 import pathlib
 import platform
 import re
+import time
 
 import jax
 import jaxlib
 from jax.experimental.compilation_cache import compilation_cache
 
 MOST_BYTES = 1 << 30
+A_MINUTE = 60.0  # after which nobody is still writing
 REFUSES = "avx512f"
 """On processors that have it, XLA rejects what it has written itself, with error lines
 (jax issue 38445)."""
@@ -26,8 +28,11 @@ def keep(cpu_info: pathlib.Path = pathlib.Path("/proc/cpuinfo")) -> None:
     are not taken back, or where the folder cannot be written.
     """
     text = cpu_info.read_text() if cpu_info.exists() else ""
-    found = re.findall(r"^(?:model name|flags)\s*:\s*(.+)$", text, re.MULTILINE)[:2]
-    if jax.config.jax_compilation_cache_dir or any(REFUSES in x for x in found):
+    lines = r"^(?:model name|CPU part|flags|Features)\s*:\s*(.+)$"
+    found = sorted(set(re.findall(lines, text, re.MULTILINE)))
+    if not jax.config.jax_enable_compilation_cache or any(REFUSES in x for x in found):
+        return
+    if jax.config.jax_compilation_cache_dir:
         return
     if importlib.util.find_spec("filelock") is None:  # without it JAX sets no bound
         return
@@ -49,5 +54,7 @@ def remove_halves(folder: pathlib.Path) -> None:
     """Remove entries that a killed process left without the time of their last use, over
     which JAX would stumble at every new entry."""
     for entry in folder.glob("*-cache"):
-        if not entry.with_name(entry.name.removesuffix("-cache") + "-atime").exists():
+        written = time.time() - entry.stat().st_mtime
+        used = entry.with_name(entry.name.removesuffix("-cache") + "-atime")
+        if written > A_MINUTE and not used.exists():
             entry.unlink(missing_ok=True)

@@ -18,20 +18,19 @@ from recall_jax.index import search as search_lib
 from recall_jax.types import InputError, bounded, check_fields, choice
 
 SEEN = ("auto", "removed", "kept")
-METRICS = ("hr@10", "ndcg@10", "recall@20", "ndcg@20", "mrr@20")
+USUAL = ("hr@10", "ndcg@10", "recall@20", "ndcg@20", "mrr@20")
 
 
 @dataclasses.dataclass
 class EvaluateConfig:
     """What is measured, and how seen items are treated."""
 
-    metrics: tuple[str, ...] = choice(METRICS, filled=True)
+    metrics: tuple[str, ...] = choice(USUAL, filled=True)
     select_by: str = "ndcg@10"  # the validation metric that chooses the checkpoint
     seen: str = choice("auto", SEEN)  # auto: kept by protocol or if users repeat
     index: str = choice("exact", kinds.INDEXES)  # what the test row is searched by
-    indexes: tuple[str, ...] = choice(
-        ("scann",), kinds.INDEXES
-    )  # rows beside it; exact is always among them
+    # Rows beside it; exact is always among them.
+    indexes: tuple[str, ...] = choice(("scann",), kinds.INDEXES)
     batch_size: int = bounded(1024, 1)  # users and items encoded at a time
     # Others than all, to read the figures of others; they mislead.
     candidates: str = choice("all", ("all", *sampled.KINDS))

@@ -59,7 +59,7 @@ def read(folder: Path, *, kind: str) -> Saved:
     manifest = _manifest(folder)
     if manifest["kind"] != kind:
         raise InputError(f"{folder} holds an index {manifest['kind']!r}, not {kind!r}")
-    names = {path.name for path in folder.iterdir()} - {files.MANIFEST}
+    names = {path.name for path in folder.iterdir()} - {files.MANIFEST, ".lock"}
     if strangers := names - manifest["files"].keys():
         # ScaNN would read one of the right name, a pickle even.
         raise InputError(

@@ -51,9 +51,8 @@ class NegativesConfig:
     suppress_positives: float = bounded(0.0, 0)  # word2vec's threshold, as 1e-3; 0: off
     suppress_negatives: float = bounded(0.0, 0)
     frequency: str = choice("exact", FREQUENCIES)  # how q of a batch's items is known
-    frequency_rate: float = bounded(
-        0.01, 0, 1
-    )  # how fast gaps and sketch follow a drift
+    # How fast gaps and sketch follow a drift.
+    frequency_rate: float = bounded(0.01, 0, 1)
     num_hashes: int = bounded(4, 1)  # of gaps and sketch
     hash_width: int = bounded(1 << 16, 2, WIDEST)  # a power of two
 

@@ -40,11 +40,11 @@ class LossConfig:
 
     name: str = choice("softmax", lambda: LOSSES)
     temperature: float = bounded(0.07, above=0)
-    temperature_kind: str = choice("fixed", ("fixed", "learned"))  # starting from there
+    # A learned one starts from `temperature`.
+    temperature_kind: str = choice("fixed", ("fixed", "learned"))
     margin: float = 0.5  # of hinge and cosine_contrastive
-    negative_weight: float = bounded(
-        1.0, 0
-    )  # of the negatives' mean (contrastive, pointwise)
+    # Of the negatives' mean (contrastive, pointwise).
+    negative_weight: float = bounded(1.0, 0)
     calibration: float = bounded(0.75, 0, 1)  # gbce's t
 
 

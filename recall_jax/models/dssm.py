@@ -20,9 +20,8 @@ class Config(tower.Config):
 
     item: tuple[str, ...] = ()  # item columns; () takes all features
     item_hidden: tuple[int, ...] = bounded((128,), 1)
-    id_dropout: float = bounded(
-        0.0, 0, below=1
-    )  # chance that training takes an item for a new one
+    # Chance that training takes an item for a new one.
+    id_dropout: float = bounded(0.0, 0, below=1)
 
     def make(self, schema: Schema, rngs: nnx.Rngs) -> tuple["DSSM", tuple[Table, ...]]:
         """The model and the tables it reads."""

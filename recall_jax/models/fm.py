@@ -25,7 +25,7 @@ from jaxtyping import Array, Float
 
 from recall_jax.models import layers, tower
 from recall_jax.schema import Column, Schema, Table, tables_of
-from recall_jax.types import Columns, bounded
+from recall_jax.types import Columns, bounded, check_fields
 
 
 @dataclasses.dataclass
@@ -43,6 +43,7 @@ class Config:
 
     def make(self, schema: Schema, rngs: nnx.Rngs) -> tuple["FM", tuple[Table, ...]]:
         """The model and the tables it reads: an item feature's row is [v ; w]."""
+        check_fields(self, "--config.model")
         query = tower.columns_of(self.query, schema=schema, side="query")
         item = tower.columns_of(self.item, schema=schema, side="item")
         # An item in a history is another feature than the item itself.

@@ -102,9 +102,8 @@ class Config:
     init_scale: float = bounded(0.05, above=0)  # deviation of the tables at the start
     normalize: str = choice("l2", layers.NORMALIZATIONS)  # of item vectors in use
     history_length: int = bounded(50, 1)  # items whose mean is a user's vector
-    recency: float = bounded(
-        0.0, 0
-    )  # items back at which one counts half; 0: all alike
+    # Items back at which one counts half; 0: all alike.
+    recency: float = bounded(0.0, 0)
     pairs: PairsConfig = dataclasses.field(default_factory=PairsConfig)
 
 

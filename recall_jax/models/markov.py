@@ -7,7 +7,7 @@ from flax import nnx
 
 from recall_jax.models import layers, tower
 from recall_jax.schema import tables_of
-from recall_jax.types import bounded, choice
+from recall_jax.types import bounded, check_fields, choice
 
 
 @dataclasses.dataclass
@@ -21,6 +21,7 @@ class Config:
 
     def make(self, schema, rngs):
         """The model and the tables it reads."""
+        check_fields(self, "--config.model")
         (last,) = schema.pick(("history",), side="query")
         (item,) = schema.pick(("item",), side="item")
         reads = [(last, "history", self.width), (item, "item", self.width)]

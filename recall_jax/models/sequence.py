@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from recall_jax.models import histories, layers, tower
 from recall_jax.schema import Schema, Table, tables_of
-from recall_jax.types import Columns, InputError, bounded, choice
+from recall_jax.types import Columns, InputError, bounded, check_fields, choice
 
 
 @dataclasses.dataclass
@@ -21,7 +21,8 @@ class Config:
     blocks: int = bounded(2, 1)
     heads: int = bounded(2, 1)
     history_length: int = bounded(200, 0)
-    history_table: str = choice("own", ("own", "shared"))  # with the items
+    # A table of its own, or that of the items.
+    history_table: str = choice("own", ("own", "shared"))
     min_history: int = bounded(1, 0)  # events that must stand before a training example
     dropout: float = bounded(0.2, 0, below=1)
     normalize: str = choice("l2", layers.NORMALIZATIONS)
@@ -31,6 +32,7 @@ class Config:
         self, schema: Schema, rngs: nnx.Rngs
     ) -> tuple["Sequence", tuple[Table, ...]]:
         """The model and the tables it reads."""
+        check_fields(self, "--config.model")
         if self.min_history < 1 or self.history_length < 2:
             raise InputError(
                 "a sequence tower predicts an item from those before it: "

@@ -24,7 +24,8 @@ class Config:
     )
     text: str = choice("mean", ("mean", *histories.ENCODERS))  # of letter trigrams
     history_length: int = bounded(50, 0)
-    history_table: str = choice("own", ("own", "shared"))  # with the items
+    # A table of its own, or that of the items.
+    history_table: str = choice("own", ("own", "shared"))
     min_history: int = bounded(1, 0)  # events that must stand before a training example
     id_width: int = bounded(64, 1)  # of user, item and history embeddings
     feature_width: int = bounded(16, 1)  # of all other embeddings

@@ -29,6 +29,7 @@ from recall_jax.run.config import Experiment
 from recall_jax.training import log as log_lib
 from recall_jax.training import loop as loop_lib
 from recall_jax.training import step as step_lib
+from recall_jax.types import InputError
 
 
 def train_model(
@@ -139,14 +140,16 @@ def train(
     or those of `mesh.use`. With `quiet` nothing is printed. Raises InputError for what
     the experiment, its data or the folder do not allow.
     """
+    if not isinstance(experiment, Experiment):
+        raise InputError(f"train takes an Experiment, not {experiment!r:.80}")
     compiled.keep()
-    workdir = pathlib.Path(workdir or f"runs/{experiment.name}")
+    workdir = pathlib.Path(workdir or f"runs/{experiment.name}").expanduser()
     where = (
         contextlib.nullcontext() if devices is None else mesh.use(mesh.first(devices))
     )
     with log_lib.silent(quiet), where:
         results = _train(experiment, workdir)
-    return open_lib.Run(workdir, results=results)
+    return open_lib.Run(workdir, config=experiment, results=results)
 
 
 def _train(config: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
@@ -178,7 +181,7 @@ def _train(config: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
 def agree_on_config(config: Experiment) -> None:
     """Raise InputError, in all processes, where one was given another config."""
     ours = config_lib.as_dict(config)
-    differing = folder_lib._differences(processes.agreed(ours), ours)
+    differing = folder_lib.differences(processes.agreed(ours), ours)
     processes.check_alike("config", "; ".join(list(differing)[:5]))
 
 

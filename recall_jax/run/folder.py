@@ -17,7 +17,7 @@ def refuse_another(config: Experiment, workdir: pathlib.Path) -> None:
     path = workdir / "config.json"
     if not path.exists():
         return
-    differing = list(_differences(read_json(path), config_lib.as_dict(config)))
+    differing = list(differences(read_json(path), config_lib.as_dict(config)))
     if differing:
         raise InputError(
             f"{workdir} holds a run of another config ({'; '.join(differing[:5])}); "
@@ -25,10 +25,10 @@ def refuse_another(config: Experiment, workdir: pathlib.Path) -> None:
         )
 
 
-def _differences(other: Any, here: Any, *, path: str = ""):
+def differences(other: Any, here: Any, *, path: str = ""):
     if isinstance(other, dict) and isinstance(here, dict):
         for name in sorted(other.keys() | here.keys()):
-            yield from _differences(
+            yield from differences(
                 other.get(name), here.get(name), path=f"{path}.{name}".strip(".")
             )
     elif other != here:

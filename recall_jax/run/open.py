@@ -16,6 +16,7 @@ from recall_jax.run import config as config_lib
 from recall_jax.run import data as data_lib
 from recall_jax.run import folder as folder_lib
 from recall_jax.run import restored as restored_lib
+from recall_jax.run.config import Experiment
 from recall_jax.serve import recommender as recommender_lib
 from recall_jax.serve import towers, writer
 from recall_jax.types import InputError, unknown
@@ -25,12 +26,18 @@ class Run:
     """A trained run. Its data are read, and its model restored, when something first
     asks for them: the results need neither."""
 
-    def __init__(self, workdir: pathlib.Path, *, results: dict[str, Any] | None = None):
-        path = workdir / "config.json"
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        *,
+        config: Experiment | None = None,
+        results: dict[str, Any] | None = None,
+    ):
+        self.workdir = workdir.expanduser().absolute()
+        path = self.workdir / "config.json"
         if not path.is_file():
             raise InputError(f"{workdir} holds no run: it has no config.json")
-        self.workdir = workdir
-        self.config = config_lib.read(path)
+        self.config = config_lib.read(path) if config is None else config
         self._results = results
 
     def __repr__(self) -> str:
@@ -127,7 +134,8 @@ class Run:
         in place of an older export: recall_jax/serve/export.md says what is in them. Raises
         InputError where the folder holds something else."""
         config = writer.Config(dtype=dtype, batch_size=batch_size, users=users)
-        writer.check(pathlib.Path(folder), config)  # before anything long
+        folder = pathlib.Path(folder).expanduser()
+        writer.check(folder, config)  # before anything long
         return writer.write(self.export_source, folder, config=config)
 
     @functools.cached_property

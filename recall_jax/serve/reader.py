@@ -1,7 +1,7 @@
 """A trained run as files that serve without it: `load` and what it gives.
 
     folder/
-        manifest.json       format version; size and SHA-256 of every other file
+        manifest.json       "export", format version; size and SHA-256 of every other file
         specification.json  the towers' arguments in order, and how vectors are stored
         vocabularies.json   raw ids and values in the order of their inner ids
         query.jax item.jax  programs of jax.export: (weights, columns) -> float32 [b, d]

@@ -265,8 +265,8 @@ class Recommender:
 
 
 def _check(k: int, seen: str = "auto", *, choices: Sequence[str] = SEEN) -> None:
-    if k < 1:
-        raise InputError(f"k is {k}; it must be at least 1")
+    if not isinstance(k, (int, np.integer)) or k < 1:
+        raise InputError(f"k is {k}; it must be a whole number, at least 1")
     if seen not in choices:
         raise unknown("seen", seen, choices)
 

@@ -73,8 +73,10 @@ def write(run: ExportSource, folder: pathlib.Path | str, *, config: Config) -> R
 def check(folder: pathlib.Path, config: Config) -> None:
     """Raise InputError for a format that there is not, and for a folder of other things."""
     vectors.check_dtype(config.dtype)
-    if config.batch_size < 1:
-        raise InputError(f"--batch_size is {config.batch_size}; it must be at least 1")
+    if not isinstance(config.batch_size, int) or config.batch_size < 1:
+        raise InputError(
+            f"--batch_size is {config.batch_size}; it must be a whole number, at least 1"
+        )
     files_lib.check_replaceable(folder, what="export")
 
 

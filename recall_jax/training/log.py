@@ -73,9 +73,12 @@ _SILENT = contextvars.ContextVar("silent", default=False)
 @contextlib.contextmanager
 def silent(quiet: bool = True) -> Iterator[None]:
     """With `quiet` nothing is printed within, and no progress shown; warnings are."""
-    token = _SILENT.set(quiet)
+    if not quiet:
+        yield
+        return
+    token = _SILENT.set(True)
     try:
-        with contextlib.redirect_stdout(io.StringIO() if quiet else sys.stdout):
+        with contextlib.redirect_stdout(io.StringIO()):
             yield
     finally:
         _SILENT.reset(token)

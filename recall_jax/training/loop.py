@@ -28,12 +28,10 @@ class TrainConfig:
     eval_every: int = bounded(1, 1)  # epochs between validations
     patience: int = bounded(3, 1)  # validations without a better one before stopping
     scan_steps: int = bounded(50, 1)  # about how many steps one dispatch runs
-    checkpoint_every: int = bounded(
-        0, 0
-    )  # dispatches between checkpoints within an epoch; 0: none
-    refit: str = choice(
-        "none", ("none", "all")
-    )  # then on validation too (given, file_order)
+    # Dispatches between checkpoints within an epoch; 0: none.
+    checkpoint_every: int = bounded(0, 0)
+    # "all": a second model trains on validation too (given, file_order).
+    refit: str = choice("none", ("none", "all"))
 
 
 class Plan(NamedTuple):

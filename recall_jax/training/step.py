@@ -44,15 +44,12 @@ class OptimConfig:
 
     learning_rate: float = bounded(2e-3, 0)
     tables: str = choice("lazy_adam", rows_lib.RULES)
-    tables_lr_scale: float = bounded(
-        1.0, 0
-    )  # the tables' learning rate over the dense one's
-    weight_decay: float = bounded(
-        0.0, 0
-    )  # decoupled; on touched rows and dense parameters
-    schedule: str = choice(
-        "constant", SCHEDULES
-    )  # the others to zero over train.epochs
+    # The tables' learning rate over the dense one's.
+    tables_lr_scale: float = bounded(1.0, 0)
+    # Decoupled; on touched rows and dense parameters.
+    weight_decay: float = bounded(0.0, 0)
+    # All but "constant" fall to zero over train.epochs.
+    schedule: str = choice("constant", SCHEDULES)
 
 
 class TrainState(NamedTuple):

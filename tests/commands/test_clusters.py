@@ -100,6 +100,7 @@ def test_agreement_by_hand():
         2 * shared / (one + np.log(2)),
     )
     assert clusters.normalized_mutual_information(of, np.zeros(4)) == 0
+    assert clusters.normalized_mutual_information(np.zeros(4), np.zeros(4)) == 0
     crossed = np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])
     assert abs(clusters.normalized_mutual_information(*crossed)) < 1e-12
 

@@ -95,8 +95,8 @@ def test_damage_is_an_error_that_names_the_file(tmp_path, kind):
 @pytest.mark.parametrize(
     "change, word",
     [
-        ({"format": 1}, "an index of format 1, .* reads format 2"),
-        ({"what": "export"}, "holds no index: its manifest.json is of an export"),
+        ({"format": 1}, "this index has format 1, .* reads format 2"),
+        ({"what": "export"}, "holds no index: its manifest.json says 'export'"),
         ({"kind": "hnsw"}, "an index 'hnsw'; there are: exact, approx, scann"),
         ({"kind": None}, "no valid kind"),
         ({"files": {"../a.npy": {"bytes": 1, "sha256": ""}}}, "is no file of it"),
@@ -128,6 +128,32 @@ def test_what_is_no_index_is_neither_loaded_nor_overwritten(tmp_path):
     search.Exact.build(some()[0]).save(tmp_path / "b")
     with pytest.raises(InputError, match="holds an index 'exact', not 'approx'"):
         search.Approx.load(tmp_path / "b")
+
+
+def test_a_link_stays_a_link_and_a_strangers_file_stays(tmp_path):
+    (tmp_path / "big").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "big" / "index")
+    vectors, queries = some()
+    for sign in (1, -1, 1):
+        search.Exact.build(sign * vectors).save(link)
+        assert link.is_symlink() and kinds.load(link).search(queries, 2)
+    assert [path.name for path in (tmp_path / "big").iterdir()] == ["index"]
+    (link / "notes.txt").write_text("mine")
+    with pytest.raises(
+        InputError, match="holds notes.txt, which is no file of the index"
+    ):
+        search.Exact.build(vectors).save(link)
+    assert (link / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("files", [None, [], {"a.npy": 5}, {"a.npy": {"bytes": 1}}])
+def test_a_manifest_without_sizes_and_hashes_is_damaged(tmp_path, files):
+    search.Exact.build(some()[0]).save(tmp_path)
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"files": files}))
+    with pytest.raises(InputError, match="manifest.json is damaged"):
+        kinds.load(tmp_path)
 
 
 def test_an_index_takes_no_exports_place(tmp_path):

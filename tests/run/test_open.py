@@ -133,6 +133,40 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
         recall_jax.open_run(tmp_path)
 
 
+def test_a_run_stays_where_it_is_when_the_working_folder_changes(
+    trained, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(trained.workdir.parent)
+    run = recall_jax.open_run(trained.workdir.name)
+    monkeypatch.chdir(tmp_path)
+    assert run.results == trained.results
+
+
+class OwnConfig(dssm.Config):
+    """A model of somebody's own, in no module of this package."""
+
+
+def test_a_model_of_ones_own_gives_its_run(tmp_path):
+    own = changed(
+        model=OwnConfig(width=8, id_width=8, hidden=(8,), item_hidden=(8,)),
+        train=TrainConfig(epochs=1, batch_size=64),
+    )
+    assert recall_jax.train(own, tmp_path, quiet=True).config is own
+
+
+def test_what_is_no_experiment_is_told(tmp_path):
+    with pytest.raises(recall_jax.InputError, match="takes an Experiment, not 'dssm'"):
+        recall_jax.train("dssm", tmp_path)
+    with pytest.raises(
+        recall_jax.InputError, match="config.model is a class; make one"
+    ):
+        recall_jax.train(changed(model=dssm.Config), tmp_path)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(recall_jax.InputError, match="cannot be a folder"):
+        recall_jax.train(TINY, tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_a_finished_run_is_read_and_not_trained(trained, monkeypatch):
     monkeypatch.setattr(experiment_lib, "train_model", None)
     again = recall_jax.train(TINY, trained.workdir, quiet=True)

@@ -60,9 +60,8 @@ class Config(log_lib.Config):
     min_rating: float = 0.0  # 0: any
     min_weight: float = 0.0
     min_dwell: float = 0.0
-    duplicates: str = choice(
-        "auto", duplicates_lib.CHOICES
-    )  # rows equal in user, item, time
+    # Rows equal in user, item, time.
+    duplicates: str = choice("auto", duplicates_lib.CHOICES)
 
     def load(self) -> Interactions:
         """The positives, exposures apart. `read` gives every event."""
