@@ -66,7 +66,7 @@ MODEL_FIELDS = {
     dssm: TOWER | ITEM_TOWER,
     youtubednn: TOWER,
     sequence: {
-        "blocks": ((1, 2), (0, -1)),
+        "blocks": ((0, 1, 2), (-1,)),
         "heads": ((1, 2), (0, 3)),
         "history_length": ((5,), (0, 1, 2, 1000)),
         "min_history": ((1,), (0, 2, -1)),

@@ -18,7 +18,7 @@ class Config:
 
     every_position: ClassVar[bool] = True
     width: int = bounded(64, 1)
-    blocks: int = bounded(2, 1)
+    blocks: int = bounded(2, 0)
     heads: int = bounded(2, 1)
     history_length: int = bounded(200, 0)
     # A table of its own, or that of the items.
