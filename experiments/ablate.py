@@ -26,8 +26,7 @@ from collections.abc import Sequence
 import numpy as np
 from absl import flags
 
-from experiments import table
-from experiments.common import ablation, ablations_page, cli, study
+from experiments.common import ablation, ablations_page, cli, missing, study
 from experiments.common import cells as cells_lib
 from experiments.common.cells import Cell
 from recall_jax.types import InputError
@@ -71,7 +70,7 @@ def train(
 ) -> None:
     """Run what is missing, and tell and write what there is.
 
-    `table.run_missing` alone trains: what would train several cells at once, as a sweep
+    `missing.run_missing` alone trains: what would train several cells at once, as a sweep
     of traced values and seeds can, belongs there.
     """
     command = ["python", "-m", "experiments.ablate", *sys.argv[1:]]
@@ -82,7 +81,7 @@ def train(
         )
 
     write()
-    table.run_missing(cells, after_each=write)
+    missing.run_missing(cells, after_each=write)
     print(
         f"\n{ablation.heading(chosen_study, finding=chosen_study.finding or 'not yet measured')}\n"
     )
@@ -118,7 +117,7 @@ def expected(
         f"{len(cells)} runs, {left} to go: {left * each / 60:,.0f} minutes at "
         f"{each:,.0f} s a run ({by})"
     )
-    return "\n".join([table.progress(named), estimate])
+    return "\n".join([missing.progress(named), estimate])
 
 
 def parse(argv: list[str]) -> list[str]:

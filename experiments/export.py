@@ -31,42 +31,7 @@ def main(argv: list[str]) -> None:
         batch_size=options.batch_size,
         users=options.users,
     )
-    print(described(report))
-
-
-def described(report: writer.Report) -> str:
-    """What was written, how fast, and what can be done with it."""
-    lines = [f"export     {report.folder}"]
-    for side, tower in report.specification["towers"].items():
-        reads = ", ".join(column["name"] for column in tower["columns"])
-        lines.append(f"{side:<10} tower reads {reads}")
-    for name, form in report.specification["vectors"].items():
-        done, seconds = report.written[name], max(report.seconds[name], 1e-9)
-        size = sum(
-            report.bytes.get(f"{name}{end}", 0) for end in (".npy", "_scale.npy")
-        )
-        parquet = report.bytes[f"{name}.parquet"]
-        lines.append(
-            f"{name:<10} {form['rows']:,} x {form['width']} {form['dtype']}, "
-            f"{size / 1e6:,.1f} MB ({parquet / 1e6:,.1f} as Parquet): {done.computed:,} "
-            f"computed, {done.reused:,} of the older export, {done.resumed:,} of a "
-            f"killed one; {seconds:.1f} s, {done.computed / seconds:,.0f} {name}/s"
-        )
-    if report.completed:
-        lines.append(
-            f"items      {report.completed:,} have the mean of other items' vectors: "
-            "items.npy has it, the item tower alone cannot give it"
-        )
-    if "users" in report.written:
-        lines.append(
-            "users      at the end of their whole history, test events included"
-        )
-    lines += [
-        "verified   towers and vectors, read back, against the trained model",
-        "next       recall_jax.serve.reader.load(folder) gives towers, vectors and raw ids",
-        "           into Faiss, Milvus or a key-value store: recall_jax/serve/export.md",
-    ]
-    return "\n".join(lines)
+    print(writer.described(report))
 
 
 def define_flags() -> None:

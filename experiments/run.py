@@ -10,15 +10,12 @@ train as one, on all that they have (experiments/common/distributed.py).
 """
 
 import pathlib
-from typing import Any
 
 import jax
 from absl import flags
 
 from experiments.common import cli, distributed, summary
 from recall_jax.devices import mesh
-from recall_jax.run import experiment
-from recall_jax.run.config import Experiment
 from recall_jax.types import InputError
 
 
@@ -29,7 +26,7 @@ def main(argv: list[str]) -> None:
         config.seed = flags.FLAGS.seed
     workdir = pathlib.Path(flags.FLAGS.workdir or f"runs/{config.name}")
     with distributed.joined(), mesh.use(mesh_of(flags.FLAGS.devices)):
-        run(config, workdir)
+        summary.train(config, workdir)
 
 
 def mesh_of(num: int | None) -> jax.sharding.Mesh | None:
@@ -42,14 +39,6 @@ def mesh_of(num: int | None) -> jax.sharding.Mesh | None:
         )
     num = 0 if flags.FLAGS.distributed else num
     return mesh.first(1 if num is None else num)
-
-
-def run(config: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
-    """Train and evaluate in `workdir`, resuming what is there, and show the results;
-    returns results.json."""
-    results = experiment.train(config, workdir).results
-    summary.show(results, workdir)
-    return results
 
 
 def define_flags() -> None:

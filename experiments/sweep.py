@@ -21,7 +21,6 @@ command, but not once --halving has stopped others without it.
 """
 
 import collections
-import os
 import pathlib
 import shutil
 import sys
@@ -244,13 +243,6 @@ def plan(cells: Sequence[Cell], options: Any) -> str:
     )
 
 
-def one_device_a_core() -> None:
-    """Show a CPU to JAX as a device a core, before it is first asked: settings side by
-    side use the cores better than the pieces of one step do."""
-    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
-
-
 def define_flags() -> None:
     flags.DEFINE_string("config", None, "name or file of the config")
     flags.DEFINE_multi_string("over", None, f"a field and its values: {grid.FORM}")
@@ -275,5 +267,5 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    one_device_a_core()
+    plan_lib.one_device_a_core()
     cli.start(main, parse=cli.parse_entry)

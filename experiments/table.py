@@ -21,21 +21,15 @@ import json
 import pathlib
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 from absl import flags
 
-from experiments import run
 from experiments.common import cells as cells_lib
-from experiments.common import cli, results, summaries, tabulate
+from experiments.common import cli, missing, results, summaries, tabulate
 from experiments.common.cells import Cell
 from recall_jax import files
-from recall_jax.run import results as run_results
-from recall_jax.training import log
 from recall_jax.types import InputError, nearest
-
-STATES = ("finished", "begun", "missing")
 
 
 def main(argv: list[str]) -> None:
@@ -47,10 +41,10 @@ def main(argv: list[str]) -> None:
     )
     check_by(options.by, cells)
     if options.dry:
-        print(plan(cells))
+        print(missing.plan(cells))
         return
     write(cells, folder, by=options.by)
-    run_missing(cells, after_each=lambda: write(cells, folder, by=options.by))
+    missing.run_missing(cells, after_each=lambda: write(cells, folder, by=options.by))
     print(f"\n{tabulate.as_text(summaries.summarize(cells, by=options.by))}\n")
     print(f"written    {folder}/table.md, table.csv, table.json")
     failed = [cell for cell in cells if cell.problem]
@@ -72,30 +66,6 @@ def check_by(by: str, cells: Sequence[Cell]) -> None:
         )
 
 
-def run_missing(cells: Sequence[Cell], *, after_each: Callable[[], None]) -> None:
-    """Run what is not finished, a seed of every config before the next seed. What ends
-    one run is its cell's problem, and the others go on."""
-    with run_results.baselines_kept():
-        _run_missing(cells, after_each=after_each)
-
-
-def _run_missing(cells: Sequence[Cell], *, after_each: Callable[[], None]) -> None:
-    todo = sorted((c for c in cells if not c.results), key=lambda cell: cell.seed)
-    for number, cell in enumerate(todo, start=1):
-        label = f"{cell.entry.label}, seed {cell.seed}"
-        print(f"\n{label}: run {number} of {len(todo)}, {cell.state}")
-        try:
-            run.run(cell.config, cell.workdir)
-            cells_lib.read(cell)
-        except Exception as problem:
-            # A disk that is full, or a mistake of ours, is not of this config alone.
-            if isinstance(problem, OSError) or cli.error_line(problem) is None:
-                raise
-            cell.problem = problem
-            print(f"{label}: {cell.outcome}: {problem}", file=sys.stderr)
-        after_each()
-
-
 def write(cells: Sequence[Cell], folder: pathlib.Path, *, by: str = "") -> None:
     """table.md, table.csv and table.json of what is finished by now."""
     groups = summaries.summarize(cells, by=by)
@@ -108,41 +78,6 @@ def write(cells: Sequence[Cell], folder: pathlib.Path, *, by: str = "") -> None:
     files.write_atomically(folder / "table.csv", tabulate.as_csv(cells))
     content = json.dumps({"command": command, "groups": groups}, indent=1)
     files.write_atomically(folder / "table.json", content + "\n")
-
-
-def plan(cells: Sequence[Cell]) -> str:
-    """Which seeds are finished, begun and missing, and about how long the rest takes;
-    a run begun counts whole."""
-    seconds, unknown = 0.0, 0
-    for members in cells_lib.by_label(cells).values():
-        mean, left = _mean_seconds(members), sum(not cell.results for cell in members)
-        seconds, unknown = seconds + left * mean, unknown + left * (not mean)
-    lines = [f"about {seconds / 60:,.1f} minutes to go, by the seeds that are finished"]
-    if unknown:
-        lines.append(
-            f"{unknown} runs more of configs that have none, of unknown length"
-        )
-    return "\n".join([progress(cells_lib.by_label(cells)), *lines])
-
-
-def progress(named: dict[str, Sequence[Cell]]) -> str:
-    """Which seeds of each row are finished, begun and missing, and a run's seconds."""
-    rows = []
-    for label, members in named.items():
-        seeds = {
-            state: " ".join(str(cell.seed) for cell in members if cell.state == state)
-            for state in STATES
-        }
-        mean = _mean_seconds(members)
-        seconds = {"seconds a run": f"{mean:,.0f}" * bool(mean)}
-        rows.append({"": label, **seeds, **seconds})
-    return log.as_table(rows, ["", *STATES, "seconds a run"])
-
-
-def _mean_seconds(cells: Sequence[Cell]) -> float:
-    """Of those that are finished; 0 without any."""
-    spent = [sum(cell.results["seconds"].values()) for cell in cells if cell.results]
-    return float(np.mean(spent)) if spent else 0.0
 
 
 def define_flags() -> None:

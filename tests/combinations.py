@@ -41,7 +41,7 @@ import jax
 import numpy as np
 import tiny_logs
 
-from experiments import run
+from experiments.common import summary
 from recall_jax.devices import mesh
 from recall_jax.run import build as build_lib
 from recall_jax.run import experiment as experiment_lib
@@ -141,7 +141,7 @@ def _run(config, workdir: pathlib.Path, *, options: argparse.Namespace) -> Outco
     redirects = contextlib.redirect_stdout(output), contextlib.redirect_stderr(output)
     try:
         with redirects[0], redirects[1], _alarm(options.seconds), _warnings() as given:
-            results = run.run(config, workdir)
+            results = summary.train(config, workdir)
     except InputError as refusal:
         late = _trained_files(workdir)
         if late:

@@ -1,5 +1,6 @@
 """What imports what."""
 
+import ast
 import pathlib
 import subprocess
 import sys
@@ -35,3 +36,26 @@ def test_rooms_import_only_the_rooms_under_them():
         [command, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def imported(path: pathlib.Path) -> set[str]:
+    """Names of the modules that a file imports, as written."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def test_the_library_needs_no_script_and_scripts_need_no_script():
+    """But what they share, in experiments/common, their configs and their studies."""
+    for path in (ROOT / "recall_jax").rglob("*.py"):
+        assert not {x for x in imported(path) if x.startswith("experiments")}, path
+    scripts = {
+        f"experiments.{path.stem}" for path in (ROOT / "experiments").glob("*.py")
+    }
+    assert "experiments.run" in scripts
+    for path in (ROOT / "experiments").rglob("*.py"):
+        assert not {x for x in imported(path) if x in scripts}, path

@@ -19,7 +19,6 @@ import numpy as np
 from absl import flags
 from flax import nnx
 
-from experiments import export
 from experiments.common import cli
 from recall_jax.data import log as log_lib
 from recall_jax.data import prepare
@@ -89,7 +88,7 @@ def main(argv: list[str]) -> None:
     begin = time.perf_counter()
     report = writer.write(run, pathlib.Path(options.to), config=config)
     whole = time.perf_counter() - begin
-    print(export.described(report))
+    print(writer.described(report))
     done = report.written["items"]
     row = {
         "bench": "export",

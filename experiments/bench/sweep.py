@@ -22,9 +22,9 @@ from collections.abc import Sequence
 import jax
 from absl import flags
 
-from experiments import sweep
 from experiments.common import cells as cells_lib
 from experiments.common import cli, grid, programs
+from experiments.common import plan as plan_lib
 from experiments.common.cells import Cell
 from recall_jax.training import lanes, log, stack, step
 
@@ -159,5 +159,5 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    sweep.one_device_a_core()
+    plan_lib.one_device_a_core()
     cli.start(main, parse=cli.parse_plain)

@@ -234,3 +234,10 @@ def refuse_another(folder: pathlib.Path, request: dict[str, Any]) -> None:
 def note(folder: pathlib.Path, request: dict[str, Any]) -> None:
     """What the sweep of a folder was asked."""
     folder_lib.write_json(folder / "plan.json", request)
+
+
+def one_device_a_core() -> None:
+    """Show a CPU to JAX as a device a core, before it is first asked: settings side by
+    side use the cores better than the pieces of one step do."""
+    if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))

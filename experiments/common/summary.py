@@ -1,10 +1,20 @@
-"""What a finished run prints: its table, how it was measured, where it lies."""
+"""A run trained, and what it prints when it is finished: its table, how it was measured, where it lies."""
 
 import pathlib
 from typing import Any
 
 from experiments.common import results as results_lib
+from recall_jax.run import experiment as experiment_lib
+from recall_jax.run.config import Experiment
 from recall_jax.training import log
+
+
+def train(config: Experiment, workdir: pathlib.Path) -> dict[str, Any]:
+    """Train and evaluate in `workdir`, resuming what is there, and show the results;
+    returns results.json."""
+    results = experiment_lib.train(config, workdir).results
+    show(results, workdir)
+    return results
 
 
 def show(results: dict[str, Any], workdir: pathlib.Path) -> None:

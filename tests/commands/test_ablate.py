@@ -16,7 +16,7 @@ from marks import slow_but
 from test_configs import shrunk, tiny_log
 from test_table import TINY, cells_of
 
-from experiments import ablate, run
+from experiments import ablate
 from experiments.common import ablations_page, cli, study
 from experiments.common import cells as cells_lib
 from recall_jax.evaluate import measure
@@ -480,6 +480,8 @@ def test_a_tiny_study_trains_tells_what_diverged_and_ranks_what_it_says(
     assert len(workdirs) == 2
     chosen = {validations(path.parent) for path in workdirs}
     assert len(chosen) == 1  # both chosen with all ranked: one model
-    monkeypatch.setattr(run, "run", None)  # nothing of what is finished runs again
+    monkeypatch.setattr(
+        summary, "train", None
+    )  # nothing of what is finished runs again
     (folder / "tiny.py").write_text(TRAINED.replace('1e38"}', '4e-3"}'))
     assert command(*arguments)[0] == 0

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from test_configs import shrunk
 
-from experiments import map, run
-from experiments.common import cli
+from experiments import map
+from experiments.common import cli, summary
 from recall_jax.data.log import Bag
 from recall_jax.run import open as open_lib
 from recall_jax.run.restored import LoadedRun
@@ -21,7 +21,7 @@ from recall_jax.run.restored import LoadedRun
 def workdir(tmp_path_factory, kept_programs):
     """A finished run; nobody writes there."""
     folder = tmp_path_factory.mktemp("run")
-    run.run(shrunk(cli.load_config("item2vec_synthetic")), folder)
+    summary.train(shrunk(cli.load_config("item2vec_synthetic")), folder)
     return folder
 
 

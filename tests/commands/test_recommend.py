@@ -11,8 +11,8 @@ import pytest
 from marks import slow_but
 from test_configs import shrunk
 
-from experiments import recommend, run
-from experiments.common import cli
+from experiments import recommend
+from experiments.common import cli, summary
 from recall_jax import schema
 from recall_jax.data.sources import synthetic
 from recall_jax.evaluate import encode, measure
@@ -35,7 +35,7 @@ def trained(tmp_path_factory, kept_programs):
     def of(name: str):
         if name not in cache:
             folder = tmp_path_factory.mktemp(name)
-            run.run(one_epoch(cli.load_config(name)), folder)
+            summary.train(one_epoch(cli.load_config(name)), folder)
             run_ = open_lib.open_run(folder)
             loaded, recommender = run_.loaded, run_.recommender
             cache[name] = folder, loaded, recommender

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from test_run import assert_same_run, files, timeless
 
-from experiments import run
+from experiments.common import summary
 from recall_jax.data import prepare
 from recall_jax.data import split as split_lib
 from recall_jax.data.sources import lightgcn, synthetic
@@ -83,7 +83,7 @@ def whole(kept_programs, tmp_path_factory) -> Whole:
     """An uninterrupted run; nobody writes there."""
     folder = tmp_path_factory.mktemp("whole")
     config = config_of(write(folder / "data"))
-    results = run.run(config, folder / "run")
+    results = summary.train(config, folder / "run")
     return Whole(config, folder / "run", json.loads(json.dumps(results)))
 
 
@@ -114,7 +114,7 @@ def test_results_have_the_chosen_model_and_the_refitted_one(whole, capsys):
     assert results["baselines"].keys() == rows | {f"{row}_refit" for row in rows}
     assert "25% of each user's training events, by seed 0" in results["protocol"]
     assert results["seconds"]["refit_train"] > 0
-    run.run(whole.config, whole.workdir)
+    summary.train(whole.config, whole.workdir)
     printed = capsys.readouterr().out
     (row,) = [x for x in printed.splitlines() if "refitted on all of train" in x]
     assert all(f"{value:.4f} +-" in row for value in results["test_refit"].values())
@@ -167,7 +167,7 @@ def test_the_test_part_has_no_say_in_training_or_choosing(whole, tmp_path):
     models chosen at the same epoch."""
     config = config_of(write(tmp_path / "data", seed=1))
     assert len(config.data.load()) == len(whole.config.data.load())
-    results = run.run(config, tmp_path / "run")
+    results = summary.train(config, tmp_path / "run")
     for folder in ("run", "run/refit"):
         theirs = whole.workdir.parent / folder / "metrics.jsonl"
         assert (tmp_path / folder / "metrics.jsonl").read_text() == theirs.read_text()
@@ -196,7 +196,7 @@ def dispatched(monkeypatch) -> list[str]:
 
 def test_a_finished_run_is_not_trained_again(whole, dispatched):
     before = files(whole.workdir)
-    assert run.run(whole.config, whole.workdir) == whole.results
+    assert summary.train(whole.config, whole.workdir) == whole.results
     assert files(whole.workdir) == before and not dispatched
 
 
@@ -214,7 +214,7 @@ def test_a_run_cut_off_before_and_within_its_refit_ends_as_if_it_were_not(
     with monkeypatch.context() as patch:
         patch.setattr(experiment_lib, "_refit", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            run.run(whole.config, workdir)
+            summary.train(whole.config, workdir)
     first = len(dispatched)
     assert dispatched == ["run"] * first
     assert not (workdir / "refit").exists()
@@ -231,17 +231,17 @@ def test_a_run_cut_off_before_and_within_its_refit_ends_as_if_it_were_not(
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save", save_once)
         with pytest.raises(KeyboardInterrupt):
-            run.run(whole.config, workdir)
+            summary.train(whole.config, workdir)
     an_epoch = 8 * USERS // 16 // 5
     assert dispatched == ["refit"] * an_epoch
     assert not (workdir / "results.json").exists()
 
     dispatched.clear()
-    run.run(whole.config, workdir)
+    summary.train(whole.config, workdir)
     assert dispatched == ["refit"] * an_epoch * (BEST - 1)
     dispatched.clear()
     (workdir / "results.json").unlink()
-    run.run(whole.config, workdir)
+    summary.train(whole.config, workdir)
     assert not dispatched
     assert_same_run(workdir, whole.workdir)
     assert_same_run(workdir / "refit", whole.workdir / "refit")
@@ -252,11 +252,11 @@ def test_a_run_does_not_go_on_with_another_train_file(whole, tmp_path, monkeypat
     config = config_of(write(tmp_path / "data"))
     monkeypatch.setattr(loop_lib, "fit", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        run.run(config, tmp_path / "run")
+        summary.train(config, tmp_path / "run")
     path = tmp_path / "data" / "train.txt"
     path.write_text(path.read_text().strip().rpartition(" ")[0])  # one event less
     with pytest.raises(InputError, match="was trained on other data than "):
-        run.run(config, tmp_path / "run")
+        summary.train(config, tmp_path / "run")
 
 
 # Refused.
@@ -269,7 +269,7 @@ def with_data(config: Experiment, **changes) -> Experiment:
 def refused(config: Experiment, folder: pathlib.Path, expected: str) -> None:
     """Told before anything is trained or written."""
     with pytest.raises(InputError, match=expected):
-        run.run(config, folder / "run")
+        summary.train(config, folder / "run")
     assert [path for path in folder.glob("run/*") if path.name != ".lock"] == []
 
 

@@ -25,7 +25,7 @@ from test_run import (  # noqa: F401
 )
 
 from experiments import run
-from experiments.common import cli, distributed
+from experiments.common import cli, distributed, summary
 from recall_jax.devices import mesh
 from recall_jax.evaluate import encode as encode_lib
 from recall_jax.losses.negatives import NegativesConfig
@@ -262,9 +262,9 @@ def test_shuffled_ties_train_a_second_model_on_eight_too(log_csv, tmp_path):  # 
 
 def on_both(config, folder) -> dict:
     """The results of both, which are the same."""
-    one = run.run(config, folder / "one")
+    one = summary.train(config, folder / "one")
     with mesh.use(mesh_of(8)):
-        eight = run.run(config, folder / "eight")
+        eight = summary.train(config, folder / "eight")
     assert_close(one, eight)
     return one
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from test_configs import shrunk
 
-from experiments import run, similar
-from experiments.common import cli
+from experiments import similar
+from experiments.common import cli, summary
 from recall_jax.data.sources import synthetic
 from recall_jax.run import data as data_lib
 from recall_jax.run import open as open_lib
@@ -21,7 +21,7 @@ from recall_jax.types import InputError
 def workdir(request, tmp_path_factory, kept_programs):
     """A finished run; nobody writes there."""
     folder = tmp_path_factory.mktemp(request.param)
-    run.run(shrunk(cli.load_config(request.param)), folder)
+    summary.train(shrunk(cli.load_config(request.param)), folder)
     return folder
 
 

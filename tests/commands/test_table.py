@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 from test_run import SYNTHETIC
 
-from experiments import run
 from experiments import table as table_lib
 from experiments.common import cells as cells_lib
-from experiments.common import cli
+from experiments.common import cli, summary
 from recall_jax.run import config as config_lib
 from recall_jax.run import folder as folder_lib
 from recall_jax.run import same_data
@@ -111,7 +110,7 @@ def runs(monkeypatch) -> list[tuple[str, int]]:
             raise Diverged("training diverged at step 3")
         folder_lib.write_json(workdir / "results.json", results_of(config))
 
-    monkeypatch.setattr(run, "run", fake)
+    monkeypatch.setattr(summary, "train", fake)
     monkeypatch.setattr(same_data, "check", lambda runs: None)  # there are no data
     return calls
 
@@ -119,7 +118,7 @@ def runs(monkeypatch) -> list[tuple[str, int]]:
 def test_rows_of_new_items_stand_in_every_form_of_the_table(
     runs, tmp_path, monkeypatch
 ):
-    plain = run.run
+    plain = summary.train
 
     def with_new_items(config, workdir):
         plain(config, workdir)
@@ -133,7 +132,7 @@ def test_rows_of_new_items_stand_in_every_form_of_the_table(
         results["segments"] = {"popularity": {"new": new}}
         folder_lib.write_json(workdir / "results.json", results)
 
-    monkeypatch.setattr(run, "run", with_new_items)
+    monkeypatch.setattr(summary, "train", with_new_items)
     arguments = "--configs=dssm_synthetic,mf_ml1m", f"--runs={tmp_path}"
     assert command(*arguments, "--seeds=2")[0] == 0
     text, lines, groups = written(tmp_path)
@@ -150,7 +149,7 @@ def test_rows_of_new_items_stand_in_every_form_of_the_table(
 
 
 def test_rows_of_another_index_are_told(runs, tmp_path, monkeypatch):
-    plain = run.run
+    plain = summary.train
 
     def through_approx(config, workdir):
         plain(config, workdir)
@@ -167,7 +166,7 @@ def test_rows_of_another_index_are_told(runs, tmp_path, monkeypatch):
         }
         folder_lib.write_json(workdir / "results.json", results)
 
-    monkeypatch.setattr(run, "run", through_approx)
+    monkeypatch.setattr(summary, "train", through_approx)
     command("--configs=dssm_synthetic", "--seeds=1", f"--runs={tmp_path}")
     text, lines, (group,) = written(tmp_path)
     rows = {row["row"]: row["metrics"]["hr@10"]["mean"] for row in group["rows"]}
@@ -335,7 +334,7 @@ def test_a_mistake_of_ours_and_a_full_disk_end_the_table(runs, tmp_path, monkeyp
         def fail(config, workdir, problem=problem):
             raise problem
 
-        monkeypatch.setattr(run, "run", fail)
+        monkeypatch.setattr(summary, "train", fail)
         arguments = "--configs=mf_ml1m", f"--runs={tmp_path}"
         if isinstance(problem, OSError):
             assert command(*arguments)[::2] == (2, f"error: {problem}\n")
@@ -492,5 +491,5 @@ def test_a_table_is_cut_off_resumes_and_tells_what_diverged(tmp_path, monkeypatc
     rate = results["indexes"]["exact"]["queries_per_second"]
     assert values["test", "queries_per_second"] == rate
     assert f"--workdir={begun}" in text and group["protocol"] == results["protocol"]
-    monkeypatch.setattr(run, "run", None)
+    monkeypatch.setattr(summary, "train", None)
     assert command(entries.split(",")[0], *arguments)[0] == 0

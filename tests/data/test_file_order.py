@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from experiments import run
+from experiments.common import summary
 from recall_jax.data import log as log_lib
 from recall_jax.data import prepare as prepare_lib
 from recall_jax.data import prepared
@@ -213,7 +213,7 @@ def test_a_run_has_its_rows_once_more_with_the_refit(folder, tmp_path):
             metrics=("hr@10",), select_by="hr@10", indexes=()
         ),
     )
-    results = run.run(config, tmp_path / "run")
+    results = summary.train(config, tmp_path / "run")
     rows = {"popularity", "bigram", "constant", "item_knn", "ease"}
     assert results["baselines"].keys() == rows | {f"{name}_refit" for name in rows}
     assert results["seen"] == "kept" and results["test_refit"]
@@ -223,7 +223,7 @@ def test_a_run_has_its_rows_once_more_with_the_refit(folder, tmp_path):
     with pytest.raises(
         InputError, match="protocol=given and file_order.*under temporal"
     ):
-        run.run(refused, tmp_path / "other")
+        summary.train(refused, tmp_path / "other")
 
 
 # Refused.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import make_log
 
-from experiments import run
+from experiments.common import summary
 from recall_jax.data import log as log_lib
 from recall_jax.data import prepare as prepare_lib
 from recall_jax.data import split as split_lib
@@ -150,7 +150,7 @@ def test_features_find_new_items_far_above_chance_and_popularity(tmp_path, monke
             metrics=("hr@40",), select_by="hr@40", indexes=()
         ),
     )
-    results = run.run(config, tmp_path)
+    results = summary.train(config, tmp_path)
     segment = results["segments"]["popularity"]["new"]
     new = {name: row["hr@40"] for name, row in segment["rows"].items()}
     assert new["test"] > 0.7 > 3 * new["chance"]

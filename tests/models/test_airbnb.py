@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments import run
+from experiments.common import summary
 from recall_jax.data import log as log_lib
 from recall_jax.data import prepare as prepare_lib
 from recall_jax.data import prepared
@@ -300,7 +300,7 @@ def test_a_run_finds_new_items_and_tells_what_was_booked(tmp_path, capsys):
         train=TrainConfig(epochs=20, batch_size=4),
         evaluate=measure.EvaluateConfig(indexes=()),
     )
-    results = run.run(experiment, tmp_path / "cold")
+    results = summary.train(experiment, tmp_path / "cold")
     figures = results["conversions"]
     assert figures["conversions"] > 10 and figures["ordered"]
     assert 0 <= figures["all"]["rank_in_market"] <= 1
@@ -314,7 +314,7 @@ def test_a_run_finds_new_items_and_tells_what_was_booked(tmp_path, capsys):
     new = np.asarray(vectors)[data.dataset.known_items :]
     assert len(new) and new.any(axis=1).all(), "restored, it serves them as well"
     experiment.model.cold_market = ""
-    results = run.run(experiment, tmp_path / "zero")
+    results = summary.train(experiment, tmp_path / "zero")
     rows = results["segments"]["popularity"]["new"]["rows"]
     assert rows["test"]["recall@20"] < chance
 

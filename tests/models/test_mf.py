@@ -8,7 +8,7 @@ import pytest
 from conftest import make_data
 from flax import nnx
 
-from experiments import run
+from experiments.common import summary
 from recall_jax.data import log as log_lib
 from recall_jax.data import prepare
 from recall_jax.data import split as split_lib
@@ -253,7 +253,7 @@ def test_planted_groups_are_found_where_popularity_finds_nothing(tmp_path):
             metrics=("recall@10", "ndcg@10"), select_by="ndcg@10", indexes=()
         ),
     )
-    results = run.run(config, tmp_path / "run")
+    results = summary.train(config, tmp_path / "run")
     for metric in ("recall@10", "ndcg@10"):
         popularity = results["baselines"]["popularity"][metric]
         assert results["test"][metric] > 5 * popularity > 0

@@ -10,7 +10,6 @@ import pytest
 from conftest import make_data
 from test_configs import shrunk
 
-from experiments import run
 from experiments.common import cells, cli, summaries, summary, tabulate
 from recall_jax.data.log import Entities, Interactions
 from recall_jax.data.sources import movielens
@@ -177,7 +176,7 @@ def finished(tmp_path_factory, kept_programs):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(movielens.Config, "load", lambda self: planted())
         workdir, config = tmp_path_factory.mktemp("links"), links_config()
-        yield config, workdir, run.run(config, workdir)
+        yield config, workdir, summary.train(config, workdir)
 
 
 def test_removed_edges_of_a_planted_graph_are_found_and_popularity_does_not(finished):
@@ -228,7 +227,7 @@ def test_a_summary_and_a_table_show_it(finished, capsys):
 
 
 def test_a_run_that_removes_nothing_measures_no_links(tmp_path, capsys):
-    results = run.run(shrunk(cli.load_config("eges_synthetic")), tmp_path)
+    results = summary.train(shrunk(cli.load_config("eges_synthetic")), tmp_path)
     assert "link_auc" not in results and "links  " not in capsys.readouterr().out
 
 

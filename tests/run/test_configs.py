@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from marks import slow_but
 
-from experiments import run
-from experiments.common import cli, study
+from experiments.common import cli, study, summary
 from recall_jax.data.log import Entities, Interactions
 from recall_jax.data.sources import stream, synthetic
 from recall_jax.devices import mesh
@@ -191,9 +190,9 @@ def test_it_trains_is_cut_off_resumes_and_ends_finite(name, tmp_path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save", save_once)
         with pytest.raises(KeyboardInterrupt):
-            run.run(config, tmp_path)
+            summary.train(config, tmp_path)
     first = checkpoint.latest_step(tmp_path / "checkpoints")
-    results = run.run(config, tmp_path)
+    results = summary.train(config, tmp_path)
 
     assert 0 < first < results["steps"] == 2 * first
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()

@@ -6,9 +6,8 @@ import shutil
 
 import pytest
 
-from experiments import run
 from experiments.common import cells as cells_lib
-from experiments.common import cli
+from experiments.common import cli, summary
 from recall_jax.data.sources import logs, movielens, stream
 from recall_jax.run import config as config_lib
 from recall_jax.run import data as data_lib
@@ -77,7 +76,7 @@ def test_a_finished_run_is_refused_once_its_log_has_grown(tmp_path, kind, capsys
     log_of(tmp_path, users=7)
     before = files(tmp_path)
     with pytest.raises(InputError, match=f"run {OTHER}"):
-        run.run(config, tmp_path / "run")
+        summary.train(config, tmp_path / "run")
     assert files(tmp_path).keys() - before.keys() <= {tmp_path / "run" / ".lock"}
     assert before.items() <= files(tmp_path).items()
 

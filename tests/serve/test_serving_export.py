@@ -6,8 +6,7 @@ from marks import slow
 from test_recommend import command, one_epoch, rows_of
 
 import recall_jax
-from experiments import run
-from experiments.common import cli
+from experiments.common import cli, summary
 from recall_jax.run import open as open_lib
 
 
@@ -16,7 +15,7 @@ def test_an_export_recommends_what_its_run_does(
     name, symbolic_shapes, one_platform, tmp_path
 ):
     folder = tmp_path / "run"
-    run.run(one_epoch(cli.load_config(name)), folder)
+    summary.train(one_epoch(cli.load_config(name)), folder)
     run_ = open_lib.open_run(folder)
     ours = run_.recommender
     run_.export(tmp_path / "out")

@@ -16,10 +16,10 @@ import pytest
 from exports import make_run
 from test_configs import shrunk
 
-from experiments import export, run
+from experiments import export
 from experiments.bench import export as bench_export
 from experiments.bench import formats
-from experiments.common import cli
+from experiments.common import cli, summary
 from recall_jax import files as files_lib
 from recall_jax.evaluate import encode as encode_lib
 from recall_jax.index import search
@@ -231,7 +231,7 @@ def test_users_may_be_left_out(trained, folder):
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory, kept_programs):
     folder = tmp_path_factory.mktemp("run")
-    run.run(shrunk(cli.load_config("dssm_synthetic")), folder)
+    summary.train(shrunk(cli.load_config("dssm_synthetic")), folder)
     return folder
 
 
