@@ -38,6 +38,16 @@ def _run_missing(cells: Sequence[Cell], *, after_each: Callable[[], None]) -> No
         after_each()
 
 
+def end(cells: Sequence[Cell]) -> None:
+    """Exit status 1 where a run gave no figures."""
+    if failed := [cell for cell in cells if cell.problem]:
+        message = (
+            f"error: {len(failed)} of {len(cells)} runs gave no figures; see above"
+        )
+        print(message, file=sys.stderr)
+        sys.exit(1)
+
+
 def plan(cells: Sequence[Cell]) -> str:
     """Which seeds are finished, begun and missing, and about how long the rest takes;
     a run begun counts whole."""
