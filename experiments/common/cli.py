@@ -3,7 +3,6 @@
 import difflib
 import importlib.machinery
 import importlib.util
-import json
 import logging
 import os
 import pathlib
@@ -62,9 +61,10 @@ def catalogue() -> str:
 def load_config(name: str) -> Experiment:
     """The experiment of a config's file, or of the config.json that a run wrote."""
     path = config_path(name)
+    if path.suffix == ".json":
+        return config_lib.read(path)
     try:
-        as_json = path.suffix == ".json"
-        config = _read_json(path) if as_json else _read_python(path)
+        config = _read_python(path)
     except InputError:
         raise
     except Exception as problem:  # a config is a program: anything can go wrong in it
@@ -74,10 +74,6 @@ def load_config(name: str) -> Experiment:
         kind = type(config).__name__
         raise InputError(f"--config: {path} gives a {kind}, not an Experiment")
     return config
-
-
-def _read_json(path: pathlib.Path) -> Experiment:
-    return config_lib.from_dict(json.loads(path.read_text("utf-8")))
 
 
 def _read_python(path: pathlib.Path) -> Experiment:

@@ -150,7 +150,7 @@ def read(workdir: pathlib.Path) -> RunFolder:
     results = folder_lib.read_results(path) if path.exists() else None
     if results and not content:
         raise InputError(f"{workdir} has results.json, but no data.json; bring it back")
-    config = _config(workdir / "config.json")
+    config = config_lib.read(workdir / "config.json")
     _object(workdir / "ended.json", needed={"outcome", "told"})
     return RunFolder(workdir, config, content, results, _log(workdir / "metrics.jsonl"))
 
@@ -162,19 +162,6 @@ def _object(path: pathlib.Path, *, needed: set[str]) -> dict[str, Any] | None:
     if not isinstance(content, dict) or needed - content.keys():
         raise InputError(f"{path} should hold {', '.join(sorted(needed))}")
     return content
-
-
-def _config(path: pathlib.Path) -> Experiment:
-    content = folder_lib.read_json(path)
-    try:
-        config = config_lib.from_dict(content)
-    except (InputError, ImportError, AttributeError, TypeError) as problem:
-        raise InputError(
-            f"{path} is of another version ({problem}); leave this run out"
-        ) from problem
-    if not isinstance(config, Experiment):
-        raise InputError(f"{path} holds no experiment; leave this run out")
-    return config
 
 
 def _log(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -109,11 +109,9 @@ def read(path: pathlib.Path) -> Experiment:
     """The experiment of a config.json. Raises InputError for what is none."""
     try:
         config = from_dict(json.loads(path.read_text("utf-8")))
-    except InputError:
-        raise
     except Exception as problem:  # whatever a damaged file, or another version, holds
-        said = f"{type(problem).__name__}: {problem}"
-        raise InputError(f"{path} could not be read: {said}") from problem
+        kind = "" if isinstance(problem, InputError) else f"{type(problem).__name__}: "
+        raise InputError(f"{path} could not be read: {kind}{problem}") from problem
     if not isinstance(config, Experiment):
         raise InputError(f"{path} gives a {type(config).__name__}, not an Experiment")
     return config
