@@ -185,7 +185,7 @@ def test_features_come_as_the_vocabulary_has_them():
 @pytest.mark.parametrize(
     ("request_", "said"),
     [
-        ({"k": 0}, "k is 0; it must be at least 1"),
+        ({"k": 0}, "k is 0; it must be a whole number, at least 1"),
         ({"seen": "gone"}, "unknown seen 'gone'; there are: auto, removed, kept"),
         ({"features": {"xxx": "F"}}, "no feature 'xxx'; there are: gender, age"),
         (
