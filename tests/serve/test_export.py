@@ -373,6 +373,7 @@ def test_the_code_for_a_key_value_store_runs_as_it_stands(exported, tmp_path):
 def test_an_export_between_two_renames_is_still_found(copy):
     folder = copy.with_name("there")
     copy.rename(files.replaced(folder))
+    assert files.settled(folder) == files.replaced(folder)
     assert len(reader.load(folder).item_ids)
 
 
