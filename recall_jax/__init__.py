@@ -11,7 +11,7 @@ Read `types` first, then a batch's way: `data.arrays`, `losses.objective`, `tabl
 data in `data.sources`; `run.experiment` puts an experiment together.
 """
 
-import importlib
+import importlib.util
 
 __version__ = "0.1.0"
 
@@ -28,9 +28,11 @@ __all__ = list(_PUBLIC)
 
 def __getattr__(name: str):
     """What is public, imported where it is first used: a version number needs no JAX."""
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'recall_jax' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"recall_jax.{_PUBLIC[name]}"), name)
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(f"recall_jax.{_PUBLIC[name]}"), name)
+    if importlib.util.find_spec(f"recall_jax.{name}") is not None:  # a room
+        return importlib.import_module(f"recall_jax.{name}")
+    raise AttributeError(f"module 'recall_jax' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -44,8 +44,11 @@ def lock(workdir: Path, *, what: str = "run folder", shown: Path | None = None):
     try:
         file = _held(path)
     except BlockingIOError:
+        holder = ""
+        with contextlib.suppress(OSError):  # it may end just now
+            holder = path.read_text()
         raise InputError(
-            f"{what} {shown or workdir} is in use by process {path.read_text() or '?'}; "
+            f"{what} {shown or workdir} is in use by process {holder or '?'}; "
             "wait for it, stop it, or choose another folder"
         ) from None
     except (FileExistsError, NotADirectoryError) as problem:

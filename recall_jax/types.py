@@ -87,12 +87,6 @@ def choice(
     return dataclasses.field(default=default, metadata=rule)
 
 
-def names_of(kind: type, field: str) -> tuple[str, ...]:
-    """What a `choice` may be."""
-    names = kind.__dataclass_fields__[field].metadata["names"]
-    return tuple(names() if callable(names) else names)
-
-
 def bounded(
     default: Any,
     least: float = -math.inf,

@@ -152,11 +152,17 @@ class Config:
     ties_seed: int = bounded(0, 0)
     min_user_events: int = bounded(0, 0)  # k-core; 0 keeps everybody
     min_item_events: int = bounded(0, 0)
-    valid_share: float = 0.1  # of all events (temporal), of a user's training (given)
+    valid_share: float = bounded(
+        0.1, 0, below=1
+    )  # of all events (temporal), of a user's training (given)
     valid_seed: int = bounded(0, 0)  # which of them, for protocol "given"
-    test_share: float = 0.1  # of all events, for protocol "temporal"
+    test_share: float = bounded(
+        0.1, 0, below=1
+    )  # of all events, for protocol "temporal"
     label: str = ""  # event column of labels; exposures then train too, label 0
-    hidden_share: float = 0.0  # of items kept from training (leave_one_out)
+    hidden_share: float = bounded(
+        0.0, 0, below=1
+    )  # of items kept from training (leave_one_out)
     hidden_seed: int = bounded(0, 0)
     # How many of them train, drawn once by examples_seed; 0: all.
     examples_per_user: int = bounded(0, 0)

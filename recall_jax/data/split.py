@@ -206,9 +206,7 @@ def _sorted(
 ) -> tuple[Interactions, np.ndarray, float]:
     """The log by user, then time, where users begin, and how many last events tie."""
     if ties not in ("file", "shuffled"):
-        raise InputError(
-            f'data.ties must be "file", "shuffled" or "both", not {ties!r}'
-        )
+        raise unknown("--config.data.ties", ties, log_lib.TIES)
     if ties == "shuffled":
         if log.time is None:
             raise InputError(

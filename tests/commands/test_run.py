@@ -516,7 +516,7 @@ def test_a_mistake_stops_a_real_process_with_one_line(kept_programs):
             "--config.data.min_user_events=999",
             "nothing is left with min_user_events=999",
         ),
-        ("--config.data.num_users=0", "num_users 0 is outside"),
+        ("--config.data.num_users=0", "--config.data.num_users is 0, outside"),
         ("--seed=-1", "--config.seed is -1; it must be from 0"),
         ("--seed=x", "--seed=x: .*int.* 'x'"),
         ("--wrkdir=x", "flag 'wrkdir'. Did you mean: workdir"),

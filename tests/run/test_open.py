@@ -179,6 +179,8 @@ def test_importing_the_package_imports_no_jax():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert done.stdout == "False\n"
+    assert recall_jax.evaluate.__name__ == "recall_jax.evaluate"
+    assert {"train", "open_run", "load"} <= set(dir(recall_jax))
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         recall_jax.trian  # noqa: B018
 

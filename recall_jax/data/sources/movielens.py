@@ -20,7 +20,7 @@ import numpy as np
 
 from recall_jax.data import log as log_lib
 from recall_jax.data.log import Bag, Entities, Interactions
-from recall_jax.types import InputError, MissingData
+from recall_jax.types import InputError, MissingData, check_fields, choice
 
 URL = "https://files.grouplens.org/datasets/movielens/{}.zip"
 MAX_UNKNOWN = 0.1  # share of ratings of unlisted movies above which files misfit
@@ -81,7 +81,7 @@ class Config(log_lib.Config):
     data set, 0 for any number (a subsample).
     """
 
-    name: str = "1m"  # 1m or 100k
+    name: str = choice("1m", lambda: LAYOUTS)
     dir: str = ""
     num_ratings: int = -1
 
@@ -93,9 +93,7 @@ class Config(log_lib.Config):
         `age` is the lower end of 1M's age group, in 100k too. Whoever is in ratings
         alone is an entity too, of unknown features.
         """
-        if self.name not in LAYOUTS:
-            names = ", ".join(LAYOUTS)
-            raise InputError(f"data.name is {self.name!r}; expected one of {names}")
+        check_fields(self, "--config.data")
         layout = LAYOUTS[self.name]
         place = locate(self.dir, layout=layout)
         texts = read_files(place, layout=layout)

@@ -269,7 +269,9 @@ def test_what_cannot_be_read_is_an_input_error(tmp_path):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(InputError, match="'20m'; expected one of 1m, 100k"):
+    with pytest.raises(
+        InputError, match="--config.data.name '20m'; there are: 1m, 100k"
+    ):
         load("anywhere", name="20m")
 
 

@@ -508,5 +508,5 @@ def test_the_smallest_log():
 )
 def test_a_config_that_no_log_can_have_is_named(field, value):
     config = dataclasses.replace(synthetic.Config(), **{field: value})
-    with pytest.raises(InputError, match=f"{field} {value} is outside .*: choose"):
+    with pytest.raises(InputError, match=f"{field} is {value}, outside .*: choose"):
         config.load()
