@@ -164,7 +164,7 @@ def _check(config: Config) -> None:
     for low, high, name in [(a, b, n) for a, b, names in ranges for n in names.split()]:
         if not low <= (value := getattr(config, name)) <= high:
             wrong = f"--config.data.{name} is {value}, outside {low} to {high}"
-            raise InputError(f"{wrong}: choose one inside, or change what sets this range")
+            raise InputError(f"{wrong}: choose one inside, or change what sets it")
 
 
 def _make_items(config: Config, rng) -> Catalogue:
